@@ -1,0 +1,45 @@
+# `make help` lists the verbs.
+PYTHON ?= python3
+MODEL ?= nano-internvl
+QUANTIZE ?=
+DIST ?= dist
+BIN := .venv/bin
+READY := .venv/.ready
+export PATH := $(CURDIR)/.venv/bin:$(PATH)
+
+.DEFAULT_GOAL := help
+.PHONY: help book test lint pairs wheel train clean
+
+help:  ## list the verbs
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test,book]'
+	@touch $@
+
+book: $(READY)  ## run every notebook and build the book (MODEL=, QUANTIZE= for another model)
+	$(BIN)/snakemake --cores all --quiet rules progress --config model=$(MODEL) quantize=$(QUANTIZE) -- book
+	@echo "Open _build/book/_build/html/index.html"
+
+test: $(READY)  ## run the tests
+	$(BIN)/python -m pytest
+
+lint: $(READY)  ## check style
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+pairs: $(READY)  ## write each notebook's .ipynb from its .py
+	$(BIN)/jupytext --quiet --to ipynb --update notebooks/*.py
+
+wheel: $(READY)  ## build the wheel with the nano weights inside
+	rm -rf build cogvsr_utils/data
+	mkdir -p cogvsr_utils/data && cp -r data/nano cogvsr_utils/data/nano
+	$(BIN)/python -m build --quiet --wheel --outdir $(DIST) .
+	rm -rf build cogvsr_utils/data
+
+train: $(READY)  ## train the nano model again (hours on a CPU)
+	$(BIN)/python -m cogvsr_utils.nano.train $(MODEL)
+
+clean:  ## remove what runs made, not the environment
+	rm -rf _build results dist build .snakemake

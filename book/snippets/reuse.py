@@ -1,0 +1,9 @@
+from cogvsr_utils import answer, capture, compare, judge, load_items, load_vlm, mask
+
+vlm = load_vlm("nano-internvl")  # or a hub id, with quantize="4bit"
+items = load_items("synth", split="C", limit=20)
+before = judge(answer(vlm, items))
+after = judge(answer(vlm, items, edits=mask([(2, 0), (3, 5)])))
+print(compare(after, before)[["function", "n", "change", "ci_low", "ci_high"]])
+held = capture(vlm, items, store="activations", answers=answer(vlm, items))
+print(held.by_head().shape)  # (steps, heads, head_dim)

@@ -1,0 +1,105 @@
+"""Results as tidy tables with intervals.
+
+evaluate(vlm, items, edits=None)    answer, judge and tabulate: accuracy by function with interval, n, unparsed
+accuracy_table(judged)              the same from replies already judged
+compare(after, before)              paired differences by function, with interval, p and n
+Rehearsal(vlm, items).score(edit)   all steps of an item in one teacher-forced pass, for many random controls
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from .answering import answer
+from .capture import chat_spans, token_spans
+from .interventions import Edit, intervene
+from .items import Item, open_image
+from .judging import judge
+from .stats import paired, wilson
+
+
+def evaluate(vlm, items: list[Item], *, edits=None, scorer: str = "strict", **settings):
+    """Answer items (with edits if given) and tabulate; see ``accuracy_table``. ``settings`` go to ``answer``."""
+    return accuracy_table(judge(answer(vlm, items, edits=edits, **settings), scorer))
+
+
+def accuracy_table(judged, by: str = "function"):
+    """Accuracy by function (or another column), the main question as a row of its own.
+
+    Columns: the ``by`` column, n, n_unparsed, n_correct, accuracy, ci_low, ci_high (Wilson), chance (one in the
+    number of options, where every answer has options) and majority (the commonest answer's share).
+    """
+    import pandas as pd
+
+    rows = []
+    for name, part in judged.groupby(by, sort=False):
+        accuracy, low, high = wilson(part["correct"])
+        sizes = [2 if t == "yesno" else len(o) if o is not None else np.nan
+                 for t, o in zip(part["answer_type"], part["options"], strict=True)]  # fmt: skip
+        rows.append({by: name, "n": len(part), "n_unparsed": int(part["parsed"].isna().sum()),
+                     "n_correct": int(part["correct"].sum()), "accuracy": accuracy, "ci_low": low, "ci_high": high,
+                     "chance": float(np.mean(1 / np.array(sizes))),
+                     "majority": part["answer"].value_counts(normalize=True).iloc[0]})  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def compare(after, before, by: str = "function"):
+    """Paired change of accuracy, clustered by group. Both tables are judged replies to the same questions.
+
+    Columns: the ``by`` column, n, accuracy_before, accuracy_after, change, ci_low, ci_high, p. Raises ValueError where
+    the two do not hold the same questions.
+    """
+    import pandas as pd
+
+    both = before.merge(after[["uid", "step", "correct"]], on=["uid", "step"], suffixes=("_before", "_after"))
+    if len(both) != len(before) or len(both) != len(after):
+        raise ValueError(f"{len(before)} replies before, {len(after)} after, {len(both)} in common; expected the same")
+    rows = []
+    for name, part in both.groupby(by, sort=False):
+        change, low, high, p = paired(part["correct_after"], part["correct_before"], part["group_id"])
+        rows.append({by: name, "n": len(part), "accuracy_before": part["correct_before"].mean(),
+                     "accuracy_after": part["correct_after"].mean(), "change": change, "ci_low": low, "ci_high": high,
+                     "p": p})  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+class Rehearsal:
+    """Items with all their true answers in one chat each, tokenised once, to be scored under many edits.
+
+    ``score(edit)`` gives, per step, whether every answer token is the most likely one when all earlier answers are
+    the true ones. One pass scores all steps of an item, so a hundred random controls are affordable; headline rows
+    are generated instead.
+    """
+
+    def __init__(self, vlm, items: list[Item], batch_size: int = 32):
+        self.vlm, self.batches, rows = vlm, [], []
+        for first in range(0, len(items), batch_size):
+            some = items[first : first + batch_size]
+            replies = [[s.answer for s in item.steps] for item in some]
+            texts, spans = zip(*(chat_spans(vlm, i, r) for i, r in zip(some, replies, strict=True)), strict=True)
+            inputs = vlm.encode(list(texts), [open_image(item) for item in some], side="right")
+            lengths = inputs["attention_mask"].sum(1).tolist()
+            place, owner = [], []
+            for row, (item, text, where, length) in enumerate(zip(some, texts, spans, lengths, strict=True)):
+                for step, tokens in enumerate(token_spans(vlm, text, where, length)):
+                    place += [(row, token) for token in tokens]
+                    owner += [len(rows)] * len(tokens)
+                    rows.append({"uid": item.uid, "group_id": item.group_id, "step": step,
+                                 "function": item.steps[step].function})  # fmt: skip
+            self.batches.append((inputs, torch.tensor(place, device=vlm.device).T, np.array(owner)))
+        import pandas as pd
+
+        self.index = pd.DataFrame(rows)
+
+    @torch.inference_mode()
+    def score(self, edits: Edit | list[Edit] | None = None) -> np.ndarray:
+        """Right or wrong for every row of ``index``, boolean (steps,)."""
+        right = np.ones(len(self.index), dtype=bool)
+        for inputs, (row, token), owner in self.batches:
+            with intervene(self.vlm, edits):
+                hidden = self.vlm.model.model(**inputs, use_cache=False).last_hidden_state
+            logits = self.vlm.model.get_output_embeddings()(hidden[row, token - 1])
+            wrong = (logits.argmax(1) != inputs["input_ids"][row, token]).cpu().numpy()
+            right[owner[wrong]] = False
+        return right

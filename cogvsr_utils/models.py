@@ -1,0 +1,157 @@
+"""Load a vision-language model: hub id, folder or nano name, in 4-bit or not.
+
+load_vlm(name, quantize="4bit")    -> VLM
+VLM                                model, processor and head map, with ``encode`` for chats about pictures
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import torch
+from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor, BitsAndBytesConfig
+
+from .heads import HeadMap
+from .paths import NANO
+
+QUANTIZE = (None, "4bit", "8bit")
+
+
+@dataclass(frozen=True)
+class VLM:
+    """A loaded model: its name, revision and quantization, the transformers model and its processor."""
+
+    name: str
+    model: torch.nn.Module
+    processor: object
+    quantize: str | None = None
+    revision: str = ""
+
+    @cached_property
+    def heads(self) -> HeadMap:
+        return HeadMap.of(self.model)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Short hash of the first values of every weight: tells a retrained or requantized model from another."""
+        digest = hashlib.sha256()
+        for name, weight in self.model.state_dict().items():
+            digest.update(f"{name}{tuple(weight.shape)}{weight.flatten()[:8].float().tolist()}".encode())
+        return digest.hexdigest()[:16]
+
+    @property
+    def device(self) -> torch.device:
+        return self.model.device
+
+    @property
+    def tokenizer(self):
+        return self.processor.tokenizer
+
+    def render(self, messages: list[dict], prompt: bool) -> str:
+        """The chat as text; ``prompt`` adds the opening of the model's turn."""
+        return self.processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=prompt)
+
+    def encode(self, texts: list[str], images: list, side: str = "left"):
+        """Token and pixel tensors (batch, tokens) on the model's device, padded on ``side``."""
+        images = [[image] for image in images] if images[0] is not None else None
+        self.tokenizer.padding_side = side
+        batch = self.processor(
+            images=images, text=texts, padding=True, return_tensors="pt", text_kwargs={"padding_side": side}
+        )
+        batch = batch.to(self.device)
+        return {k: v.to(self.model.dtype) if torch.is_floating_point(v) else v for k, v in batch.items()}
+
+
+def nano_names() -> list[str]:
+    """Names of the small models that the package ships."""
+    return sorted(path.parent.name for path in NANO.glob("nano-*/config.json"))
+
+
+def load_vlm(
+    name: str,
+    *,
+    quantize: str | None = None,
+    device: str | None = None,
+    dtype: torch.dtype | None = None,
+    revision: str | None = None,
+    trust_remote_code: bool = False,
+) -> VLM:
+    """Load a vision-language model for inference.
+
+    ``name`` is a nano name (``"nano-internvl"``), a folder, or a hub id (``"Qwen/Qwen2.5-VL-7B-Instruct"``).
+    ``quantize`` is None, ``"4bit"`` (NF4, double quantization) or ``"8bit"`` (LLM.int8). ``device`` defaults to
+    ``cuda`` where there is one, else ``cpu``; ``dtype`` to bfloat16 on a GPU and float32 on a CPU.
+    Raises ValueError for an unknown quantization and OSError where the model cannot be found.
+
+    >>> vlm = load_vlm("nano-internvl")
+    >>> len(vlm.heads)
+    48
+    """
+    if quantize not in QUANTIZE:
+        raise ValueError(f"quantize is {quantize!r}; expected one of {QUANTIZE}")
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    dtype = dtype or (torch.bfloat16 if device.startswith("cuda") else torch.float32)
+    source = _find(name)
+    settings = {"revision": revision, "trust_remote_code": trust_remote_code}
+    config = AutoConfig.from_pretrained(source, **settings)
+    model = AutoModelForImageTextToText.from_pretrained(
+        source, config=config, dtype=dtype, device_map=device, quantization_config=_quantization(quantize, dtype),
+        attn_implementation="sdpa", **settings,
+    ).eval()  # fmt: skip
+    processor = _load_processor(source, config, settings)
+    commit = getattr(model.config, "_commit_hash", None) or revision or ""
+    return VLM(name, model, processor, quantize, commit)
+
+
+def _find(name: str) -> str:
+    """The folder or hub id that a name means."""
+    if (NANO / name / "config.json").is_file():
+        return str(NANO / name)
+    if name.startswith("nano-"):
+        raise OSError(f"no nano model {name!r}; shipped: {', '.join(nano_names()) or 'none'}")
+    if Path(name).exists() and not (Path(name) / "config.json").is_file():
+        raise OSError(f"the folder {name!r} holds no config.json; expected a saved transformers model")
+    return name
+
+
+def _quantization(quantize: str | None, dtype: torch.dtype) -> BitsAndBytesConfig | None:
+    if quantize == "4bit":
+        # On a CPU bfloat16 compute takes several times as long as float32, so compute follows the model's dtype.
+        return BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_use_double_quant=True,
+            bnb_4bit_compute_dtype=dtype,
+        )
+    return BitsAndBytesConfig(load_in_8bit=True) if quantize == "8bit" else None
+
+
+def _load_processor(source: str, config, settings: dict):
+    """The model's processor; without torchvision its images-only view, which leaves the video processor out."""
+    if importlib.util.find_spec("torchvision"):
+        return AutoProcessor.from_pretrained(source, **settings)
+    from transformers.models.auto.processing_auto import PROCESSOR_MAPPING
+
+    try:
+        known = PROCESSOR_MAPPING[type(config)]
+    except KeyError:
+        return AutoProcessor.from_pretrained(source, **settings)
+    return images_only(known).from_pretrained(source, **settings)
+
+
+def images_only(processor_class: type) -> type:
+    """A processor class without its video processor, which transformers cannot build where torchvision is absent."""
+    if "video_processor" not in processor_class.get_attributes():
+        return processor_class
+
+    class ImagesOnly(processor_class):
+        @classmethod
+        def get_attributes(cls):
+            return [name for name in processor_class.get_attributes() if name != "video_processor"]
+
+    ImagesOnly.__name__ = ImagesOnly.__qualname__ = processor_class.__name__
+    return ImagesOnly

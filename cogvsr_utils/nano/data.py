@@ -1,0 +1,146 @@
+"""Training material for the nano models: rendered scenes with what every patch shows, and chats about them.
+
+load_scenes(folder, n_scenes, seed)   images, patch targets and looks, rendered once and kept
+chat_text(main, steps, closing)       one chain as the text after the shared image prefix
+"""
+
+from __future__ import annotations
+
+from multiprocessing import Pool
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from ..answering import CLOSING, INSTRUCTION
+from ..drafts import POINTS, SIDES, Look
+from ..items import Step
+from ..kinds import KINDS
+from ..questions import ask, cases
+from ..scenes import BOARD, COLORS, MATERIALS, SHAPES, SIZES, render, sample_scene
+
+IMAGE, PATCH = 64, 8
+TRAIN_SEED = 2_000_000  # evaluation scenes are drawn below one million, so none is ever trained on
+TARGETS = {"color": len(COLORS) + 1, "shape": len(SHAPES), "size": len(SIZES), "material": len(MATERIALS),
+           "heading": len(SIDES) + 1, "column": BOARD, "row": BOARD}  # fmt: skip
+PREFIX = f"<|user|><img>{'<IMG_CONTEXT>' * 16}</img>{INSTRUCTION}\n"
+
+
+def draw(index: int):
+    """Scene, view and 64-pixel image of one training index, with the owner of every pixel."""
+    rng = np.random.default_rng(TRAIN_SEED + index)
+    scene = sample_scene(rng)
+    view = _view(rng)
+    image, owner = render(scene, 2 * IMAGE, view)
+    # Four rays a pixel: what the image processor leaves of a larger picture.
+    image = image.reshape(IMAGE, 2, IMAGE, 2, 3).mean((1, 3)).round().astype(np.uint8)
+    return scene, view, image, owner[::2, ::2]
+
+
+def _view(rng: np.random.Generator) -> str:
+    return "map" if rng.random() < 0.28 else "picture"
+
+
+def patch_targets(scene, owner: np.ndarray) -> np.ndarray:
+    """For every 8 x 8 patch, what its main thing is: (64, targets) int8, -1 where there is nothing to learn."""
+    side = IMAGE // PATCH
+    patches = owner.reshape(side, PATCH, side, PATCH).swapaxes(1, 2).reshape(side * side, -1)
+    counts = np.stack([(patches == i).sum(1) for i in range(len(scene.things))], axis=1)
+    best, most = counts.argmax(1), counts.max(1)
+    table = np.array([
+        (list(COLORS).index(t.color) + 1, SHAPES.index(t.shape), list(SIZES).index(t.size),
+         MATERIALS.index(t.material), SIDES.index(POINTS[t.heading]) + 1 if t.shape == "cone" else 0,
+         t.column - 1, t.row - 1) for t in scene.things])  # fmt: skip
+    targets = table[best]
+    targets[most < 5] = -1
+    targets[most == 0, 0] = 0  # the ground is a colour of its own; of all else it says nothing
+    return targets.astype(np.int8)
+
+
+def _picture(index: int):
+    scene, _, image, owner = draw(index)
+    return image, patch_targets(scene, owner)
+
+
+def _look(index: int):
+    rng = np.random.default_rng(TRAIN_SEED + index)
+    scene = sample_scene(rng)
+    view = _view(rng)
+    return view, Look.at(scene, view)
+
+
+def _map(function, indices, label):
+    with Pool() as pool:
+        rows = tqdm(pool.imap(function, indices, chunksize=64), total=len(indices), desc=label)
+        return tuple(zip(*rows, strict=True))
+
+
+def load_scenes(folder: Path, n_scenes: int, start: int = 0):
+    """Images (n, 64, 64, 3) uint8, targets (n, 64, targets) int8, views and looks of ``n_scenes`` training scenes.
+
+    Images and targets are kept in ``folder``; scenes and looks are exact and quick to draw again.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    indices = range(start, start + n_scenes)
+    kept = folder / f"scenes_{start}_{n_scenes}.npz"
+    if not kept.exists():
+        images, targets = (np.stack(column) for column in _map(_picture, indices, "render"))
+        partial = kept.with_suffix(".part.npz")
+        np.savez(partial, images=images, targets=targets)
+        partial.replace(kept)
+    with np.load(kept) as saved:
+        images, targets = saved["images"], saved["targets"]
+    views, looks = _map(_look, indices, "look")
+    return images, targets, views, looks
+
+
+def chat_text(main: str, steps, answer: str) -> str:
+    """One chain as the model reads it after the prefix: question, steps with answers, closing with the answer.
+
+    >>> chat_text("Is it red?", [], "yes")
+    'Question: Is it red?\\nAnswer the question.<|end|><|assistant|>yes<|end|>'
+    """
+    turns = [(step.question, step.answer) for step in steps] + [(CLOSING, answer)]
+    text = f"Question: {main}\n"
+    return text + "<|user|>".join(f"{q}<|end|><|assistant|>{a}<|end|>" for q, a in turns)
+
+
+def sample_drill(look: Look, rng: np.random.Generator, n_questions: int = 9) -> str:
+    """A chat of plain questions that only the picture answers: things are named by their colour alone.
+
+    Chains mostly name a thing whole, so they give little reason to look; drills make looking worth learning.
+    """
+    drafts = []
+    for t in look.seen:
+        name = f"{t.color} object"
+        drafts += [(f"What shape is the {name}?", t.shape), (f"What size is the {name}?", t.size),
+                   (f"What is the {name} made of?", t.material), (f"Which column is the {name} in?", str(t.column)),
+                   (f"Which row is the {name} in?", str(t.row))]  # fmt: skip
+        if sum(o.shape == t.shape for o in look.scene.things) == 1:
+            drafts.append((f"What color is the {t.shape}?", t.color))
+        if t.shape == "cone":
+            drafts.append((f"Which way does the {name} point?", POINTS[t.heading]))
+    chosen = [drafts[i] for i in rng.permutation(len(drafts))[:n_questions]]
+    steps = [Step(question, answer, "closed", None, "") for question, answer in chosen]
+    return chat_text("How many objects are there?", steps, str(len(look.scene.things)))
+
+
+def sample_chats(look: Look, view: str, rng: np.random.Generator, n_chats: int = 4, direct: float = 0.1) -> list[str]:
+    """Random chains of different kinds about one image; a share of them is answered without steps."""
+    chats = []
+    kinds = [name for name, kind in KINDS.items() if kind.view == view]
+    weights = np.array([0.5 if name == "occlusion" else 1.0 for name in kinds])
+    for kind in rng.choice(kinds, size=2 * n_chats, p=weights / weights.sum()):
+        found = cases(kind, look)
+        if not found:
+            continue
+        labels = sorted({label for label, _ in found})
+        label = labels[rng.integers(len(labels))]
+        pool = [case for known, case in found if known == label]
+        question, answer, *_, steps = ask(kind, look, pool[rng.integers(len(pool))], rng)
+        chats.append(chat_text(question, steps, answer))
+        if rng.random() < direct:
+            chats.append(chat_text(question, [], answer))
+        if len(chats) >= n_chats:
+            break
+    return chats[: n_chats + 1]

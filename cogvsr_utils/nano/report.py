@@ -1,0 +1,37 @@
+"""What a nano model can do on scenes that it never saw: ``python -m cogvsr_utils.nano.report nano-internvl``.
+
+Writes two tables beside its weights, both for full precision and NF4, answering step by step with its own earlier
+answers: ``accuracy.csv``, by function on split C, and ``kinds.csv``, main questions by kind on C and hard.
+"""
+
+from __future__ import annotations
+
+import pandas as pd
+import typer
+
+from ..evaluation import accuracy_table
+from ..functions import FUNCTIONS
+from ..paths import NANO
+from ..stages import Run
+
+SPATIAL = [function.name for function in FUNCTIONS if function.spatial]
+
+
+def main(name: str = typer.Argument("nano-internvl")):
+    """Answer splits C and hard, or take the answers of an earlier run, and write the tables."""
+    by_function, by_kind = [], []
+    for quantize in (None, "4bit"):
+        run = Run(name, quantize)
+        judged, hard = run.answers("C"), run.answers("hard")
+        pooled = judged[~judged["function"].isin([*SPATIAL, "Main question"])]
+        judged = pd.concat([judged, pooled.assign(function="Six non-spatial functions")])
+        mains = pd.concat([judged, hard])
+        mains = mains[mains["step"] == -1]
+        by_function.append(accuracy_table(judged).assign(quantize=quantize or "none"))
+        by_kind.append(accuracy_table(mains, by="subset").assign(quantize=quantize or "none"))
+    for tables, file in ((by_function, "accuracy.csv"), (by_kind, "kinds.csv")):
+        pd.concat(tables).to_csv(NANO / name / file, index=False, float_format="%.4f")
+
+
+if __name__ == "__main__":
+    typer.run(main)

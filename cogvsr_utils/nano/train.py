@@ -1,0 +1,319 @@
+"""Train a nano vision-language model: ``python -m cogvsr_utils.nano.train nano-internvl``.
+
+Three stages, each seeded and resumed from its checkpoint in ``results/nano/``:
+
+1. the vision tower learns, densely, what every patch shows (colour, shape, size, material, heading, square);
+2. the projector learns to say it in words: an image token comes to lie near the embeddings of its thing's words;
+3. with the tower frozen, the decoder learns to answer chains of steps, the right answers so far in view; at first
+   mostly drills, plain questions that only the picture answers.
+
+Hidden matrices are trained with Muon (https://kellerjordan.github.io/posts/muon/), the rest with AdamW.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+import typer
+from torch.nn import functional as F
+from tqdm import tqdm
+
+from ..paths import NANO, RESULTS
+from ..scenes import COLORS, MATERIALS, SHAPES, SIZES
+from .architecture import build_model, build_processor, build_tokenizer
+from .data import PREFIX, TARGETS, load_scenes, sample_chats, sample_drill
+
+IGNORE = -100
+
+
+class Muon(torch.optim.Optimizer):
+    """Momentum whose matrices are made orthogonal, in the weights' own precision.
+
+    ``torch.optim.Muon`` does the same in bfloat16, which is several times slower on a CPU.
+    """
+
+    def __init__(self, params, lr: float, momentum: float = 0.95, weight_decay: float = 0.0):
+        super().__init__(list(params), {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
+
+    @torch.no_grad()
+    def step(self, closure=None):
+        for group in self.param_groups:
+            by_shape: dict[torch.Size, list[torch.Tensor]] = {}
+            for p in group["params"]:
+                if p.grad is not None:
+                    by_shape.setdefault(p.shape, []).append(p)
+            for shape, params in by_shape.items():
+                updates = []
+                for p in params:
+                    buffer = self.state[p].setdefault("momentum", torch.zeros_like(p))
+                    buffer.lerp_(p.grad, 1 - group["momentum"])
+                    updates.append(p.grad.lerp(buffer, group["momentum"]))
+                scale = group["lr"] * max(1.0, shape[0] / shape[1]) ** 0.5
+                for p, update in zip(params, _orthogonal(torch.stack(updates)), strict=True):
+                    p.mul_(1 - group["lr"] * group["weight_decay"]).add_(update, alpha=-scale)
+
+
+def _orthogonal(x: torch.Tensor, steps: int = 5) -> torch.Tensor:
+    """Nearest semi-orthogonal matrices of a stack (n, rows, columns), by Newton-Schulz iteration."""
+    tall = x.shape[-2] > x.shape[-1]
+    x = x.mT if tall else x
+    x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)
+    for _ in range(steps):
+        gram = x @ x.mT
+        x = 3.4445 * x + (-4.7750 * gram + 2.0315 * gram @ gram) @ x
+    return x.mT if tall else x
+
+
+def optimizers(modules: dict, muon: float, adam: float, decay: float) -> list[torch.optim.Optimizer]:
+    """Muon for the hidden matrices, AdamW for embeddings, norms, biases and everything of another rank."""
+    named = [(f"{key}.{n}", p) for key, module in modules.items() for n, p in module.named_parameters()]
+    hidden = [p for n, p in named if p.ndim == 2 and "embed" not in n and "lm_head" not in n]
+    rest = [p for n, p in named if not any(p is h for h in hidden)]
+    return [
+        Muon(hidden, lr=muon, weight_decay=decay),
+        torch.optim.AdamW(rest, lr=adam, betas=(0.9, 0.98), weight_decay=0.0),
+    ]
+
+
+def schedule(step: int, n_steps: int, warm: int = 50, decay: float = 0.4) -> float:
+    """Share of the full learning rate: a short rise, a plateau, a linear fall over the last part."""
+    return min(1.0, (step + 1) / warm, (n_steps - step) / (decay * n_steps))
+
+
+class Checkpoint:
+    """Everything a stage needs to go on where it stopped, written by write-then-rename."""
+
+    def __init__(self, path: Path, modules: dict, optimizers):
+        self.path, self.modules, self.optimizers = path, list(modules.values()), optimizers
+
+    def load(self) -> tuple[int, list]:
+        if not self.path.exists():
+            return 0, []
+        saved = torch.load(self.path, weights_only=True)
+        for module, state in zip(self.modules, saved["modules"], strict=True):
+            module.load_state_dict(state)
+        for optimizer, state in zip(self.optimizers, saved["optimizers"], strict=True):
+            optimizer.load_state_dict(state)
+        return saved["step"], saved["log"]
+
+    def save(self, step: int, log: list):
+        state = {"step": step, "log": log, "modules": [m.state_dict() for m in self.modules],
+                 "optimizers": [o.state_dict() for o in self.optimizers]}  # fmt: skip
+        partial = self.path.with_suffix(".part")
+        torch.save(state, partial)
+        partial.replace(self.path)
+
+
+def pixels(images: np.ndarray, device) -> torch.Tensor:
+    """(n, 3, 64, 64) float in [-1, 1] from (n, 64, 64, 3) uint8, as the image processor makes them."""
+    return torch.from_numpy(images).to(device).permute(0, 3, 1, 2).float() / 127.5 - 1
+
+
+def run_stage(name, folder, modules, muon, adam, decay, n_steps, loss_of, every=100):
+    """The loop that both stages share: schedule, update, log, checkpoint. ``loss_of`` leaves the gradients."""
+    path = folder / f"{name}.pt"
+    opts = optimizers(modules, muon, adam, decay)
+    checkpoint = Checkpoint(path, modules, opts)
+    start, log = checkpoint.load()
+    window, clock = [], time.time()
+    for step in tqdm(range(start, n_steps), initial=start, total=n_steps, desc=name):
+        for opt, rate in zip(opts, (muon, adam), strict=True):
+            opt.param_groups[0]["lr"] = rate * schedule(step, n_steps)
+        for opt in opts:
+            opt.zero_grad()
+        loss, figures = loss_of(step)
+        for opt in opts:
+            opt.step()
+        window.append({"loss": loss, **figures})
+        if (step + 1) % every == 0 or step + 1 == n_steps:
+            keys = sorted({k for row in window for k in row})
+            row = {k: round(float(np.mean([r[k] for r in window if k in r])), 4) for k in keys}
+            log.append({"stage": name, "step": step + 1, "seconds": round(time.time() - clock, 1), **row})
+            tqdm.write(json.dumps(log[-1]))
+            window, clock = [], time.time()
+            checkpoint.save(step + 1, log)
+    return log
+
+
+def train_tower(model, folder, data, n_steps, device, seed, batch=64):
+    """Stage one: every patch tells what it shows."""
+    images, targets = data
+    tower = model.model.vision_tower
+    torch.manual_seed(seed)
+    heads = torch.nn.Linear(tower.config.hidden_size, sum(TARGETS.values())).to(device)
+
+    def loss_of(step):
+        rows = np.random.default_rng([seed, 1, step]).integers(len(images), size=batch)
+        with torch.autocast(device.type, dtype=torch.bfloat16):
+            hidden = tower(pixel_values=pixels(images[rows], device)).last_hidden_state[:, 1:]
+        scores = heads(hidden.float()).flatten(0, 1).split(list(TARGETS.values()), dim=1)
+        truth = torch.from_numpy(targets[rows]).to(device).long().flatten(0, 1)
+        total, figures = 0.0, {}
+        for i, (name, score) in enumerate(zip(TARGETS, scores, strict=True)):
+            known = truth[:, i] >= (1 if name == "color" else 0)
+            weight = 0.1 + 0.9 * known  # the ground is most of every picture and easy
+            loss = F.cross_entropy(score, truth[:, i], ignore_index=-1, reduction="none")
+            total = total + (loss * weight).sum() / weight[truth[:, i] >= 0].sum()
+            figures[name] = float((score.argmax(1) == truth[:, i])[known].float().mean())
+        total.backward()
+        return total.item(), figures
+
+    return run_stage("tower", folder, {"tower": tower, "targets": heads}, 0.01, 1.5e-3, 0.0, n_steps, loss_of)
+
+
+@torch.no_grad()
+def tower_features(model, images, device, batch=256) -> torch.Tensor:
+    """(n, 16, 512) half-precision input of the projector for every image; the tower no longer changes."""
+    inner, out = model.model, []
+    for i in tqdm(range(0, len(images), batch), desc="features"):
+        with torch.autocast(device.type, dtype=torch.bfloat16):
+            hidden = inner.vision_tower(pixel_values=pixels(images[i : i + batch], device)).last_hidden_state[:, 1:]
+        grid = hidden.float().reshape(len(hidden), 8, 8, -1)
+        grid = inner.pixel_shuffle(grid, scale_factor=model.config.downsample_ratio)
+        out.append(grid.reshape(len(hidden), -1, grid.shape[-1]).to(torch.bfloat16).cpu())
+    return torch.cat(out)
+
+
+def train_projector(model, tokenizer, folder, data, n_steps, device, seed, batch=256):
+    """Stage two: image tokens speak the words of their thing; places and headings, which share words, get own scales."""
+    features, targets = data
+    inner, embed = model.model, model.get_input_embeddings().weight.detach()
+    order = torch.arange(64.0).reshape(1, 8, 8, 1)
+    members = inner.pixel_shuffle(order, scale_factor=model.config.downsample_ratio).reshape(16, 4).long().numpy()
+    words = {"color": ["object", *COLORS], "shape": SHAPES, "size": SIZES, "material": MATERIALS}
+    scales = {k: embed[tokenizer.convert_tokens_to_ids(list(w))] for k, w in words.items()}
+    torch.manual_seed(seed)
+    others = torch.nn.Linear(embed.shape[1], sum(v for k, v in TARGETS.items() if k not in words)).to(device)
+    widths = [v for k, v in TARGETS.items() if k not in words]
+
+    def loss_of(step):
+        rng = np.random.default_rng([seed, 3, step])
+        rows = rng.integers(len(features), size=batch)
+        said = inner.multi_modal_projector(features[torch.from_numpy(rows)].to(device).float()).flatten(0, 1)
+        patches = targets[rows][:, members]  # (batch, 16, 4, targets)
+        # Of a token's four patches, one that shows a thing if any does.
+        pick = (rng.random(patches.shape[:3]) + (patches[..., 0] > 0)).argmax(2)
+        truth = np.take_along_axis(patches, pick[:, :, None, None], 2)[:, :, 0]
+        truth = torch.from_numpy(truth).to(device).long().flatten(0, 1)
+        scores = {k: said @ v.T / 192**0.5 for k, v in scales.items()}
+        scores |= dict(zip([k for k in TARGETS if k not in words], others(said).split(widths, dim=1), strict=True))
+        total, figures = 0.0, {}
+        for i, name in enumerate(TARGETS):
+            known = truth[:, i] >= (1 if name == "color" else 0)
+            total = total + F.cross_entropy(scores[name], truth[:, i], ignore_index=-1)
+            figures[name] = float((scores[name].argmax(1) == truth[:, i])[known].float().mean())
+        total = total + 0.01 * (said.pow(2).mean() - 1).abs()  # as loud as a word
+        total.backward()
+        return total.item(), figures
+
+    modules = {"projector": inner.multi_modal_projector, "targets": others}
+    return run_stage("projector", folder, modules, 0.01, 1e-3, 0.0, n_steps, loss_of)
+
+
+def encode(tokenizer, texts: list[str]):
+    """Ids and labels of each chat after the shared prefix; only answers and their end marks are learnt."""
+    ask_id, end_id = tokenizer.convert_tokens_to_ids("<|assistant|>"), tokenizer.eos_token_id
+    rows = []
+    for ids in tokenizer([PREFIX + text for text in texts]).input_ids:
+        labels, answering = [], False
+        for token in ids:
+            labels.append(token if answering else IGNORE)
+            answering = token == ask_id or (answering and token != end_id)
+        rows.append((ids, labels))
+    return rows
+
+
+def train_decoder(model, tokenizer, folder, data, n_steps, device, seed, batch=40, parts=2):
+    """Stage three: the projector and the decoder learn to answer, the tower stays as it is.
+
+    A batch is sorted by length and goes through in parts, so that little of it is padding.
+    """
+    features, views, looks = data
+    inner = model.model
+    modules = {"projector": inner.multi_modal_projector, "decoder": inner.language_model, "lm_head": model.lm_head}
+    image_id, pad_id = model.config.image_token_id, tokenizer.pad_token_id
+
+    def loss_of(step):
+        rng = np.random.default_rng([seed, 2, step])
+        rows = rng.integers(len(looks), size=batch)
+        drill = 0.75 if step < 0.3 * n_steps else 0.2
+        chats = [(text, r) for r in rows for text in (
+            [sample_drill(looks[r], rng)] if rng.random() < drill else sample_chats(looks[r], views[r], rng, n_chats=1)
+        )]  # fmt: skip
+        encoded = sorted(
+            ((*pair, r) for pair, (_, r) in zip(encode(tokenizer, [t for t, _ in chats]), chats, strict=True)),
+            key=lambda row: len(row[0]),
+        )
+        n_answers = sum(label != IGNORE for _, labels, _ in encoded for label in labels)
+        total, n_right = 0.0, 0
+        for part in range(parts):
+            some = encoded[part * len(encoded) // parts : (part + 1) * len(encoded) // parts]
+            width = len(some[-1][0])
+            ids = torch.tensor([i + [pad_id] * (width - len(i)) for i, _, _ in some], device=device)
+            labels = torch.tensor([lab + [IGNORE] * (width - len(lab)) for _, lab, _ in some], device=device)[:, 1:]
+            where = (labels != IGNORE).nonzero(as_tuple=True)
+            with torch.autocast(device.type, dtype=torch.bfloat16, enabled=device.type == "cuda"):
+                seen = inner.multi_modal_projector(features[[r for *_, r in some]].to(device).float())
+                embeds = inner.language_model.embed_tokens(ids)
+                embeds = embeds.masked_scatter((ids == image_id)[..., None], seen.to(embeds.dtype))
+                hidden = inner.language_model(inputs_embeds=embeds, use_cache=False).last_hidden_state
+                logits = model.lm_head(hidden[where]).float()
+            loss = F.cross_entropy(logits, labels[where], reduction="sum") / n_answers
+            loss.backward()
+            total += loss.item()
+            n_right += (logits.argmax(1) == labels[where]).sum().item()
+        return total, {"right": n_right / n_answers}
+
+    return run_stage("decoder", folder, modules, 0.015, 1e-3, 0.1, n_steps, loss_of)
+
+
+def vocabulary(looks, views) -> set[str]:
+    """Every word that the questions use."""
+    from tokenizers import Regex, pre_tokenizers
+
+    from ..drafts import FACTS
+
+    split = pre_tokenizers.Split(Regex(r"<\|\w+\|>|\w+|[^\w\s]"), behavior="removed", invert=True)
+    rng = np.random.default_rng(0)
+    texts = [f"{q} {a}" for q, a in FACTS] + [PREFIX.split("</img>")[1], "0 1 2 3 4 5 6 7 8 9 yes no"]
+    for look, view in zip(looks, views, strict=True):
+        texts += sample_chats(look, view, rng, n_chats=8)
+    words = {w for text in texts for w, _ in split.pre_tokenize_str(text.lower())}
+    return {w for w in words if not w.startswith("<|")}
+
+
+def save(model, processor, log: list[dict], target: Path):
+    """The model as an ordinary folder in half precision, with the log of its training."""
+    model.half().save_pretrained(target)
+    processor.save_pretrained(target)
+    (target / "training_log.jsonl").write_text("".join(json.dumps(row) + "\n" for row in log))
+
+
+def main(
+    name: str = typer.Argument("nano-internvl"),
+    n_scenes: int = 24_000,
+    tower_steps: int = 2_000,
+    projector_steps: int = 600,
+    decoder_steps: int = 1_900,
+    seed: int = 0,
+    device: str = "",
+):
+    """Train the model NAME and save it under data/nano/NAME."""
+    place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    folder = RESULTS / "nano" / name
+    images, targets, views, looks = load_scenes(folder, n_scenes)
+    tokenizer = build_tokenizer(vocabulary(looks[:3000], views[:3000]))
+    model = build_model(tokenizer, seed).to(place)
+    log = train_tower(model, folder, (images, targets), tower_steps, place, seed)
+    features = tower_features(model, images, place)
+    log += train_projector(model, tokenizer, folder, (features, targets), projector_steps, place, seed)
+    log += train_decoder(model, tokenizer, folder, (features, views, looks), decoder_steps, place, seed)
+    save(model, build_processor(tokenizer), log, NANO / name)
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,28 @@
+"""Every folder of the project; no other module names one.
+
+In a clone the folders stand beside the package. Where the package is installed as a wheel, data travels inside it
+and what runs make goes under the current folder.
+"""
+
+from pathlib import Path
+
+_PACKAGE = Path(__file__).resolve().parent
+_CLONE = _PACKAGE.parent
+IN_CLONE = (_CLONE / "pyproject.toml").is_file()
+ROOT = _CLONE if IN_CLONE else Path.cwd()
+DATA = _CLONE / "data" if IN_CLONE else _PACKAGE / "data"
+NANO = DATA / "nano"
+NOTEBOOKS = ROOT / "notebooks"
+RESULTS = ROOT / "results"
+SYNTH = RESULTS / "synth"
+BUILD = ROOT / "_build"
+
+
+def results_folder(model: str, quantize: str | None, profile: str) -> Path:
+    """Where one model's results under one profile go: ``results/<model>[-4bit]/<profile>``.
+
+    >>> results_folder("Qwen/Qwen2.5-VL-7B-Instruct", "4bit", "light").parts[-2:]
+    ('Qwen--Qwen2.5-VL-7B-Instruct-4bit', 'light')
+    """
+    name = model.strip("/.").replace("/", "--") + (f"-{quantize}" if quantize else "")
+    return RESULTS / name / profile

@@ -1,0 +1,179 @@
+"""Figures: tables and arrays in, a matplotlib figure out.
+
+Each function has one subject; colours of functions are those of ``functions``.
+"""
+
+from __future__ import annotations
+
+import matplotlib.pyplot as plt
+import numpy as np
+
+from .functions import FUNCTIONS, NAMES
+
+STYLE = {
+    "font.size": 10, "axes.spines.top": False, "axes.spines.right": False, "axes.titlesize": 11,
+    "axes.titleweight": "bold", "figure.dpi": 130, "savefig.bbox": "tight", "legend.frameon": False,
+    "svg.hashsalt": "cogvsr",
+}  # fmt: skip
+SHORT = {f.name: f.short for f in FUNCTIONS}
+COLOR = {f.name: f.color for f in FUNCTIONS}
+
+
+def use_style():
+    """Set the look of all figures."""
+    plt.rcParams.update(STYLE)
+
+
+def scene_figure(items):
+    """Pictures of some items, each with its main question and its steps beside it."""
+    from .items import open_image
+
+    figure, axes = plt.subplots(len(items), 2, figsize=(9.2, 2.5 * len(items)), width_ratios=[1, 2.2], squeeze=False)
+    for (left, right), item in zip(axes, items, strict=True):
+        left.imshow(open_image(item))
+        left.set_axis_off()
+        right.set_axis_off()
+        right.text(0, 1.0, f"{item.question}  →  {item.answer}", weight="bold", va="top", fontsize=10)
+        for i, step in enumerate(item.steps):
+            y = 0.85 - 0.14 * i
+            right.text(0, y, SHORT[step.function], color="white", fontsize=7.5, va="top",
+                       bbox={"facecolor": COLOR[step.function], "edgecolor": "none", "boxstyle": "round,pad=0.3"})  # fmt: skip
+            right.text(0.16, y, f"{step.question}  {step.answer}", fontsize=9, va="top")
+    return _finish(figure)
+
+
+def share_figure(counts):
+    """Horizontal bars of how many steps each function holds; ``counts`` maps function to number."""
+    figure, axis = plt.subplots(figsize=(7, 3.2))
+    names = [n for n in NAMES if n in counts][::-1]
+    values = [counts[n] for n in names]
+    axis.barh(names, values, color=[COLOR[n] for n in names])
+    axis.axvline(0.08 * sum(values), color="#444", lw=1, ls=":")
+    axis.text(0.08 * sum(values), len(names) - 0.35, " 8 %", fontsize=8, color="#444")
+    axis.set_xlabel("steps")
+    return _finish(figure)
+
+
+def accuracy_figure(tables: dict, chance: bool = True):
+    """Accuracy by function with intervals, one colour a table; ``tables`` maps a label to an accuracy table."""
+    figure, axis = plt.subplots(figsize=(7.6, 4.0))
+    first = next(iter(tables.values()))
+    names = [n for n in (*NAMES, "Main question") if n in set(first["function"])][::-1]
+    height = 0.8 / len(tables)
+    for i, (label, table) in enumerate(tables.items()):
+        rows = table.set_index("function").loc[names]
+        y = np.arange(len(names)) + 0.4 - height * (i + 0.5)
+        error = np.abs(rows[["ci_low", "ci_high"]].to_numpy().T - rows["accuracy"].to_numpy())
+        axis.barh(y, rows["accuracy"], height * 0.9, xerr=error, label=label, color=plt.cm.cividis(0.25 + 0.5 * i),
+                  error_kw={"lw": 1, "ecolor": "#333"})  # fmt: skip
+    if chance:
+        for i, name in enumerate(names):
+            axis.plot([first.set_index("function").loc[name, "majority"]] * 2, [i - 0.4, i + 0.4], color="#c33", lw=1.4)
+    axis.set_yticks(range(len(names)), names)
+    axis.set(xlim=(0, 1), xlabel="accuracy (red line: always the commonest answer)")
+    if len(tables) > 1:
+        axis.legend(loc="lower left", ncols=2, bbox_to_anchor=(0, 1))
+    return _finish(figure)
+
+
+def head_maps(table, column: str = "importance"):
+    """One small layer x head map a function; darker is stronger (absolute value, each map by its own maximum)."""
+    functions = [n for n in NAMES if n in set(table["function"])]
+    figure, axes = plt.subplots(2, 4, figsize=(9.2, 4.6), sharex=True, sharey=True)
+    for axis, name in zip(axes.flat, functions, strict=False):
+        grid = table[table["function"] == name].pivot(index="layer", columns="head", values=column).abs()
+        axis.imshow(grid, cmap="magma_r", vmin=0, vmax=float(np.nanmax(grid)), aspect="auto", origin="lower")
+        axis.set_title(SHORT[name], color=COLOR[name])
+        axis.set_xticks(range(grid.shape[1]))
+        axis.set_yticks(range(grid.shape[0]))
+        axis.tick_params(labelsize=7, length=0)
+    for axis in axes[-1]:
+        axis.set_xlabel("head")
+    for axis in axes[:, 0]:
+        axis.set_ylabel("layer")
+    return _finish(figure)
+
+
+def curve_figure(table, null_importance, classes):
+    """Sorted importance of every function's heads, the elbow marked, over what shuffled labels give."""
+    figure, axes = plt.subplots(2, 4, figsize=(9.2, 4.4), sharex=True)
+    from .stats import elbow
+
+    classes = list(classes)
+    for axis, name in zip(axes.flat, [n for n in NAMES if n in classes], strict=False):
+        values = np.sort(table.loc[table["function"] == name, "importance"].abs())[::-1]
+        null = -np.sort(-np.abs(null_importance[:, classes.index(name)]), axis=1)
+        x = np.arange(1, len(values) + 1)
+        low, high = np.quantile(null / null[:, :1], [0.025, 0.975], axis=0)
+        axis.fill_between(x, low, high, color="#bbb", lw=0)
+        axis.plot(x, values / values[0], color=COLOR[name], lw=1.6)
+        k = elbow(values)
+        axis.plot(k, values[k - 1] / values[0], "o", color=COLOR[name])
+        axis.annotate(f"{k}", (k, values[k - 1] / values[0]), xytext=(5, 5), textcoords="offset points", fontsize=9)
+        axis.set_title(SHORT[name], color=COLOR[name])
+    for axis in axes[:, 0]:
+        axis.set_ylabel("share of the top head's")
+    for axis in axes[-1]:
+        axis.set_xlabel("heads, most important first")
+    return _finish(figure)
+
+
+def count_figure(counts):
+    """Elbow counts with intervals over groups beside what noise gives, one row a function."""
+    figure, axis = plt.subplots(figsize=(7.4, 3.6))
+    rows = counts.iloc[::-1].reset_index(drop=True)
+    y = np.arange(len(rows))
+    axis.barh(y, rows["null_high"] - rows["null_low"], left=rows["null_low"], color="#ddd", height=0.7,
+              label="elbow in noise, 95 %")  # fmt: skip
+    error = np.abs(rows[["elbow_low", "elbow_high"]].to_numpy().T - rows["elbow"].to_numpy())
+    axis.errorbar(rows["elbow"], y, xerr=error, fmt="none", ecolor="#333", lw=1.2)
+    axis.scatter(
+        rows["elbow"], y, color=[COLOR[n] for n in rows["function"]], zorder=3, s=42, label="elbow, this model"
+    )
+    axis.scatter(rows["n_fdr"], y, marker="|", color="#000", s=90, label="FDR below 5 %")
+    axis.set_yticks(y, rows["function"])
+    axis.set_xlabel(f"heads out of {rows['n_heads'].iloc[0]}")
+    axis.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=3, fontsize=8)
+    return _finish(figure)
+
+
+def effect_matrix(changes, significant=None):
+    """Head set (rows) by function answered (columns): change of accuracy in points; a dot marks p below 0.05."""
+    figure, axis = plt.subplots(figsize=(8.2, 5.2))
+    bound = max(float(np.nanmax(np.abs(changes.to_numpy()))), 1e-6)
+    picture = axis.imshow(changes, cmap="RdBu", vmin=-bound, vmax=bound, aspect="auto")
+    for (i, j), value in np.ndenumerate(changes.to_numpy()):
+        mark = "•" if significant is not None and significant.to_numpy()[i, j] else ""
+        shade = "white" if abs(value) > 0.6 * bound else "#222"
+        axis.text(j, i, f"{value * 100:+.0f}{mark}", ha="center", va="center", fontsize=9, color=shade)
+    axis.set_xticks(range(changes.shape[1]), [SHORT.get(c, c) for c in changes.columns], rotation=35, ha="right")
+    axis.set_yticks(range(changes.shape[0]), [SHORT.get(r, r) for r in changes.index])
+    axis.set(xlabel="function of the steps answered", ylabel="heads removed")
+    figure.colorbar(picture, label="change of accuracy", shrink=0.8)
+    return _finish(figure)
+
+
+def control_figure(table):
+    """Accuracy change of each function's own steps: its heads removed (dot) against matched random sets (bar).
+
+    ``table`` has function, change, random_low, random_mean, random_high.
+    """
+    figure, axis = plt.subplots(figsize=(7.4, 3.6))
+    rows = table.set_index("function").loc[[n for n in NAMES if n in set(table["function"])][::-1]]
+    y = np.arange(len(rows))
+    axis.barh(y, rows["random_high"] - rows["random_low"], left=rows["random_low"], color="#ddd", height=0.6,
+              label="random heads of the same layers, 95 %")  # fmt: skip
+    axis.scatter(rows["random_mean"], y, marker="|", color="#777", s=80)
+    axis.scatter(rows["change"], y, color=[COLOR[n] for n in rows.index], zorder=3, s=46, label="the function's heads")
+    axis.axvline(0, color="#333", lw=0.8)
+    axis.set_yticks(y, rows.index)
+    axis.set_xlabel("change of accuracy on the function's own steps")
+    axis.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2, fontsize=8)
+    return _finish(figure)
+
+
+def _finish(figure):
+    """Lay out and let go of a figure, so that a notebook shows it once, as its cell's value."""
+    figure.tight_layout()
+    plt.close(figure)
+    return figure

@@ -1,0 +1,60 @@
+"""The built book: whole pages, described pictures, links that lead somewhere."""
+
+from pathlib import Path
+
+import nbformat
+import pytest
+from bs4 import BeautifulSoup
+
+BOOK = Path(__file__).resolve().parents[1] / "_build" / "book"
+HTML = BOOK / "_build" / "html"
+PAGES = sorted([*HTML.glob("book/*.html"), *HTML.glob("notebooks/*.html")])
+RUN = sorted((BOOK / "notebooks").glob("*.ipynb"))
+
+pytestmark = [
+    pytest.mark.book,
+    pytest.mark.skipif(
+        not (HTML / "index.html").exists(), reason="the book is not built; `make book` removes this skip"
+    ),
+]
+
+
+@pytest.mark.parametrize("path", RUN, ids=lambda p: p.stem)
+def test_every_cell_ran_and_none_failed(path):
+    notebook = nbformat.read(path, as_version=4)
+    code = [c for c in notebook.cells if c.cell_type == "code"]
+    assert all(c.execution_count for c in code)
+    outputs = [o for c in code for o in c.outputs]
+    assert not [o for o in outputs if o.output_type == "error"]
+    noise = [o for o in outputs if o.output_type == "stream" and o.name == "stderr"]
+    assert not noise, noise[:1]
+    assert not [o for o in outputs if "application/vnd.jupyter.widget-view+json" in o.get("data", {})]
+
+
+def test_all_pages_are_there():
+    assert len(RUN) == 5 and len(PAGES) >= 15
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.stem)
+def test_pictures_are_described_and_links_lead_somewhere(page):
+    soup = BeautifulSoup(page.read_text(encoding="utf-8"), "html.parser")
+    article = soup.find("article") or soup
+    for image in article.find_all("img"):
+        alt = image.get("alt", "")
+        assert len(alt) > 12 and not alt.startswith(("_images", "../_images")), image.get("src")
+    assert len(article.find_all("h1")) == 1
+    for link in article.find_all("a", href=True):
+        target, _, anchor = link["href"].partition("#")
+        if "://" in target or target.startswith("mailto:"):
+            continue
+        path = (page.parent / target).resolve() if target else page
+        assert path.exists(), link["href"]
+        if anchor and path.suffix == ".html":
+            other = soup if path == page else BeautifulSoup(path.read_text(encoding="utf-8"), "html.parser")
+            assert other.find(id=anchor), link["href"]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.stem)
+def test_no_number_is_missing_from_a_sentence(page):
+    text = BeautifulSoup(page.read_text(encoding="utf-8"), "html.parser").get_text(" ")
+    assert "glue:" not in text and "No key" not in text and " nan" not in text.replace("nano", "")

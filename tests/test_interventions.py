@@ -1,0 +1,147 @@
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cogvsr_utils import intervene, mask, mean_ablate, random_heads, scale, steer
+from cogvsr_utils.capture import chat_spans
+from cogvsr_utils.interventions import Edit, directions
+from cogvsr_utils.items import open_image
+
+HEADS = [(1, 2), (4, 0)]
+
+
+@pytest.fixture(scope="module")
+def inputs(vlm, items):
+    texts = [chat_spans(vlm, item, [s.answer for s in item.steps])[0] for item in items[:3]]
+    return vlm.encode(texts, [open_image(item) for item in items[:3]], side="right")
+
+
+def logits(vlm, inputs, edits=None, **settings):
+    with torch.no_grad(), intervene(vlm, edits, **settings):
+        return vlm.model(**inputs).logits
+
+
+def test_factor_one_changes_nothing_and_hooks_come_off_even_after_an_error(vlm, inputs):
+    before = logits(vlm, inputs)
+    assert torch.equal(logits(vlm, inputs, scale(HEADS, 1.0)), before)
+    with pytest.raises(ZeroDivisionError), intervene(vlm, mask(HEADS)):
+        _ = 1 / 0
+    assert torch.equal(logits(vlm, inputs), before)
+
+
+def test_zeroing_a_head_is_zeroing_its_columns_of_the_weight(vlm, inputs):
+    """The oracle edits the weights instead of the activations."""
+    edited = logits(vlm, inputs, mask(HEADS, factor=0.0))
+    modules, kept = dict(vlm.model.named_modules()), {}
+    try:
+        for (layer, _), span in zip(HEADS, vlm.heads.columns(HEADS), strict=True):
+            weight = modules[vlm.heads.modules[layer]].weight
+            kept[layer] = weight.detach().clone()
+            start = vlm.heads.layer_span[layer][0]
+            weight.data[:, span.start - start : span.stop - start] = 0
+        expected = logits(vlm, inputs)
+    finally:
+        for layer, weight in kept.items():
+            modules[vlm.heads.modules[layer]].weight.data.copy_(weight)
+    torch.testing.assert_close(edited, expected, rtol=1e-4, atol=1e-4)
+    assert not torch.allclose(edited, logits(vlm, inputs), atol=1e-3)
+
+
+def test_steering_is_a_bias_on_the_projection(vlm, inputs):
+    """A shift d of the slice adds W d to the layer's output at every token."""
+    vector = np.linspace(-1, 1, 24)
+    edited = logits(vlm, inputs, steer([HEADS[0]], [vector], strength=2.0, scope="all"))
+    projection = dict(vlm.model.named_modules())[vlm.heads.modules[1]]
+    start = vlm.heads.columns([HEADS[0]])[0].start - vlm.heads.layer_span[1][0]
+    bias = projection.weight[:, start : start + 24] @ torch.tensor(2.0 * vector, dtype=torch.float32)
+    hook = projection.register_forward_hook(lambda m, a, out: out + bias)
+    expected = logits(vlm, inputs)
+    hook.remove()
+    torch.testing.assert_close(edited, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_each_row_of_a_batch_may_carry_its_own_edit(vlm, inputs):
+    mixed = logits(vlm, inputs, rows=[[], [mask(HEADS)], [scale(HEADS, 2.0)]])
+    plain, masked, doubled = (logits(vlm, inputs, e) for e in (None, mask(HEADS), scale(HEADS, 2.0)))
+    for row, whole in enumerate((plain, masked, doubled)):
+        torch.testing.assert_close(mixed[row], whole[row], rtol=1e-4, atol=1e-4)
+    with pytest.raises(ValueError, match="edits for 2 rows, but the batch has 3"):
+        logits(vlm, inputs, rows=[[], [mask(HEADS)]])
+
+
+def test_edits_after_one_another_compose(vlm, inputs):
+    vector = np.ones(24)
+    two = logits(vlm, inputs, [scale([HEADS[0]], 3.0), steer([HEADS[0]], [vector], 1.0, scope="all")])
+    other = logits(vlm, inputs, [steer([HEADS[0]], [vector], 1 / 3, scope="all"), scale([HEADS[0]], 3.0)])
+    torch.testing.assert_close(two, other, rtol=1e-4, atol=1e-4)
+
+
+def test_scopes_touch_their_tokens_only(vlm, items):
+    from cogvsr_utils.answering import conversation
+
+    text = vlm.render(conversation(items[0], [], 0), prompt=True)
+    inputs = vlm.encode([text], [open_image(items[0])])
+    name = vlm.heads.modules[1]
+    module = dict(vlm.model.named_modules())[name]
+    is_image = (inputs["input_ids"] == vlm.model.config.image_token_id)[0]
+    n = inputs["input_ids"].shape[1]
+    expected = {"all": torch.ones(n, dtype=bool), "prompt": torch.ones(n, dtype=bool), "image": is_image,
+                "prompt_last": torch.arange(n) == n - 1, "answer": torch.arange(n) == n - 1}  # fmt: skip
+    for scope, tokens in expected.items():
+        seen = []
+        with torch.no_grad(), intervene(vlm, mask([(1, 0)], 0.0, scope)) as fired:
+            hook = module.register_forward_hook(lambda m, a, out, seen=seen: seen.append(a[0][0, :, :24].clone()))
+            vlm.model.generate(**inputs, do_sample=False, max_new_tokens=2, min_new_tokens=2)
+            hook.remove()
+        zero = (seen[0] == 0).all(1)
+        assert torch.equal(zero, tokens), scope
+        assert bool((seen[1] == 0).all()) == (scope in ("all", "answer")), scope
+        assert fired[scope] == (2 if scope in ("all", "answer") else 1)
+
+
+def test_an_edit_that_never_fires_is_an_error(vlm):
+    with pytest.raises(RuntimeError, match="never fired"), intervene(vlm, mask(HEADS)):
+        pass
+    with pytest.raises(KeyError, match="no such heads"), intervene(vlm, mask([(99, 0)])):
+        pass
+
+
+@settings(max_examples=30)
+@given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 7)), min_size=1, max_size=6), st.floats(-3, 3))
+def test_edits_go_to_json_and_back(heads, factor):
+    edits = [scale(heads, factor, "answer"), mean_ablate(heads, [np.full(24, factor)] * len(heads))]
+    assert [Edit.from_json(e.to_json()) for e in edits] == edits
+
+
+def test_bad_edits_are_refused():
+    with pytest.raises(ValueError, match="scope is 'somewhere'"):
+        mask(HEADS, scope="somewhere")
+    with pytest.raises(ValueError, match="1 shift vectors for 2 heads"):
+        mean_ablate(HEADS, [np.ones(24)])
+
+
+def test_random_sets_match_layers_and_avoid_the_chosen(vlm):
+    chosen = [(0, 1), (0, 2), (3, 7)]
+    for drawn in random_heads(vlm.heads.table, chosen, 50):
+        assert sorted(layer for layer, _ in drawn) == [0, 0, 3] and not set(drawn) & set(chosen)
+        assert len(set(drawn)) == 3
+    most = [(0, h) for h in range(6)]
+    (full,) = random_heads(vlm.heads.table, most, 1)
+    assert {(0, 6), (0, 7)} <= set(full) and len(set(full)) == 6
+
+
+def test_direction_points_from_wrong_to_right(vlm):
+    class Held:
+        heads = vlm.heads
+        features = np.random.default_rng(0).normal(size=(400, vlm.heads.width)).astype(np.float32)
+
+    right = np.arange(400) % 2 == 0
+    columns = vlm.heads.columns([(2, 3)])[0]
+    Held.features[right, columns.start + 5] += 4.0
+    (way,) = directions(Held, [(2, 3)], np.ones(400, dtype=bool), right)
+    assert np.abs(way).argmax() == 5 and way[5] > 0
+    assert np.linalg.norm(way) == pytest.approx(np.sqrt(1 + 4), rel=0.15)
+    with pytest.raises(ValueError, match="a direction needs both"):
+        directions(Held, [(2, 3)], np.ones(400, dtype=bool), np.ones(400, dtype=bool))

@@ -1,0 +1,142 @@
+"""The project's own files: environments, settings, pairs, README, wheel."""
+
+import re
+import subprocess
+import sys
+import tomllib
+import zipfile
+from importlib import metadata
+from pathlib import Path
+
+import jupytext
+import nbformat
+import pytest
+import yaml
+from packaging.requirements import Requirement
+
+ROOT = Path(__file__).resolve().parents[1]
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.py"))
+KEYS = {
+    "": {"title", "author", "copyright", "only_build_toc_files", "exclude_patterns", "execute", "bibtex_bibfiles",
+         "repository", "launch_buttons", "html", "sphinx", "logo"},
+    "execute": {"execute_notebooks", "stderr_output"},
+    "repository": {"url", "branch"},
+    "launch_buttons": {"colab_url"},
+    "html": {"use_repository_button", "use_issues_button", "favicon"},
+    "sphinx": {"recursive_update", "config", "extra_extensions"},
+    "sphinx.config": {"language", "myst_heading_anchors", "nb_merge_streams", "html_static_path", "html_css_files",
+                      "html_last_updated_fmt"},
+}  # fmt: skip
+
+
+class StrictLoader(yaml.SafeLoader):
+    """Refuses a key that stands twice, where YAML silently keeps the last."""
+
+    def construct_mapping(self, node, deep=False):
+        keys = [self.construct_object(key) for key, _ in node.value]
+        assert len(keys) == len(set(keys)), f"a key stands twice: {keys}"
+        return super().construct_mapping(node, deep)
+
+
+def load(name):
+    return yaml.load((ROOT / name).read_text(), StrictLoader)
+
+
+def project():
+    return tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+
+
+def requirements():
+    extras = project()["optional-dependencies"]
+    return [Requirement(r) for r in (*project()["dependencies"], *extras["book"])]
+
+
+def test_conda_environment_and_package_agree():
+    pip = next(d["pip"] for d in load("environment.yml")["dependencies"] if isinstance(d, dict))
+    assert {str(Requirement(r)) for r in pip if not r.startswith("-")} == {str(r) for r in requirements()}
+
+
+def test_installed_versions_satisfy_both_and_are_the_pinned_ones():
+    pins = dict(line.split("==") for line in (ROOT / "constraints.txt").read_text().splitlines() if "==" in line)
+    pins = {name.lower().replace("_", "-"): version for name, version in pins.items()}
+    for requirement in requirements():
+        found = metadata.version(requirement.name)
+        assert requirement.specifier.contains(found, prereleases=True), requirement
+        assert found.split("+")[0] == pins[requirement.name.lower()], requirement.name
+    assert pins["torch"] == "2.13.0" and "torchvision" not in pins
+
+
+def test_book_settings_hold_known_keys_only():
+    config = load("_config.yml")
+    for path, known in KEYS.items():
+        here = config
+        for part in filter(None, path.split(".")):
+            here = here[part]
+        assert set(here) <= known, path
+
+
+def test_every_page_of_the_toc_is_there_and_every_page_is_in_it():
+    toc = load("_toc.yml")
+    files = [toc["root"], *(c["file"] for part in toc["parts"] for c in part["chapters"])]
+    for file in files:
+        assert (ROOT / file).is_file() or (ROOT / f"{file}.md").is_file(), file
+    prose = {f"book/{p.stem}" for p in (ROOT / "book").glob("*.md")}
+    assert prose <= set(files) and {f"notebooks/{p.stem}.ipynb" for p in NOTEBOOKS} <= set(files)
+
+
+@pytest.mark.parametrize("source", NOTEBOOKS, ids=lambda p: p.stem)
+def test_twins_are_in_sync_without_outputs(source):
+    ours, theirs = jupytext.read(source), nbformat.read(source.with_suffix(".ipynb"), as_version=4)
+    assert [(c.cell_type, c.source) for c in ours.cells] == [(c.cell_type, c.source) for c in theirs.cells]
+    assert [c.metadata for c in ours.cells] == [c.metadata for c in theirs.cells]
+    assert theirs.metadata.kernelspec.name == "python3"
+    assert not any(c.get("outputs") for c in theirs.cells)
+
+
+@pytest.mark.parametrize("source", NOTEBOOKS, ids=lambda p: p.stem)
+def test_notebooks_have_their_shape(source):
+    notebook = jupytext.read(source)
+    tags = [tag for c in notebook.cells for tag in c.metadata.get("tags", [])]
+    assert tags.count("parameters") == 1 and "injected-parameters" not in tags
+    text = "\n".join(c.source for c in notebook.cells if c.cell_type == "markdown")
+    assert len(re.findall(r"^# ", text, re.M)) == 1
+    for part in ("**Overview.**", "**Prerequisites.**", "## Summary", "**What's next.**"):
+        assert part in text, part
+    parameters = next(c for c in notebook.cells if "parameters" in c.metadata.get("tags", []))
+    assert all(re.fullmatch(r"\w+: \w+ = (\"[\w.-]*\"|\d+)  # .+", line) for line in parameters.source.splitlines())
+
+
+def test_unknown_parameters_and_notebooks_are_refused(tmp_path):
+    from cogvsr_utils.run import run_notebook
+
+    with pytest.raises(ValueError, match=r"03_probing\.ipynb has no parameter modle; it has model, profile, quantize"):
+        run_notebook(ROOT / "notebooks" / "03_probing.ipynb", tmp_path / "x.ipynb", {"modle": "nano-internvl"})
+    call = [sys.executable, "-m", "cogvsr_utils.run", "09_none"]
+    done = subprocess.run(call, capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 2 and "no notebook" in done.stderr
+
+
+def test_readme_names_the_two_commands_and_its_example_runs(tmp_path):
+    """The ten-line example, run as a user would: from another folder, with the small data set already there or not."""
+    readme = (ROOT / "README.md").read_text()
+    assert "make book" in readme and "make test" in readme
+    assert "papermill notebooks/02_capture.ipynb" in readme and "Qwen/Qwen2.5-VL-7B-Instruct" in readme
+    (example,) = re.findall(r"```python\n(.*?)```", readme, re.S)
+    assert example == (ROOT / "book" / "snippets" / "reuse.py").read_text()
+    assert len([line for line in example.splitlines() if line.strip()]) <= 10
+    done = subprocess.run([sys.executable, "-c", example], capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "change" in done.stdout and ", 48, 24)" in done.stdout
+
+
+def test_wheel_holds_weights_and_schema_and_works_from_any_folder(tmp_path):
+    subprocess.run(["make", "wheel", f"DIST={tmp_path}"], cwd=ROOT, check=True, capture_output=True)
+    (wheel,) = tmp_path.glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(tmp_path / "site")
+    code = "import cogvsr_utils as c; v = c.load_vlm('nano-internvl'); print(len(v.heads), c.__file__)"
+    environment = {"PYTHONPATH": str(tmp_path / "site"), "PATH": "/usr/bin:/bin"}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, env=environment)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == ["48", str(tmp_path / "site" / "cogvsr_utils" / "__init__.py")]
+    assert (tmp_path / "site" / "cogvsr_utils" / "schemas" / "item.schema.json").is_file()
