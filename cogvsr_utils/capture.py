@@ -50,8 +50,7 @@ class HeadActivations:
         if not (folder / "header.json").is_file():
             raise FileNotFoundError(f"no finished activations in {folder}; expected what capture() writes there")
         header = json.loads((folder / "header.json").read_text())
-        modules = {int(layer): name for layer, name in header["modules"].items()}
-        heads = HeadMap(pd.read_parquet(folder / "heads.parquet"), modules)
+        heads = HeadMap(pd.read_parquet(folder / "heads.parquet"))
         features = np.load(folder / "features.npy", mmap_mode="r")
         return cls(features, pd.read_parquet(folder / "index.parquet"), heads, header)
 
@@ -173,16 +172,15 @@ def read_heads(vlm, inputs, flat: list[int], segment: list[int], count: list[int
     out = torch.zeros(len(count), vlm.heads.width, device=device)
     modules = dict(vlm.model.named_modules())
 
-    def hook_for(layer):
-        start, stop = vlm.heads.layer_span[layer]
-
+    def hook_for(start, stop):
         def hook(module, args):
             rows = args[0].flatten(0, 1).index_select(0, place).float()
             out[:, start:stop].index_add_(0, owner, rows)
 
         return hook
 
-    handles = [modules[name].register_forward_pre_hook(hook_for(k)) for k, name in vlm.heads.modules.items()]
+    places = vlm.heads.projections.items()
+    handles = [modules[name].register_forward_pre_hook(hook_for(*span)) for name, span in places]
     try:
         vlm.model.model(**inputs, use_cache=False)
     finally:
@@ -211,7 +209,7 @@ def _header(vlm, items, position, at, pool) -> dict:
         "model": vlm.name, "revision": vlm.revision, "quantize": vlm.quantize, "dtype": str(vlm.model.dtype),
         "weights": vlm.fingerprint, "data": fingerprint(items), "prompt": hashlib.sha256(
             f"{INSTRUCTION}|{CLOSING}|{vlm.processor.chat_template}".encode()).hexdigest()[:16],
-        "position": position, "at": at, "pool": pool, "modules": vlm.heads.modules,
+        "position": position, "at": at, "pool": pool, "modules": list(vlm.heads.projections),
         "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
     }  # fmt: skip
 

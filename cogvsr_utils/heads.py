@@ -1,103 +1,150 @@
 """Where every attention head of a model lives.
 
     HeadMap.of(model)     found by structure: the text decoder, its attention output projections, their widths
-    heads.table           one row a head: layer, head, n_heads, head_dim, module, start, stop
+    heads.table           one row a head: layer, head, kind, n_heads, key_head, head_dim, module, start, stop
+    heads.elsewhere       attention that is not the text decoder's: vision towers and connectors
 
 A head is the slice of the *input* of its layer's output projection that the projection's columns mix back into the
 residual stream; heads are query heads. ``start`` and ``stop`` are columns of the features that ``capture`` stores, in
-which all layers stand side by side.
+which all projections stand side by side.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import re
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import pandas as pd
 
-# What the attention output projection is called; which of them a model has is read off its modules.
-PROJECTIONS = ("o_proj", "out_proj", "wo", "c_proj", "dense")
+# What the parts of an attention module are called: an output projection, and what makes its keys. Linear attention has
+# both as well, and a short convolution, which softmax attention has not.
+OUTPUTS = ("o_proj", "out_proj", "dense", "wo", "o", "c_proj", "output.dense", "projection_layer", "proj")
+KEYS = ("k_proj", "kv_b_proj", "query_key_value", "qkv_proj", "qkv", "self.key", "k", "c_attn")
+# Parts of what ``get_decoder`` gives that are not the text decoder: GIT's, Idefics', pi0's.
+NOT_TEXT = ("image_encoder", "vision_model", "perceiver_resampler", "dit", "vlm.vision_tower")
+# Cross-attention in a list of its own, and the configuration's word for how many layers apart its members stand.
+BETWEEN = {"gated_cross_attn_layers": "cross_layer_interval"}
+COLUMNS = ["layer", "head", "kind", "n_heads", "key_head", "head_dim", "module", "start", "stop"]
 
 
 @dataclass(frozen=True)
 class HeadMap:
     """All heads of a model's text decoder.
 
-    ``table`` has one row per head; ``modules`` maps each layer that has softmax attention to the name of its output
-    projection.
+    ``table`` has one row per head. ``kind`` is ``self`` or ``cross``; ``key_head`` is the key-value head that a query
+    head reads, shared within a group; ``module`` its output projection. Where a layer has self- and cross-attention,
+    the heads of the second are numbered on. ``elsewhere`` lists other attention modules by name and width.
     """
 
     table: pd.DataFrame
-    modules: dict[int, str]
+    elsewhere: pd.DataFrame = field(default_factory=lambda: pd.DataFrame({"module": [], "width": []}))
 
     @classmethod
     def of(cls, model) -> HeadMap:
-        """Read the map from a model's modules; raises ValueError where there is no text decoder with attention."""
-        decoder = model.get_decoder() if hasattr(model, "get_decoder") else None
-        layers = getattr(decoder, "layers", None)
-        if layers is None:
-            raise ValueError(
-                f"{type(model).__name__} has no text decoder with a list of layers; expected a decoder-style model, "
-                "as AutoModelForImageTextToText loads them"
-            )
-        names = {id(module): name for name, module in model.named_modules()}
-        rows, modules, offset = [], {}, 0
-        for index, layer in enumerate(layers):
-            attention, projection = _output_projection(layer)
-            if projection is None:
-                continue
-            width = projection.in_features
-            head_dim = _head_dim(attention, width, model.config.get_text_config())
-            modules[index] = names[id(projection)]
-            for head in range(width // head_dim):
-                start = offset + head * head_dim
-                rows.append((index, head, width // head_dim, head_dim, modules[index], start, start + head_dim))
-            offset += width
-        if not rows:
-            raise ValueError(f"{type(model).__name__} has {len(layers)} layers, none with an attention projection")
-        columns = ["layer", "head", "n_heads", "head_dim", "module", "start", "stop"]
-        return cls(pd.DataFrame(rows, columns=columns), modules)
+        """Read the map from a model's modules.
+
+        Raises ValueError for an encoder-decoder, and where there is no text decoder with softmax attention.
+        """
+        decoder = _decoder(model)
+        places = {id(module): name for name, module in model.named_modules()}
+        sites = sorted(
+            (_layer(name, model.config), "cross" in name, name, module)
+            for name, module in decoder.named_modules()
+            if not name.startswith(NOT_TEXT) and _projection(module) is not None
+        )
+        if not sites:
+            raise ValueError(f"the text decoder of {type(model).__name__} has no softmax attention; expected some")
+        rows, offset, numbered = [], 0, {}
+        for layer, cross, _, attention in sites:
+            projection = _projection(attention)
+            head_dim = _head_dim(attention, projection.in_features, model.config.get_text_config())
+            n_heads, group = projection.in_features // head_dim, getattr(attention, "num_key_value_groups", 1)
+            first = numbered.get(layer, 0)
+            for head in range(n_heads):
+                rows.append((layer, first + head, "cross" if cross else "self", n_heads, head // group, head_dim,
+                             places[id(projection)], offset, offset + head_dim))  # fmt: skip
+                offset += head_dim
+            numbered[layer] = first + n_heads
+        table = pd.DataFrame(rows, columns=COLUMNS)
+        inside = set(table["module"])
+        others = [
+            (places[id(found)], found.in_features)
+            for module in model.modules()
+            if (found := _projection(module)) is not None and places[id(found)] not in inside
+        ]
+        return cls(table, pd.DataFrame(others, columns=["module", "width"]))
 
     def __len__(self) -> int:
         return len(self.table)
 
     @property
     def width(self) -> int:
-        """Columns of the features: the widths of all layers' projections added up."""
+        """Columns of the features: the widths of all projections added up."""
         return int(self.table["stop"].max())
 
     @cached_property
-    def layer_span(self) -> dict[int, tuple[int, int]]:
-        """layer -> (start, stop) of its columns in the features."""
-        grouped = self.table.groupby("layer")
-        return {int(k): (int(g["start"].min()), int(g["stop"].max())) for k, g in grouped}
+    def projections(self) -> dict[str, tuple[int, int]]:
+        """Name of each output projection -> (start, stop) of its columns in the features."""
+        grouped = self.table.groupby("module", sort=False)
+        return {name: (int(g["start"].min()), int(g["stop"].max())) for name, g in grouped}
 
     def columns(self, heads) -> list[slice]:
         """The feature columns of each (layer, head); raises KeyError naming a head that the model does not have."""
-        spans = {(r.layer, r.head): slice(r.start, r.stop) for r in self.table.itertuples()}
-        missing = [tuple(h) for h in heads if tuple(h) not in spans]
+        return [slice(start, stop) for _, start, stop in self.locate(heads)]
+
+    def locate(self, heads) -> list[tuple[str, int, int]]:
+        """(module, start, stop) of each (layer, head), columns of the features; raises KeyError as ``columns``."""
+        known = self._by_head
+        missing = [tuple(h) for h in heads if tuple(h) not in known]
         if missing:
-            raise KeyError(f"no such heads: {missing[:5]}; layers are {sorted(self.modules)}, heads as in .table")
-        return [spans[tuple(h)] for h in heads]
+            layers = sorted(set(self.table["layer"]))
+            raise KeyError(f"no such heads: {missing[:5]}; layers are {layers}, heads as in .table")
+        return [known[tuple(h)] for h in heads]
+
+    @cached_property
+    def _by_head(self) -> dict[tuple[int, int], tuple[str, int, int]]:
+        return {(r.layer, r.head): (r.module, r.start, r.stop) for r in self.table.itertuples()}
 
 
-def _output_projection(layer):
-    """The attention module of a decoder layer and its output projection, or (None, None)."""
-    for name, module in layer.named_modules():
-        if "attn" in name.rsplit(".", 1)[-1].lower() or "attention" in name.rsplit(".", 1)[-1].lower():
-            for child in PROJECTIONS:
-                projection = getattr(module, child, None)
-                # Linear attention has an output projection too, but no softmax over keys: it has no k_proj of its own.
-                if hasattr(projection, "in_features") and hasattr(module, "k_proj"):
-                    return module, projection
-    return None, None
+def _decoder(model):
+    """The text decoder as a module."""
+    name = type(model).__name__
+    if getattr(getattr(model, "config", None), "is_encoder_decoder", False):
+        raise ValueError(
+            f"{name} is an encoder-decoder: its decoder reads an encoder's text and picture, not a chat; expected a "
+            "decoder-style model, such as AutoModelForImageTextToText loads for Qwen2.5-VL"
+        )
+    decoder = model.get_decoder() if hasattr(model, "get_decoder") else None
+    if decoder is None:
+        raise ValueError(f"{name} has no text decoder; expected a vision-language model with get_decoder()")
+    return decoder
+
+
+def _child(module, path: str):
+    for part in path.split("."):
+        module = getattr(module, part, None)
+    return module
+
+
+def _projection(module):
+    """The output projection of a softmax-attention module, or None where the module is something else."""
+    if not any(hasattr(_child(module, key), "in_features") for key in KEYS) or hasattr(module, "conv1d"):
+        return None
+    return next((found for path in OUTPUTS if hasattr(found := _child(module, path), "in_features")), None)
+
+
+def _layer(name: str, config) -> int:
+    """Number of the decoder layer that a module stands in, from its name."""
+    owner, number = re.search(r"(\w+)\.(\d+)(?:\.|$)", name).groups()
+    return int(number) * (getattr(config, BETWEEN[owner]) if owner in BETWEEN else 1)
 
 
 def _head_dim(attention, width: int, config) -> int:
-    """Width of one head, from the module itself; a key's width may differ from the value's."""
-    for owner, key in ((attention, "v_head_dim"), (attention, "head_dim")):
-        value = getattr(owner, key, None)
-        if isinstance(value, int) and value > 0 and width % value == 0:
-            return value
-    n_heads = getattr(attention, "num_heads", None) or config.num_attention_heads
-    return width // n_heads
+    """Width of one head, from the module itself; a value's width may differ from the key's."""
+    owners = [attention, getattr(attention, "self", None)]
+    for key in ("v_head_dim", "head_dim", "attention_head_size"):
+        for value in (getattr(owner, key, None) for owner in owners):
+            if isinstance(value, int) and value > 0 and width % value == 0:
+                return value
+    return width // (getattr(attention, "num_heads", None) or config.num_attention_heads)

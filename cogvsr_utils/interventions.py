@@ -142,8 +142,8 @@ def intervene(vlm, edits: Edit | Sequence[Edit] | None, rows: Sequence[Sequence[
     modules = dict(vlm.model.named_modules())
     handles = [vlm.model.register_forward_pre_hook(state.before, with_kwargs=True)]
     try:
-        for layer, name in vlm.heads.modules.items():
-            mine = {scope: plan[layer] for scope, plan in plans.items() if layer in plan}
+        for name in vlm.heads.projections:
+            mine = {scope: plan[name] for scope, plan in plans.items() if name in plan}
             if mine:
                 hook = _edit_hook(mine, state, fired)
                 handles.append(modules[name].register_forward_pre_hook(hook))
@@ -186,21 +186,19 @@ class _Pass:
 
 
 def _affine(vlm, per_row, scope):
-    """layer -> (factor, shift), each (rows, width of the layer), of all edits of one scope, one after the other."""
+    """Projection -> (factor, shift), each (rows, 1, its width), of all edits of one scope, one after the other."""
     plan = {}
-    spans = vlm.heads.layer_span
     for r, edits in enumerate(per_row):
         for edit in (e for e in edits if e.scope == scope):
-            columns = vlm.heads.columns(edit.heads)
-            for i, ((layer, _), span) in enumerate(zip(edit.heads, columns, strict=True)):
-                start, stop = spans[layer]
-                if layer not in plan:
-                    plan[layer] = (
-                        torch.ones(len(per_row), 1, stop - start, device=vlm.device),
-                        torch.zeros(len(per_row), 1, stop - start, device=vlm.device),
+            for i, (name, start, stop) in enumerate(vlm.heads.locate(edit.heads)):
+                first, last = vlm.heads.projections[name]
+                if name not in plan:
+                    plan[name] = (
+                        torch.ones(len(per_row), 1, last - first, device=vlm.device),
+                        torch.zeros(len(per_row), 1, last - first, device=vlm.device),
                     )
-                factor, shift = plan[layer]
-                here = slice(span.start - start, span.stop - start)
+                factor, shift = plan[name]
+                here = slice(start - first, stop - first)
                 factor[r, 0, here] *= edit.factor
                 shift[r, 0, here] *= edit.factor
                 if edit.shift:

@@ -50,8 +50,9 @@ def _tidy(path: Path):
 
 
 def _is_bar(text: str) -> bool:
-    """Whether a piece of stderr is a tqdm bar and nothing else."""
-    return not re.sub(r"[^\r\n]*\d+%\|[^\r\n]*\]|[^\r\n]*: \d+it \[[^\r\n]*\]", "", text).strip()
+    """Whether a piece of stderr is nothing but tqdm bars, one within another too."""
+    bar = r"\x1b\[A|[^\r\n]*\d+%\|[^\r\n]*\]|[^\r\n]*: \d+it \[[^\r\n]*\]"
+    return not re.sub(bar, "", text).strip()
 
 
 def parse_parameters(pairs: list[str]) -> dict:

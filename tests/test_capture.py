@@ -19,7 +19,7 @@ def watch(vlm, text, image):
     """Inputs of every output projection in one plain pass over one text: (tokens, width)."""
     seen, modules = {}, dict(vlm.model.named_modules())
     hooks = [modules[n].register_forward_pre_hook(lambda m, a, k=k: seen.__setitem__(k, a[0][0].clone()))
-             for k, n in vlm.heads.modules.items()]  # fmt: skip
+             for k, n in enumerate(vlm.heads.projections)]  # fmt: skip
     with torch.no_grad():
         vlm.model(**vlm.encode([text], [image]))
     for hook in hooks:
@@ -56,7 +56,7 @@ def test_teacher_forced_is_what_generation_held(vlm, items, answers, held):
 
         return hook
 
-    hooks = [modules[name].register_forward_pre_hook(note(layer)) for layer, name in vlm.heads.modules.items()]
+    hooks = [modules[name].register_forward_pre_hook(note(layer)) for layer, name in enumerate(vlm.heads.projections)]
     with torch.no_grad():
         vlm.model.generate(**vlm.encode([prompt], [open_image(item)]), do_sample=False, max_new_tokens=1)
     for hook in hooks:
@@ -67,7 +67,7 @@ def test_teacher_forced_is_what_generation_held(vlm, items, answers, held):
 
 def test_heads_through_the_projection_are_the_layers_own_output(vlm, items):
     """The sum over heads of slice times weight columns is what the attention block adds."""
-    item, name = items[0], vlm.heads.modules[2]
+    item, name = items[0], list(vlm.heads.projections)[2]
     projection = dict(vlm.model.named_modules())[name]
     caught = {}
     hook = projection.register_forward_hook(lambda m, a, out: caught.update(x=a[0], out=out))
@@ -75,7 +75,7 @@ def test_heads_through_the_projection_are_the_layers_own_output(vlm, items):
     with torch.no_grad():
         vlm.model(**vlm.encode([text], [open_image(item)]))
     hook.remove()
-    start = vlm.heads.layer_span[2][0]
+    start = vlm.heads.projections[name][0]
     rows = vlm.heads.table[vlm.heads.table["layer"] == 2]
     total = sum(caught["x"][..., r.start - start : r.stop - start] @ projection.weight[:, r.start - start : r.stop - start].T
                 for r in rows.itertuples())  # fmt: skip

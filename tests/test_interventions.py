@@ -36,15 +36,14 @@ def test_zeroing_a_head_is_zeroing_its_columns_of_the_weight(vlm, inputs):
     edited = logits(vlm, inputs, mask(HEADS, factor=0.0))
     modules, kept = dict(vlm.model.named_modules()), {}
     try:
-        for (layer, _), span in zip(HEADS, vlm.heads.columns(HEADS), strict=True):
-            weight = modules[vlm.heads.modules[layer]].weight
-            kept[layer] = weight.detach().clone()
-            start = vlm.heads.layer_span[layer][0]
-            weight.data[:, span.start - start : span.stop - start] = 0
+        for name, start, stop in vlm.heads.locate(HEADS):
+            weight, first = modules[name].weight, vlm.heads.projections[name][0]
+            kept.setdefault(name, weight.detach().clone())
+            weight.data[:, start - first : stop - first] = 0
         expected = logits(vlm, inputs)
     finally:
-        for layer, weight in kept.items():
-            modules[vlm.heads.modules[layer]].weight.data.copy_(weight)
+        for name, weight in kept.items():
+            modules[name].weight.data.copy_(weight)
     torch.testing.assert_close(edited, expected, rtol=1e-4, atol=1e-4)
     assert not torch.allclose(edited, logits(vlm, inputs), atol=1e-3)
 
@@ -53,8 +52,9 @@ def test_steering_is_a_bias_on_the_projection(vlm, inputs):
     """A shift d of the slice adds W d to the layer's output at every token."""
     vector = np.linspace(-1, 1, 24)
     edited = logits(vlm, inputs, steer([HEADS[0]], [vector], strength=2.0, scope="all"))
-    projection = dict(vlm.model.named_modules())[vlm.heads.modules[1]]
-    start = vlm.heads.columns([HEADS[0]])[0].start - vlm.heads.layer_span[1][0]
+    ((name, start, _),) = vlm.heads.locate([HEADS[0]])
+    projection = dict(vlm.model.named_modules())[name]
+    start -= vlm.heads.projections[name][0]
     bias = projection.weight[:, start : start + 24] @ torch.tensor(2.0 * vector, dtype=torch.float32)
     hook = projection.register_forward_hook(lambda m, a, out: out + bias)
     expected = logits(vlm, inputs)
@@ -83,7 +83,7 @@ def test_scopes_touch_their_tokens_only(vlm, items):
 
     text = vlm.render(conversation(items[0], [], 0), prompt=True)
     inputs = vlm.encode([text], [open_image(items[0])])
-    name = vlm.heads.modules[1]
+    name = list(vlm.heads.projections)[1]
     module = dict(vlm.model.named_modules())[name]
     is_image = (inputs["input_ids"] == vlm.model.config.image_token_id)[0]
     n = inputs["input_ids"].shape[1]

@@ -1,13 +1,28 @@
+import re
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
-from cogvsr_utils import HeadMap, judge, load_vlm
+from cogvsr_utils import judge, load_vlm
 from cogvsr_utils.answering import MAIN, answer, conversation
-from cogvsr_utils.items import open_image
-from cogvsr_utils.models import images_only, nano_names
+from cogvsr_utils.models import VLM, images_only, nano_names
+from cogvsr_utils.nano.architecture import build_tokenizer
+from cogvsr_utils.nano.data import OPENING, chat_text
+from cogvsr_utils.nano.train import FAMILIES, pixels
+
+
+def loud(model):
+    """Weights in place of the zeros that a decoder begins training with."""
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for weight in model.get_decoder().parameters():
+            if not weight.any():
+                weight.normal_(std=0.05)
+    return model.eval()
 
 
 def test_the_shipped_model_is_an_ordinary_folder_of_at_most_12_mb():
@@ -52,25 +67,8 @@ def test_map_agrees_with_the_configuration(vlm):
     table = vlm.heads.table
     assert len(table) == text.num_hidden_layers * text.num_attention_heads
     assert set(table["head_dim"]) == {text.hidden_size // text.num_attention_heads}
-    assert (table["stop"] - table["start"] == table["head_dim"]).all()
-    assert (table["start"].to_numpy()[1:] == table["stop"].to_numpy()[:-1]).all() and table["start"][0] == 0
-    assert not table["module"].str.contains("vision").any()
     with pytest.raises(KeyError, match="no such heads"):
         vlm.heads.columns([(99, 0)])
-
-
-def test_head_width_comes_from_the_module_not_from_hidden_over_heads():
-    from transformers import Qwen3Config, Qwen3ForCausalLM
-
-    config = Qwen3Config(hidden_size=48, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
-                         num_key_value_heads=2, head_dim=20, vocab_size=32)  # fmt: skip
-    table = HeadMap.of(Qwen3ForCausalLM(config)).table
-    assert len(table) == 8 and set(table["head_dim"]) == {20}
-
-
-def test_a_model_without_a_decoder_is_refused():
-    with pytest.raises(ValueError, match="Linear has no text decoder"):
-        HeadMap.of(torch.nn.Linear(2, 2))
 
 
 def test_images_only_view_leaves_the_video_processor_out():
@@ -90,14 +88,34 @@ def test_importing_the_package_loads_neither_torch_nor_transformers():
     )
 
 
-def test_training_chat_is_what_the_chat_template_makes(vlm, items):
-    """The model is trained on text put together by hand; at inference the template makes the same."""
-    from cogvsr_utils.nano.data import PREFIX, chat_text
-
-    item = items[0]
+@pytest.mark.parametrize("name", FAMILIES)
+def test_training_sees_what_inference_sees(name, items):
+    """Training takes the chat and the pictures apart by hand; template, processor and model make the same of them."""
+    family, item = FAMILIES[name], items[0]
     said = [step.answer for step in item.steps]
+    trained = family.PREFIX + OPENING + chat_text(item.question, item.steps, item.answer)
+    words = re.findall(r"\w+|[^\w\s]", trained.lower())
+    tokenizer = build_tokenizer(words, family.SPECIAL, family.NAMED)
+    vlm = VLM(name, loud(family.build_model(tokenizer)), family.build_processor(tokenizer))
+
     text = vlm.render(conversation(item, said, MAIN), prompt=True) + item.answer + "<|end|>"
-    trained = PREFIX + chat_text(item.question, item.steps, item.answer)
-    ids = vlm.encode([text], [open_image(item)])["input_ids"][0].tolist()
-    assert ids == vlm.tokenizer(trained).input_ids
-    assert vlm.tokenizer.unk_token_id not in ids
+    images = [Image.fromarray(np.random.default_rng(i).integers(0, 255, (64, 64, 3), np.uint8)) for i in range(2)]
+    inputs = vlm.encode([text, text], images, side="right")
+    assert inputs["input_ids"][0].tolist() == tokenizer(trained).input_ids
+    assert tokenizer.unk_token_id not in inputs["input_ids"]
+    with torch.no_grad():
+        looked = family.look(vlm.model, pixels(np.stack([np.asarray(i) for i in images]), "cpu"))
+        by_hand = family.decode(vlm.model, inputs["input_ids"], family.project(vlm.model, looked))
+        torch.testing.assert_close(by_hand, vlm.model.model(**inputs, use_cache=False).last_hidden_state)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_image_tokens_show_the_patches_that_training_takes_them_for(name):
+    family = FAMILIES[name]
+    tokenizer = build_tokenizer(["a"], family.SPECIAL, family.NAMED)
+    model = family.build_model(tokenizer)
+    looked = torch.randn(family.look(model, torch.zeros(1, 3, 64, 64)).shape, requires_grad=True)
+    said = family.project(model, looked)[0, -len(family.PATCHES) :]
+    for token, patches in zip(said, family.PATCHES, strict=True):
+        (slope,) = torch.autograd.grad(token.square().sum(), looked, retain_graph=True)
+        assert set(slope[0, -64:].abs().sum(1).nonzero().flatten().tolist()) == set(patches.tolist())

@@ -140,3 +140,18 @@ def test_wheel_holds_weights_and_schema_and_works_from_any_folder(tmp_path):
     assert done.returncode == 0, done.stderr
     assert done.stdout.split() == ["48", str(tmp_path / "site" / "cogvsr_utils" / "__init__.py")]
     assert (tmp_path / "site" / "cogvsr_utils" / "schemas" / "item.schema.json").is_file()
+
+
+def test_progress_bars_are_told_from_other_messages():
+    from io import StringIO
+
+    from tqdm import tqdm
+
+    from cogvsr_utils.run import _is_bar
+
+    shown = StringIO()
+    for _ in tqdm(range(3), desc="outer", file=shown, mininterval=0, disable=False):
+        for _ in tqdm(range(2), desc="inner", file=shown, mininterval=0, disable=False):
+            pass
+    assert "\x1b[A" in shown.getvalue() and _is_bar(shown.getvalue())
+    assert not _is_bar(shown.getvalue() + "UserWarning: look here\n")

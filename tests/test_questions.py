@@ -1,5 +1,8 @@
 """Answers are recomputed here from the stored places of the things, by other code than that which asked."""
 
+import os
+import subprocess
+import sys
 from collections import Counter, defaultdict
 
 import numpy as np
@@ -126,3 +129,14 @@ def test_doubtful_cases_are_never_asked():
             for label, case in cases(kind, look):
                 question, answer, *_, steps = ask(kind, look, case, np.random.default_rng(seed))
                 assert question.endswith("?") and answer and len(steps) >= 3 and label
+
+
+def test_the_same_bytes_whatever_the_hash_seed():
+    code = "from cogvsr_utils.synth import compose; from cogvsr_utils.items import fingerprint; " \
+           "print(fingerprint(compose(120)[0]))"  # fmt: skip
+    told = {
+        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True,
+                       env={**os.environ, "PYTHONHASHSEED": seed}).stdout
+        for seed in ("1", "2")
+    }  # fmt: skip
+    assert len(told) == 1

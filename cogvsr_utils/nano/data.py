@@ -23,7 +23,7 @@ IMAGE, PATCH = 64, 8
 TRAIN_SEED = 2_000_000  # evaluation scenes are drawn below one million, so none is ever trained on
 TARGETS = {"color": len(COLORS) + 1, "shape": len(SHAPES), "size": len(SIZES), "material": len(MATERIALS),
            "heading": len(SIDES) + 1, "column": BOARD, "row": BOARD}  # fmt: skip
-PREFIX = f"<|user|><img>{'<IMG_CONTEXT>' * 16}</img>{INSTRUCTION}\n"
+OPENING = f"{INSTRUCTION}\n"  # what stands between a family's image prefix and the question
 
 
 def draw(index: int):

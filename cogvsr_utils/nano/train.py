@@ -24,8 +24,11 @@ from tqdm import tqdm
 
 from ..paths import NANO, RESULTS
 from ..scenes import COLORS, MATERIALS, SHAPES, SIZES
-from .architecture import build_model, build_processor, build_tokenizer
-from .data import PREFIX, TARGETS, load_scenes, sample_chats, sample_drill
+from . import internvl, mllama, qwen2_5_vl
+from .architecture import build_tokenizer
+from .data import OPENING, TARGETS, load_scenes, sample_chats, sample_drill
+
+FAMILIES = {"nano-internvl": internvl, "nano-qwen2_5_vl": qwen2_5_vl, "nano-mllama": mllama}
 
 IGNORE = -100
 
@@ -139,17 +142,18 @@ def run_stage(name, folder, modules, muon, adam, decay, n_steps, loss_of, every=
     return log
 
 
-def train_tower(model, folder, data, n_steps, device, seed, batch=64):
+def train_tower(family, model, folder, data, n_steps, device, seed, batch=64):
     """Stage one: every patch tells what it shows."""
     images, targets = data
-    tower = model.model.vision_tower
     torch.manual_seed(seed)
-    heads = torch.nn.Linear(tower.config.hidden_size, sum(TARGETS.values())).to(device)
+    with torch.no_grad():
+        width = family.look(model, pixels(images[:1], device)).shape[-1]
+    heads = torch.nn.Linear(width, sum(TARGETS.values())).to(device)
 
     def loss_of(step):
         rows = np.random.default_rng([seed, 1, step]).integers(len(images), size=batch)
         with torch.autocast(device.type, dtype=torch.bfloat16):
-            hidden = tower(pixel_values=pixels(images[rows], device)).last_hidden_state[:, 1:]
+            hidden = family.look(model, pixels(images[rows], device))[:, -64:]
         scores = heads(hidden.float()).flatten(0, 1).split(list(TARGETS.values()), dim=1)
         truth = torch.from_numpy(targets[rows]).to(device).long().flatten(0, 1)
         total, figures = 0.0, {}
@@ -162,28 +166,24 @@ def train_tower(model, folder, data, n_steps, device, seed, batch=64):
         total.backward()
         return total.item(), figures
 
-    return run_stage("tower", folder, {"tower": tower, "targets": heads}, 0.01, 1.5e-3, 0.0, n_steps, loss_of)
+    modules = {"tower": family.tower(model), "targets": heads}
+    return run_stage("tower", folder, modules, 0.01, 1.5e-3, 0.0, n_steps, loss_of)
 
 
 @torch.no_grad()
-def tower_features(model, images, device, batch=256) -> torch.Tensor:
-    """(n, 16, 512) half-precision input of the projector for every image; the tower no longer changes."""
-    inner, out = model.model, []
+def look_at(family, model, images, device, batch=256) -> torch.Tensor:
+    """What the tower says of every image, in half precision; the tower no longer changes."""
+    out = []
     for i in tqdm(range(0, len(images), batch), desc="features"):
         with torch.autocast(device.type, dtype=torch.bfloat16):
-            hidden = inner.vision_tower(pixel_values=pixels(images[i : i + batch], device)).last_hidden_state[:, 1:]
-        grid = hidden.float().reshape(len(hidden), 8, 8, -1)
-        grid = inner.pixel_shuffle(grid, scale_factor=model.config.downsample_ratio)
-        out.append(grid.reshape(len(hidden), -1, grid.shape[-1]).to(torch.bfloat16).cpu())
+            out.append(family.look(model, pixels(images[i : i + batch], device)).to(torch.bfloat16).cpu())
     return torch.cat(out)
 
 
-def train_projector(model, tokenizer, folder, data, n_steps, device, seed, batch=256):
+def train_projector(family, model, tokenizer, folder, data, n_steps, device, seed, batch=256):
     """Stage two: image tokens speak the words of their thing; places and headings, which share words, get own scales."""
-    features, targets = data
-    inner, embed = model.model, model.get_input_embeddings().weight.detach()
-    order = torch.arange(64.0).reshape(1, 8, 8, 1)
-    members = inner.pixel_shuffle(order, scale_factor=model.config.downsample_ratio).reshape(16, 4).long().numpy()
+    looked, targets = data
+    embed = model.get_input_embeddings().weight.detach()
     words = {"color": ["object", *COLORS], "shape": SHAPES, "size": SIZES, "material": MATERIALS}
     scales = {k: embed[tokenizer.convert_tokens_to_ids(list(w))] for k, w in words.items()}
     torch.manual_seed(seed)
@@ -192,14 +192,15 @@ def train_projector(model, tokenizer, folder, data, n_steps, device, seed, batch
 
     def loss_of(step):
         rng = np.random.default_rng([seed, 3, step])
-        rows = rng.integers(len(features), size=batch)
-        said = inner.multi_modal_projector(features[torch.from_numpy(rows)].to(device).float()).flatten(0, 1)
-        patches = targets[rows][:, members]  # (batch, 16, 4, targets)
-        # Of a token's four patches, one that shows a thing if any does.
+        rows = rng.integers(len(looked), size=batch)
+        said = family.project(model, looked[torch.from_numpy(rows)].to(device).float())
+        said = said[:, -len(family.PATCHES) :].flatten(0, 1)
+        patches = targets[rows][:, family.PATCHES]  # (batch, image tokens, patches, targets)
+        # Of a token's patches, one that shows a thing if any does.
         pick = (rng.random(patches.shape[:3]) + (patches[..., 0] > 0)).argmax(2)
         truth = np.take_along_axis(patches, pick[:, :, None, None], 2)[:, :, 0]
         truth = torch.from_numpy(truth).to(device).long().flatten(0, 1)
-        scores = {k: said @ v.T / 192**0.5 for k, v in scales.items()}
+        scores = {k: said @ v.T / embed.shape[1] ** 0.5 for k, v in scales.items()}
         scores |= dict(zip([k for k in TARGETS if k not in words], others(said).split(widths, dim=1), strict=True))
         total, figures = 0.0, {}
         for i, name in enumerate(TARGETS):
@@ -210,15 +211,15 @@ def train_projector(model, tokenizer, folder, data, n_steps, device, seed, batch
         total.backward()
         return total.item(), figures
 
-    modules = {"projector": inner.multi_modal_projector, "targets": others}
+    modules = {"projector": family.learners(model)["projector"], "targets": others}
     return run_stage("projector", folder, modules, 0.01, 1e-3, 0.0, n_steps, loss_of)
 
 
-def encode(tokenizer, texts: list[str]):
+def encode(tokenizer, prefix: str, texts: list[str]):
     """Ids and labels of each chat after the shared prefix; only answers and their end marks are learnt."""
     ask_id, end_id = tokenizer.convert_tokens_to_ids("<|assistant|>"), tokenizer.eos_token_id
     rows = []
-    for ids in tokenizer([PREFIX + text for text in texts]).input_ids:
+    for ids in tokenizer([prefix + OPENING + text for text in texts]).input_ids:
         labels, answering = [], False
         for token in ids:
             labels.append(token if answering else IGNORE)
@@ -227,15 +228,13 @@ def encode(tokenizer, texts: list[str]):
     return rows
 
 
-def train_decoder(model, tokenizer, folder, data, n_steps, device, seed, batch=40, parts=2):
+def train_decoder(family, model, tokenizer, folder, data, n_steps, device, seed, batch=40, parts=2):
     """Stage three: the projector and the decoder learn to answer, the tower stays as it is.
 
     A batch is sorted by length and goes through in parts, so that little of it is padding.
     """
-    features, views, looks = data
-    inner = model.model
-    modules = {"projector": inner.multi_modal_projector, "decoder": inner.language_model, "lm_head": model.lm_head}
-    image_id, pad_id = model.config.image_token_id, tokenizer.pad_token_id
+    looked, views, looks = data
+    pad_id = tokenizer.pad_token_id
 
     def loss_of(step):
         rng = np.random.default_rng([seed, 2, step])
@@ -245,7 +244,10 @@ def train_decoder(model, tokenizer, folder, data, n_steps, device, seed, batch=4
             [sample_drill(looks[r], rng)] if rng.random() < drill else sample_chats(looks[r], views[r], rng, n_chats=1)
         )]  # fmt: skip
         encoded = sorted(
-            ((*pair, r) for pair, (_, r) in zip(encode(tokenizer, [t for t, _ in chats]), chats, strict=True)),
+            (
+                (*pair, r)
+                for pair, (_, r) in zip(encode(tokenizer, family.PREFIX, [t for t, _ in chats]), chats, strict=True)
+            ),
             key=lambda row: len(row[0]),
         )
         n_answers = sum(label != IGNORE for _, labels, _ in encoded for label in labels)
@@ -257,10 +259,8 @@ def train_decoder(model, tokenizer, folder, data, n_steps, device, seed, batch=4
             labels = torch.tensor([lab + [IGNORE] * (width - len(lab)) for _, lab, _ in some], device=device)[:, 1:]
             where = (labels != IGNORE).nonzero(as_tuple=True)
             with torch.autocast(device.type, dtype=torch.bfloat16, enabled=device.type == "cuda"):
-                seen = inner.multi_modal_projector(features[[r for *_, r in some]].to(device).float())
-                embeds = inner.language_model.embed_tokens(ids)
-                embeds = embeds.masked_scatter((ids == image_id)[..., None], seen.to(embeds.dtype))
-                hidden = inner.language_model(inputs_embeds=embeds, use_cache=False).last_hidden_state
+                seen = family.project(model, looked[[r for *_, r in some]].to(device).float())
+                hidden = family.decode(model, ids, seen)
                 logits = model.lm_head(hidden[where]).float()
             loss = F.cross_entropy(logits, labels[where], reduction="sum") / n_answers
             loss.backward()
@@ -268,7 +268,7 @@ def train_decoder(model, tokenizer, folder, data, n_steps, device, seed, batch=4
             n_right += (logits.argmax(1) == labels[where]).sum().item()
         return total, {"right": n_right / n_answers}
 
-    return run_stage("decoder", folder, modules, 0.015, 1e-3, 0.1, n_steps, loss_of)
+    return run_stage("decoder", folder, family.learners(model), 0.015, 1e-3, 0.1, n_steps, loss_of)
 
 
 def vocabulary(looks, views) -> set[str]:
@@ -279,7 +279,7 @@ def vocabulary(looks, views) -> set[str]:
 
     split = pre_tokenizers.Split(Regex(r"<\|\w+\|>|\w+|[^\w\s]"), behavior="removed", invert=True)
     rng = np.random.default_rng(0)
-    texts = [f"{q} {a}" for q, a in FACTS] + [PREFIX.split("</img>")[1], "0 1 2 3 4 5 6 7 8 9 yes no"]
+    texts = [f"{q} {a}" for q, a in FACTS] + [OPENING, "0 1 2 3 4 5 6 7 8 9 yes no"]
     for look, view in zip(looks, views, strict=True):
         texts += sample_chats(look, view, rng, n_chats=8)
     words = {w for text in texts for w, _ in split.pre_tokenize_str(text.lower())}
@@ -304,15 +304,18 @@ def main(
 ):
     """Train the model NAME and save it under data/nano/NAME."""
     place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    if name not in FAMILIES:
+        raise typer.BadParameter(f"no family {name!r}; there are {', '.join(FAMILIES)}")
     folder = RESULTS / "nano" / name
-    images, targets, views, looks = load_scenes(folder, n_scenes)
-    tokenizer = build_tokenizer(vocabulary(looks[:3000], views[:3000]))
-    model = build_model(tokenizer, seed).to(place)
-    log = train_tower(model, folder, (images, targets), tower_steps, place, seed)
-    features = tower_features(model, images, place)
-    log += train_projector(model, tokenizer, folder, (features, targets), projector_steps, place, seed)
-    log += train_decoder(model, tokenizer, folder, (features, views, looks), decoder_steps, place, seed)
-    save(model, build_processor(tokenizer), log, NANO / name)
+    images, targets, views, looks = load_scenes(RESULTS / "nano" / "scenes", n_scenes)
+    family = FAMILIES[name]
+    tokenizer = build_tokenizer(vocabulary(looks[:3000], views[:3000]), family.SPECIAL, family.NAMED)
+    model = family.build_model(tokenizer, seed).to(place)
+    log = train_tower(family, model, folder, (images, targets), tower_steps, place, seed)
+    looked = look_at(family, model, images, place)
+    log += train_projector(family, model, tokenizer, folder, (looked, targets), projector_steps, place, seed)
+    log += train_decoder(family, model, tokenizer, folder, (looked, views, looks), decoder_steps, place, seed)
+    save(model, family.build_processor(tokenizer), log, NANO / name)
 
 
 if __name__ == "__main__":
