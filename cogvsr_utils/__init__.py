@@ -14,7 +14,7 @@ _HOME = {
     "FUNCTIONS": "functions",
     "load_vlm": "models", "HeadMap": "heads",
     "answer": "answering", "judge": "judging",
-    "capture": "capture", "HeadActivations": "capture",
+    "capture": "capture", "HeadActivations": "activations", "check_parity": "parity",
     "FunctionProbe": "probes", "HeadProbes": "probes",
     "head_table": "heads_table", "top_heads": "heads_table", "scarcity": "scarcity",
     "intervene": "interventions", "mask": "interventions", "scale": "interventions", "steer": "interventions",

@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from .interventions import intervene
 from .items import Item, open_image
+from .models import in_halves
 
 INSTRUCTION = "Answer in a few words."
 CLOSING = "Answer the question."
@@ -90,19 +91,12 @@ def answer(
 @torch.inference_mode()
 def generate(vlm, chats: list[list[dict]], images: list, *, edits=None, max_new_tokens: int = 12) -> list[str]:
     """Greedy replies to a batch of chats, left-padded; out of memory halves the batch and goes on, saying so."""
-    inputs = vlm.encode([vlm.render(chat, prompt=True) for chat in chats], images, side="left")
-    try:
+
+    def some(batch):
+        inputs = vlm.encode([vlm.render(chat, prompt=True) for chat, _ in batch], [image for _, image in batch])
         with intervene(vlm, edits):
             out = vlm.model.generate(**inputs, do_sample=False, max_new_tokens=max_new_tokens)
-    except torch.cuda.OutOfMemoryError:
-        if len(chats) == 1:
-            raise
-        torch.cuda.empty_cache()
-        half = len(chats) // 2
-        print(f"out of memory at a batch of {len(chats)}: going on with {half}")
-        parts = (slice(None, half), slice(half, None))
-        return [
-            r for p in parts for r in generate(vlm, chats[p], images[p], edits=edits, max_new_tokens=max_new_tokens)
-        ]
-    new = out[:, inputs["input_ids"].shape[1] :]
-    return [text.strip() for text in vlm.tokenizer.batch_decode(new, skip_special_tokens=True)]
+        new = out[:, inputs["input_ids"].shape[1] :]
+        return [text.strip() for text in vlm.tokenizer.batch_decode(new, skip_special_tokens=True)]
+
+    return in_halves(some, list(zip(chats, images, strict=True)))

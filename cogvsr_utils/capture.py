@@ -1,66 +1,31 @@
 """Record what every head holds while a model answers.
 
     capture(vlm, items, store=folder)   answers step by step, then reads all heads at the answers -> HeadActivations
-    HeadActivations.open(folder)        the stored features, memory-mapped, with their index and header
 
 First the model answers on its own (batched, greedy). Then one teacher-forced pass over each finished chat reads every
-head of the text decoder at every answer at once: for a causal model the same as watching it generate.
+head of the text decoder at all its steps at once: for a causal model the same as watching it generate.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
-from dataclasses import dataclass
+import shutil
+import time
 from pathlib import Path
 
 import numpy as np
 import torch
 from tqdm import tqdm
 
-from .answering import CLOSING, INSTRUCTION, MAIN, answer, conversation
-from .heads import HeadMap
-from .items import Item, fingerprint, open_image
+from .activations import HeadActivations, ShardedStore
+from .answering import CLOSING, INSTRUCTION, MAIN, answer
+from .items import Item, fingerprint, image_size, open_image
 from .judging import judge
+from .models import in_halves
+from .positions import POSITIONS, chat_spans, locate
 
-POSITIONS = ("answer",)
 AT = ("predicts", "reads")
-
-
-@dataclass(frozen=True)
-class HeadActivations:
-    """Head features of many steps.
-
-    ``features`` (steps, width) float16, memory-mapped; ``index`` one row a step (uid, group_id, subset, step,
-    function, answer, prediction, correct, n_tokens); ``heads`` the map from heads to columns; ``header`` says what
-    made them.
-    """
-
-    features: np.ndarray
-    index: object
-    heads: HeadMap
-    header: dict
-
-    @classmethod
-    def open(cls, folder: str | Path) -> HeadActivations:
-        """Open a finished store; raises FileNotFoundError where there is none."""
-        import pandas as pd
-
-        folder = Path(folder)
-        if not (folder / "header.json").is_file():
-            raise FileNotFoundError(f"no finished activations in {folder}; expected what capture() writes there")
-        header = json.loads((folder / "header.json").read_text())
-        heads = HeadMap(pd.read_parquet(folder / "heads.parquet"))
-        features = np.load(folder / "features.npy", mmap_mode="r")
-        return cls(features, pd.read_parquet(folder / "index.parquet"), heads, header)
-
-    def by_head(self, rows=None) -> np.ndarray:
-        """Features as (steps, heads, head_dim) float32; raises ValueError where heads differ in width."""
-        widths = self.heads.table["head_dim"].unique()
-        if len(widths) > 1:
-            raise ValueError(f"heads have widths {sorted(widths)}; read them by their columns instead")
-        x = self.features if rows is None else self.features[rows]
-        return np.asarray(x, dtype=np.float32).reshape(len(x), len(self.heads), int(widths[0]))
+POOLS = ("mean", "token")
 
 
 def capture(
@@ -71,105 +36,142 @@ def capture(
     position: str = "answer",
     at: str = "predicts",
     pool: str = "mean",
+    content_tokens: int = 3,
     dry_run: bool = False,
     answers=None,
     batch_size: int = 32,
     shard: int = 256,
     progress: bool = True,
 ) -> HeadActivations | dict:
-    """Capture every head at the answers of every step, and keep it in the folder ``store``.
+    """Capture every head at every step of every item, and keep it in the folder ``store``.
 
-    ``at="predicts"`` reads the tokens one to the left of the answer's, whose output is the answer; ``"reads"`` the
-    answer's own. Tokens of one answer are averaged (``pool="mean"``). ``answers`` may hold what ``answer`` returned
-    for these items; else the model answers first. ``dry_run`` returns the bytes, rows and passes to come instead.
-    A killed run goes on at its last shard; a store made from other settings is refused (ValueError).
+    ``position`` is one of ``positions.POSITIONS``; ``answer_content`` takes the ``content_tokens`` most surprising
+    tokens of an answer (the paper's k is 3). At answers, ``at="predicts"`` reads the tokens one to the left, whose
+    output is the answer, ``"reads"`` the answer's own; other positions are read where they stand. ``pool="mean"``
+    averages a step's tokens, ``"token"`` keeps a row for each. ``answers`` may hold what ``answer`` returned for these
+    items; else the model answers first. ``dry_run`` returns the rows, bytes, passes and seconds to come instead, the
+    seconds by running one batch with the right answers in place of the model's.
+
+    A killed run goes on at its last shard and gives the same bytes. Raises ValueError for a store made from other
+    settings and for activations that are not finite, OSError where the disk is or would be full.
     """
-    for name, value, known in (("position", position, POSITIONS), ("at", at, AT), ("pool", pool, ("mean",))):
+    for name, value, known in (("position", position, POSITIONS), ("at", at, AT), ("pool", pool, POOLS)):
         if value not in known:
             raise ValueError(f"{name} is {value!r}; expected one of {known}")
-    store = Path(store)
+    at = at if position.startswith("answer") else "reads"
+    reader = _Reader(vlm, items, position, at, pool, content_tokens, batch_size)
     n_rows = sum(len(item.steps) for item in items)
     if dry_run:
-        return {"rows": n_rows, "bytes": n_rows * vlm.heads.width * 2, "passes": len(items)}
-    header = _header(vlm, items, position, at, pool)
-    store.mkdir(parents=True, exist_ok=True)
-    _check_store(store, header)
-    if (store / "header.json").exists():
-        return HeadActivations.open(store)
+        return {"rows": n_rows, "bytes": n_rows * vlm.heads.width * 2, "passes": len(items), **reader.rehearse()}
+    store = ShardedStore(store, _header(vlm, items, position, at, pool, content_tokens))
+    if store.finished:
+        return HeadActivations.open(store.folder)
+    needed, free = 2 * n_rows * vlm.heads.width * 2, shutil.disk_usage(store.folder).free
+    if needed > free:
+        raise OSError(
+            f"{store.folder} needs {needed / 1e9:.1f} GB (shards and the whole); {free / 1e9:.1f} GB are free"
+        )
     if answers is None:
-        answers = _kept_answers(vlm, items, store, progress)
-    said = {uid: rows.sort_values("step") for uid, rows in answers[answers.step != MAIN].groupby("uid")}
-    paths = []
+        answers = _kept_answers(vlm, items, store.folder, progress)
+    answers = answers[answers["step"] != MAIN]
+    reader.said = {uid: list(rows.sort_values("step")["prediction"]) for uid, rows in answers.groupby("uid")}
     for first in tqdm(range(0, len(items), shard), desc="capture", disable=not progress):
-        paths.append(store / f"shard-{first:07d}.npz")
-        if not paths[-1].exists():
-            starts = range(first, min(first + shard, len(items)), batch_size)
-            found = [
-                _read(vlm, items, range(i, min(i + batch_size, first + shard, len(items))), said, at) for i in starts
-            ]
-            _write(paths[-1], *(np.concatenate(column) for column in zip(*found, strict=True)))
-    _join(store, paths, items, judge(answers[answers.step != MAIN]), vlm.heads, header)
-    return HeadActivations.open(store)
+        store.add(first, lambda first=first: reader.read(range(first, min(first + shard, len(items)))))
+    judged = judge(answers)
+
+    def index(place):
+        import pandas as pd
+
+        rows = pd.DataFrame({"uid": [items[i].uid for i in place[:, 0]], "step": place[:, 1], "n_tokens": place[:, 2]})
+        rows = rows.assign(token=place[:, 3]) if pool == "token" else rows
+        rows = rows.merge(judged, on=["uid", "step"], how="left", validate="many_to_one")
+        known = set(zip(rows["uid"], rows["step"], strict=True))
+        missing.extend(f"{u}:{s}" for u, s in zip(judged["uid"], judged["step"], strict=True) if (u, s) not in known)
+        return rows
+
+    missing: list[str] = []
+    store.join(index, vlm.heads, not_located=missing)
+    if missing:
+        print(f"{len(missing)} of {len(judged)} steps could not be located and hold no activations: "
+              f"{', '.join(missing[:5])}{' …' if len(missing) > 5 else ''}")  # fmt: skip
+    return HeadActivations.open(store.folder)
 
 
-def chat_spans(vlm, item: Item, replies: list[str]) -> tuple[str, list[tuple[int, int]]]:
-    """The finished chat as text, and the characters (start, stop) that each reply takes in it.
+class _Reader:
+    """What one capture reads: the items, the replies to them (``said``), and which tokens of them."""
 
-    Raises ValueError where the template rewrites earlier turns, so that a reply stands elsewhere in the whole chat
-    than it was given.
-    """
-    last = len(replies) - 1
-    whole = vlm.render(conversation(item, replies[:last], last), prompt=True) + replies[last]
-    spans = []
-    for step, reply in enumerate(replies):
-        prompt = vlm.render(conversation(item, replies[:step], step), prompt=True)
-        if not whole.startswith(prompt + reply):
-            raise ValueError(
-                f"item {item.uid!r}, step {step}: the chat template does not keep earlier turns as they were"
-            )
-        spans.append((len(prompt), len(prompt) + len(reply)))
-    return whole, spans
+    def __init__(self, vlm, items, position, at, pool, content_tokens, batch_size):
+        self.vlm, self.items, self.position, self.at, self.pool = vlm, items, position, at, pool
+        self.content_tokens, self.batch_size = content_tokens, batch_size
+        self.said = {item.uid: [step.answer for step in item.steps] for item in items}
+
+    def rehearse(self) -> dict[str, float]:
+        """Seconds that all passes would take, from one batch; answering comes on top where it is still to be done."""
+        some = range(min(self.batch_size, len(self.items)))
+        start = time.perf_counter()
+        self.read(some)
+        return {"seconds": (time.perf_counter() - start) * len(self.items) / max(len(some), 1)}
+
+    def read(self, numbers: range) -> tuple[np.ndarray, np.ndarray]:
+        """Features (rows, width) float16 of some items and where they come from: (rows, [item, step, tokens, token]).
+
+        Pictures of one size go together, so that little of a batch is padding.
+        """
+        ordered = sorted((i for i in numbers if self.items[i].steps), key=lambda i: (image_size(self.items[i]), i))
+        blocks, places = [], []
+        for first in range(0, len(ordered), self.batch_size):
+            for features, place in in_halves(self._batch, ordered[first : first + self.batch_size]):
+                blocks.append(features)
+                places.append(place)
+        if not blocks:
+            return np.zeros((0, self.vlm.heads.width), np.float16), np.zeros((0, 4), int)
+        return np.concatenate(blocks), np.concatenate(places)
+
+    @torch.inference_mode()
+    def _batch(self, numbers: list[int]):
+        vlm, items = self.vlm, [self.items[i] for i in numbers]
+        texts, spans = zip(*(chat_spans(vlm, item, self.said[item.uid]) for item in items), strict=True)
+        inputs = vlm.encode(list(texts), [open_image(item) for item in items], side="right")
+        width, lengths = inputs["input_ids"].shape[1], inputs["attention_mask"].sum(1).tolist()
+        flat, place = [], []
+        for row, (number, item, text, where) in enumerate(zip(numbers, items, texts, spans, strict=True)):
+            ids = inputs["input_ids"][row, : lengths[row]].tolist()
+            for step, tokens in enumerate(locate(vlm, item, text, where, ids, self.position)):
+                flat += [row * width + t - (self.at == "predicts") for t in tokens]
+                place += [(number, step, len(tokens), i) for i in range(len(tokens))]
+        flat, place = np.array(flat, dtype=int), np.array(place, dtype=int).reshape(-1, 4)
+        if self.position == "answer_content" and len(flat):
+            keep = self._surprising(inputs, flat + (self.at == "predicts"), place)
+            flat, place = flat[keep], place[keep]
+        owner = np.arange(len(place))
+        if self.pool == "mean":
+            starts, owner = np.unique(place[:, :2], axis=0, return_index=True, return_inverse=True)[1:]
+            count = np.bincount(owner.ravel(), minlength=len(starts))
+            place = np.column_stack([place[starts, :2], count, np.zeros(len(starts), int)])
+        pooled = read_heads(vlm, inputs, flat, owner.ravel(), len(place))
+        return [(pooled.to(torch.float16).cpu().numpy(), place)]
+
+    def _surprising(self, inputs, tokens, place) -> np.ndarray:
+        """Which tokens are among the most surprising of their answer: -log p given all before."""
+        hidden = self.vlm.model.model(**inputs, use_cache=False).last_hidden_state.flatten(0, 1)
+        logits = self.vlm.model.get_output_embeddings()(hidden[tokens - 1]).float()
+        surprisal = torch.nn.functional.cross_entropy(logits, inputs["input_ids"].flatten()[tokens], reduction="none")
+        keep, surprisal = np.zeros(len(place), dtype=bool), surprisal.cpu().numpy()
+        for key in np.unique(place[:, :2], axis=0):
+            rows = np.flatnonzero((place[:, :2] == key).all(1))
+            keep[rows[np.argsort(-surprisal[rows], kind="stable")[: self.content_tokens]]] = True
+        return keep
 
 
-def token_spans(vlm, text: str, spans: list[tuple[int, int]], n_tokens: int) -> list[list[int]]:
-    """Tokens of each character span, counted in a sequence of ``n_tokens`` whose image marks have been expanded."""
-    encoded = vlm.tokenizer(text, return_offsets_mapping=True, add_special_tokens=False)
-    offsets = np.asarray(encoded["offset_mapping"])
-    grown = n_tokens - len(offsets)  # image marks stand before every answer, so what they add shifts all alike
-    found = []
-    for start, stop in spans:
-        inside = (offsets[:, 0] < stop) & (offsets[:, 1] > start) & (offsets[:, 1] > offsets[:, 0])
-        found.append([int(i) + grown for i in np.flatnonzero(inside)])
-    return found
+def read_heads(vlm, inputs, flat, owner, n_rows: int) -> torch.Tensor:
+    """One forward pass; the mean of every head over the tokens of each row, (rows, width) float32 on the device.
 
-
-@torch.inference_mode()
-def _read(vlm, items, numbers: range, said, at):
-    """Features (steps, width) float16 of some items, and (item, step, tokens) of each located answer."""
-    texts, spans = zip(*(chat_spans(vlm, items[i], list(said[items[i].uid].prediction)) for i in numbers), strict=True)
-    inputs = vlm.encode(list(texts), [open_image(items[i]) for i in numbers], side="right")
-    width = inputs["input_ids"].shape[1]
-    lengths = inputs["attention_mask"].sum(1).tolist()
-    flat, segment, place = [], [], []
-    for row, (number, text, places, length) in enumerate(zip(numbers, texts, spans, lengths, strict=True)):
-        for step, tokens in enumerate(token_spans(vlm, text, places, length)):
-            if tokens:
-                flat += [row * width + t - (at == "predicts") for t in tokens]
-                segment += [len(place)] * len(tokens)
-                place.append((number, step, len(tokens)))
-    pooled = read_heads(vlm, inputs, flat, segment, [n for *_, n in place])
-    return pooled.to(torch.float16).cpu().numpy(), np.array(place)
-
-
-def read_heads(vlm, inputs, flat: list[int], segment: list[int], count: list[int]) -> torch.Tensor:
-    """One forward pass; the mean of every head over each segment of tokens, (segments, width) float32.
-
-    ``flat`` are token places in the flattened batch, ``segment`` says which mean each belongs to, ``count`` how many
-    each mean has. Selection and mean happen on the device, layer by layer; nothing else is kept.
+    ``flat`` are token places in the flattened batch, ``owner`` the row that each belongs to. Selection and mean
+    happen on the device, projection by projection; nothing else is kept.
     """
     device = vlm.device
-    place, owner = torch.tensor(flat, device=device), torch.tensor(segment, device=device)
-    out = torch.zeros(len(count), vlm.heads.width, device=device)
+    place, owner = torch.as_tensor(flat, device=device), torch.as_tensor(owner, device=device)
+    out = torch.zeros(n_rows, vlm.heads.width, device=device)
     modules = dict(vlm.model.named_modules())
 
     def hook_for(start, stop):
@@ -186,7 +188,7 @@ def read_heads(vlm, inputs, flat: list[int], segment: list[int], count: list[int
     finally:
         for handle in handles:
             handle.remove()
-    return out / torch.tensor(count, device=device)[:, None]
+    return out / torch.bincount(owner, minlength=n_rows).clamp(min=1)[:, None]
 
 
 def _kept_answers(vlm, items, store, progress):
@@ -202,7 +204,7 @@ def _kept_answers(vlm, items, store, progress):
     return pd.read_parquet(path)
 
 
-def _header(vlm, items, position, at, pool) -> dict:
+def _header(vlm, items, position, at, pool, content_tokens) -> dict:
     import transformers
 
     return {
@@ -210,53 +212,6 @@ def _header(vlm, items, position, at, pool) -> dict:
         "weights": vlm.fingerprint, "data": fingerprint(items), "prompt": hashlib.sha256(
             f"{INSTRUCTION}|{CLOSING}|{vlm.processor.chat_template}".encode()).hexdigest()[:16],
         "position": position, "at": at, "pool": pool, "modules": list(vlm.heads.projections),
+        "content_tokens": content_tokens if position == "answer_content" else None,
         "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
     }  # fmt: skip
-
-
-def _check_store(store: Path, header: dict):
-    """Note whose store this is before the first shard; refuse one that was made from anything else."""
-    path = store / "settings.json"
-    mine = json.loads(json.dumps(header))
-    if not path.exists():
-        path.write_text(json.dumps(mine, indent=1))
-        return
-    theirs = json.loads(path.read_text())
-    differing = [k for k in mine if mine[k] != theirs.get(k)]
-    if differing:
-        pairs = "; ".join(f"{k}: there {theirs.get(k)!r}, now {mine[k]!r}" for k in differing)
-        raise ValueError(f"{store} was made from other settings ({pairs}); give another store or delete this one")
-
-
-def _write(path: Path, features, place):
-    bad = np.count_nonzero(~np.isfinite(features))
-    if bad:
-        raise ValueError(f"{path.stem}: {bad} activations are not finite in float16; expected none")
-    partial = path.with_suffix(".part")
-    with partial.open("wb") as file:
-        np.savez(file, features=features, place=place)
-    partial.replace(path)
-
-
-def _join(store, paths, items, judged, heads, header):
-    """All shards in one file to be memory-mapped; the header is written last and says that all is there."""
-    import pandas as pd
-
-    place = np.concatenate([np.load(path)["place"] for path in paths])
-    partial, row = store / "features.part", 0
-    out = np.lib.format.open_memmap(partial, "w+", np.float16, (len(place), heads.width))
-    for path in paths:
-        block = np.load(path)["features"]
-        out[row : row + len(block)] = block
-        row += len(block)
-    out.flush()
-    partial.replace(store / "features.npy")
-    keys = pd.DataFrame({"uid": [items[i].uid for i in place[:, 0]], "step": place[:, 1], "n_tokens": place[:, 2]})
-    keys.merge(judged, on=["uid", "step"], how="left", validate="one_to_one").to_parquet(store / "index.parquet")
-    heads.table.to_parquet(store / "heads.parquet")
-    not_located = len(judged) - len(keys)
-    if not_located:
-        print(f"{not_located} of {len(judged)} answers were empty and hold no activations")
-    (store / "header.json").write_text(json.dumps({**header, "not_located": not_located}, indent=1))
-    for path in paths:
-        path.unlink()

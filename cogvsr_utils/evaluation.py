@@ -12,10 +12,10 @@ import numpy as np
 import torch
 
 from .answering import answer
-from .capture import chat_spans, token_spans
 from .interventions import Edit, intervene
 from .items import Item, open_image
 from .judging import judge
+from .positions import chat_spans, token_spans
 from .stats import paired, wilson
 
 
@@ -82,7 +82,8 @@ class Rehearsal:
             lengths = inputs["attention_mask"].sum(1).tolist()
             place, owner = [], []
             for row, (item, text, where, length) in enumerate(zip(some, texts, spans, lengths, strict=True)):
-                for step, tokens in enumerate(token_spans(vlm, text, where, length)):
+                ids = inputs["input_ids"][row, :length].tolist()
+                for step, tokens in enumerate(token_spans(vlm, text, where, ids)):
                     place += [(row, token) for token in tokens]
                     owner += [len(rows)] * len(tokens)
                     rows.append({"uid": item.uid, "group_id": item.group_id, "step": step,

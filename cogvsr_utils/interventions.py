@@ -160,7 +160,7 @@ class _Pass:
     """What the running forward pass is: the prompt, or a generated token; and where its image tokens are."""
 
     def __init__(self, vlm):
-        self.image_id = getattr(vlm.model.config, "image_token_id", None)
+        self.image_id = vlm.image_token_id
         self.ids = None
         self.prefill = True
 

@@ -151,22 +151,33 @@ def write_items(path: str | Path, items: list[Item]) -> Path:
     return path
 
 
+def image_size(item: Item) -> tuple[int, int]:
+    """Width and height of the item's picture, (0, 0) without one, read from its head alone; raises as ``open_image``."""
+    return (0, 0) if item.image is None else _read_image(item, lambda picture: picture.size)
+
+
 def open_image(item: Item):
     """The item's picture as an RGB PIL image, or None; raises ValueError where it cannot be read."""
-    from io import BytesIO
-
-    from PIL import Image, ImageOps
+    from PIL import ImageOps
 
     if item.image is None:
         return None
+    picture = _read_image(item, lambda picture: picture.convert("RGB"))
+    return ImageOps.mirror(picture) if item.mirror else picture
+
+
+def _read_image(item: Item, take):
+    from io import BytesIO
+
+    from PIL import Image
+
     if isinstance(item.image, str) and "://" in item.image:
         raise ValueError(f"item {item.uid!r} names the address {item.image}; download the picture and give its path")
     try:
         with Image.open(BytesIO(item.image) if isinstance(item.image, bytes) else item.image) as picture:
-            picture = picture.convert("RGB")
+            return take(picture)
     except OSError as error:
         raise ValueError(f"item {item.uid!r}: cannot read the picture {item.image!r:.200} ({error})") from None
-    return ImageOps.mirror(picture) if item.mirror else picture
 
 
 def split_groups(groups, shares: dict[str, float], seed: int = 0) -> dict[str, str]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -50,6 +51,13 @@ class VLM:
     @property
     def tokenizer(self):
         return self.processor.tokenizer
+
+    @property
+    def image_token_id(self) -> int | None:
+        """Id of the token that stands for a part of a picture, by the names that configurations give it."""
+        names = ("image_token_id", "image_token_index", "media_placeholder_token_id")
+        found = (getattr(self.model.config, name, None) for name in names)
+        return next((value for value in found if isinstance(value, int)), None)
 
     def render(self, messages: list[dict], prompt: bool) -> str:
         """The chat as text; ``prompt`` adds the opening of the model's turn."""
@@ -105,6 +113,23 @@ def load_vlm(
     processor = _load_processor(source, config, settings)
     commit = getattr(model.config, "_commit_hash", None) or revision or ""
     return VLM(name, model, processor, quantize, commit)
+
+
+def in_halves(run: Callable[[list], list], batch: list) -> list:
+    """``run(batch)``, a list; where the GPU's memory does not suffice, half by half, saying so.
+
+    Raises torch.cuda.OutOfMemoryError where one alone is too much.
+    """
+    try:
+        return run(batch)
+    except torch.cuda.OutOfMemoryError:
+        if len(batch) == 1:
+            raise
+    # Outside the except clause, so that the failed pass is let go before the next.
+    torch.cuda.empty_cache()
+    half = len(batch) // 2
+    print(f"out of memory at a batch of {len(batch)}: going on with {half}")
+    return [*in_halves(run, batch[:half]), *in_halves(run, batch[half:])]
 
 
 def _find(name: str) -> str:

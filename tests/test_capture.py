@@ -1,3 +1,4 @@
+import importlib
 import json
 
 import numpy as np
@@ -6,8 +7,9 @@ import torch
 
 from cogvsr_utils import HeadActivations, capture
 from cogvsr_utils.answering import MAIN, conversation
-from cogvsr_utils.capture import chat_spans, read_heads
+from cogvsr_utils.capture import read_heads
 from cogvsr_utils.items import open_image
+from cogvsr_utils.positions import POSITIONS, chat_spans
 
 
 @pytest.fixture(scope="module")
@@ -83,8 +85,6 @@ def test_heads_through_the_projection_are_the_layers_own_output(vlm, items):
 
 
 def test_a_killed_run_goes_on_and_gives_the_same_bytes(vlm, items, answers, held, tmp_path, monkeypatch):
-    import importlib
-
     module = importlib.import_module("cogvsr_utils.capture")
 
     calls = []
@@ -146,3 +146,163 @@ def test_store_is_self_describing_and_unpickled(held, vlm):
     assert header["model"] == "nano-internvl" and header["weights"] == vlm.fingerprint
     assert isinstance(held.features, np.memmap) and held.features.dtype == np.float16
     assert held.by_head().shape == (len(held.index), len(vlm.heads), 24)
+
+
+def said_by(answers, item):
+    rows = answers[(answers["uid"] == item.uid) & (answers["step"] != MAIN)]
+    return rows.sort_values("step")["prediction"].tolist()
+
+
+@pytest.mark.parametrize("position", POSITIONS)
+def test_every_position_is_where_its_words_are(vlm, items, answers, tmp_path, position):
+    """The oracle finds each place in the decoded tokens of the whole chat, not by character offsets."""
+    item = items[0]
+    said = said_by(answers, item)
+    text, _ = chat_spans(vlm, item, said)
+    x = watch(vlm, text, open_image(item))
+    ids = vlm.encode([text], [open_image(item)])["input_ids"][0].tolist()
+    marks = [i for i, t in enumerate(ids) if vlm.tokenizer.decode([t]) == "<|assistant|>"]
+    words = [vlm.tokenizer(step.question).input_ids for step in item.steps]
+    expected = {
+        "answer": [range(m + 1, m + 1 + len(vlm.tokenizer(s).input_ids)) for m, s in zip(marks, said, strict=True)],
+        "prompt_last": [[m] for m in marks],
+        "question": [range(m - 1 - len(w), m - 1) for m, w in zip(marks, words, strict=True)],
+        "image": [[i for i, t in enumerate(ids) if vlm.tokenizer.decode([t]) == "<IMG_CONTEXT>"]] * len(said),
+    }
+    expected["answer_content"] = expected["answer"]  # all answers here are short of three tokens
+    for word, tokens in zip(words, expected["question"], strict=True):
+        assert [ids[t] for t in tokens] == word
+    held = capture(vlm, [item], store=tmp_path, answers=answers, position=position, at="reads")
+    means = torch.stack([x[list(tokens)].mean(0) for tokens in expected[position]])
+    np.testing.assert_allclose(held.features, means, rtol=2e-3, atol=2e-3)
+    assert held.index["n_tokens"].tolist() == [len(tokens) for tokens in expected[position]]
+
+
+def test_content_tokens_are_the_most_surprising(vlm, items, answers, tmp_path):
+    """Long replies of our own; the oracle is the model's full softmax, one chat at a time."""
+    import pandas as pd
+
+    long = "the large red cube is behind the small blue metal sphere"
+    rows = [{"uid": i.uid, "step": s, "function": step.function, "answer_type": step.answer_type, "answer": step.answer,
+             "options": step.options, "prediction": long, "group_id": i.group_id, "subset": i.subset}
+            for i in items[:3] for s, step in enumerate(i.steps)]  # fmt: skip
+    settings = dict(answers=pd.DataFrame(rows), position="answer_content", pool="token", content_tokens=3)
+    held = capture(vlm, items[:3], store=tmp_path, **settings)
+    for item in items[:3]:
+        text, _ = chat_spans(vlm, item, [long] * len(item.steps))
+        inputs = vlm.encode([text], [open_image(item)])
+        ids = inputs["input_ids"][0]
+        with torch.no_grad():
+            surprisal = -vlm.model(**inputs).logits[0].log_softmax(-1)
+        marks = [i for i, t in enumerate(ids.tolist()) if vlm.tokenizer.decode([t]) == "<|assistant|>"]
+        for step, mark in enumerate(marks):
+            scores = [float(surprisal[t - 1, ids[t]]) for t in range(mark + 1, mark + 12)]
+            best = sorted(np.argsort(scores)[-3:].tolist())
+            mine = held.index[(held.index["uid"] == item.uid) & (held.index["step"] == step)]
+            assert mine["token"].tolist() == best
+
+
+def test_token_rows_average_to_the_mean(vlm, items, answers, held, tmp_path):
+    rows = capture(vlm, items, store=tmp_path, answers=answers, pool="token")
+    keys = ["uid", "step"]
+    assert (rows.index.groupby(keys, sort=False).size().to_numpy() == held.index["n_tokens"]).all()
+    number = rows.index.groupby(keys, sort=False).ngroup().to_numpy()
+    total = np.zeros(held.features.shape)
+    np.add.at(total, number, np.asarray(rows.features, dtype=np.float64))
+    np.testing.assert_allclose(total / held.index["n_tokens"].to_numpy()[:, None], held.features, rtol=5e-3, atol=5e-3)
+
+
+def test_an_answer_that_cannot_be_located_is_named_not_replaced(vlm, items, answers, tmp_path, capsys):
+    silent = answers.copy()
+    where = (silent["uid"] == items[0].uid) & (silent["step"] == 1)
+    silent.loc[where, "prediction"] = ""
+    held = capture(vlm, items[:2], store=tmp_path, answers=silent[silent["uid"].isin([i.uid for i in items[:2]])])
+    assert held.header["not_located"] == [f"{items[0].uid}:1"] and f"{items[0].uid}:1" in capsys.readouterr().out
+    assert len(held.index) == sum(len(i.steps) for i in items[:2]) - 1
+
+
+def test_out_of_memory_halves_the_batch_and_says_so(vlm, items, answers, held, tmp_path, monkeypatch, capsys):
+    module = importlib.import_module("cogvsr_utils.capture")
+
+    def small_gpu(vlm, inputs, *args):
+        if len(inputs["input_ids"]) > 3:
+            raise torch.cuda.OutOfMemoryError("a batch too many")
+        return read_heads(vlm, inputs, *args)
+
+    monkeypatch.setattr(module, "read_heads", small_gpu)
+    again = capture(vlm, items, store=tmp_path, answers=answers, batch_size=8)
+    assert "out of memory at a batch of 8: going on with 4" in capsys.readouterr().out
+    np.testing.assert_allclose(again.features, held.features, rtol=2e-3, atol=2e-3)
+
+
+def test_what_is_not_finite_is_refused_and_good_shards_stay(vlm, items, answers, tmp_path, monkeypatch):
+    module = importlib.import_module("cogvsr_utils.capture")
+    passes = []
+
+    def broken(*args):
+        passes.append(1)
+        return read_heads(*args) * (1 if len(passes) == 1 else np.inf)
+
+    monkeypatch.setattr(module, "read_heads", broken)
+    with pytest.raises(ValueError, match=r"not finite in float16, first item \d+, step 0; expected none"):
+        capture(vlm, items, store=tmp_path, answers=answers, shard=4)
+    assert [p.name for p in tmp_path.glob("shard-*")] == ["shard-0000000.npz"]
+
+
+def test_a_full_disk_is_named_and_good_shards_stay(vlm, items, answers, tmp_path, monkeypatch):
+    import errno
+    import shutil
+
+    save, saved = np.savez, []
+
+    def full(file, **arrays):
+        saved.append(1)
+        if len(saved) == 2:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        save(file, **arrays)
+
+    monkeypatch.setattr(np, "savez", full)
+    with pytest.raises(OSError, match=r"cannot write .*No space left.* the 1 shards before it are kept: make room"):
+        capture(vlm, items, store=tmp_path / "a", answers=answers, shard=4)
+    assert sorted(p.name for p in (tmp_path / "a").glob("shard-*")) == ["shard-0000000.npz"]
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10, 9, 1))
+    with pytest.raises(OSError, match=r"needs 0\.0 GB .* 0\.0 GB are free"):
+        capture(vlm, items, store=tmp_path / "b", answers=answers)
+
+
+def test_an_unreadable_picture_names_its_item(vlm, items, answers, tmp_path):
+    from dataclasses import replace
+
+    torn = tmp_path / "torn.png"
+    torn.write_bytes(b"\x89PNG but no more")
+    with pytest.raises(ValueError, match=rf"item {items[0].uid!r}: cannot read the picture .*torn\.png"):
+        capture(vlm, [replace(items[0], image=str(torn))], store=tmp_path / "s", answers=answers)
+
+
+def test_kill_nine_and_go_on(items, answers, held, tmp_path, small_set):
+    """A process of its own, killed between shards; what it left is taken up and the bytes are the same."""
+    import signal
+    import subprocess
+    import sys
+    import time
+
+    answers.to_parquet(tmp_path / "answers.parquet")
+    code = (
+        "import pandas as pd, cogvsr_utils as c; "
+        f"capture = c.capture; items = c.load_items({str(small_set)!r})[:12]; "
+        f"capture(c.load_vlm('nano-internvl'), items, store={str(tmp_path / 's')!r}, "
+        f"answers=pd.read_parquet({str(tmp_path / 'answers.parquet')!r}), batch_size=5, shard=1)"
+    )
+    child = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.DEVNULL)
+    while child.poll() is None and len(list((tmp_path / "s").glob("shard-*.npz"))) < 3:
+        time.sleep(0.005)
+    child.send_signal(signal.SIGKILL)
+    child.wait()
+    left = len(list((tmp_path / "s").glob("shard-*.npz")))
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert left >= 3 or (tmp_path / "s" / "header.json").exists()
+    again, once = HeadActivations.open(tmp_path / "s"), tmp_path / "t"
+    whole = subprocess.run([sys.executable, "-c", code.replace(str(tmp_path / "s"), str(once))], capture_output=True)
+    assert whole.returncode == 0
+    assert again.features.tobytes() == HeadActivations.open(once).features.tobytes()

@@ -1,0 +1,130 @@
+"""Head features on disk: shards while they are made, one memory-mapped array when they are whole.
+
+    HeadActivations.open(folder)    the stored features with their index and header
+    ShardedStore(folder, header)    writes shards by write-then-rename and joins them; a killed run goes on at the last
+
+Plain numpy, parquet and JSON; nothing is pickled.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from .heads import HeadMap
+
+
+@dataclass(frozen=True)
+class HeadActivations:
+    """Head features of many steps.
+
+    ``features`` (rows, width) float16, memory-mapped; ``index`` one row each (uid, group_id, subset, step, function,
+    answer, prediction, correct, n_tokens, and token where every token has a row); ``heads`` the map from heads to
+    columns; ``header`` says what made them.
+    """
+
+    features: np.ndarray
+    index: object
+    heads: HeadMap
+    header: dict
+
+    @classmethod
+    def open(cls, folder: str | Path) -> HeadActivations:
+        """Open a finished store; raises FileNotFoundError where there is none."""
+        import pandas as pd
+
+        folder = Path(folder)
+        if not (folder / "header.json").is_file():
+            raise FileNotFoundError(f"no finished activations in {folder}; expected what capture() writes there")
+        header = json.loads((folder / "header.json").read_text())
+        heads = HeadMap(pd.read_parquet(folder / "heads.parquet"))
+        features = np.load(folder / "features.npy", mmap_mode="r")
+        return cls(features, pd.read_parquet(folder / "index.parquet"), heads, header)
+
+    def by_head(self, rows=None) -> np.ndarray:
+        """Features as (rows, heads, head_dim) float32; raises ValueError where heads differ in width."""
+        widths = self.heads.table["head_dim"].unique()
+        if len(widths) > 1:
+            raise ValueError(f"heads have widths {sorted(widths)}; read them by their columns instead")
+        x = self.features if rows is None else self.features[rows]
+        return np.asarray(x, dtype=np.float32).reshape(len(x), len(self.heads), int(widths[0]))
+
+
+class ShardedStore:
+    """A folder of shards; raises ValueError where it was begun from other settings than ``header``."""
+
+    def __init__(self, folder: str | Path, header: dict):
+        self.folder, self.header, self.shards = Path(folder), json.loads(json.dumps(header)), []
+        self.folder.mkdir(parents=True, exist_ok=True)
+        path = self.folder / "settings.json"
+        if not path.exists():
+            self._replace(path, lambda file: file.write(json.dumps(self.header, indent=1).encode()))
+        theirs = json.loads(path.read_text())
+        differing = [k for k in self.header if self.header[k] != theirs.get(k)]
+        if differing:
+            pairs = "; ".join(f"{k}: there {theirs.get(k)!r}, now {self.header[k]!r}" for k in differing)
+            raise ValueError(f"{folder} was made from other settings ({pairs}); give another store or delete this one")
+
+    @property
+    def finished(self) -> bool:
+        return (self.folder / "header.json").exists()
+
+    def add(self, number: int, make):
+        """Keep shard ``number``: what ``make()`` returns, (features, place), unless it is there already.
+
+        Raises ValueError for activations that are not finite in float16, OSError where the disk is full.
+        """
+        path = self.folder / f"shard-{number:07d}.npz"
+        if not path.exists():
+            features, place = make()
+            bad = np.flatnonzero(~np.isfinite(features).all(1))
+            if len(bad):
+                item, step = place[bad[0], :2]
+                raise ValueError(
+                    f"{len(bad)} rows of {path.stem} hold activations that are not finite in float16, first item "
+                    f"{item}, step {step}; expected none: load the model with another dtype"
+                )
+            self._replace(path, lambda file: np.savez(file, features=features, place=place))
+        self.shards.append(path)
+
+    def join(self, index, heads: HeadMap, **more):
+        """All shards in one array, rows ordered by item and step; the header is written last and says all is there.
+
+        ``index(place)`` makes the table of rows from (rows, [item, step, tokens, token]).
+        """
+        place = np.concatenate([np.load(path)["place"] for path in self.shards])
+        partial, row = self.folder / "features.part", 0
+        order = np.lexsort(place.T[[3, 1, 0]])
+        target = np.argsort(order)
+        out = np.lib.format.open_memmap(partial, "w+", np.float16, (len(place), heads.width))
+        for path in self.shards:
+            block = np.load(path)["features"]
+            out[target[row : row + len(block)]] = block
+            row += len(block)
+        out.flush()
+        partial.replace(self.folder / "features.npy")
+        self._replace(self.folder / "index.parquet", index(place[order]).to_parquet)
+        self._replace(self.folder / "heads.parquet", heads.table.to_parquet)
+        header = json.dumps({**self.header, **more}, indent=1)
+        self._replace(self.folder / "header.json", lambda file: file.write(header.encode()))
+        for path in self.shards:
+            path.unlink()
+
+    def _replace(self, path: Path, write):
+        """Write beside the place, then rename; a full disk leaves what was there."""
+        partial = path.with_suffix(".part")
+        try:
+            with partial.open("wb") as file:
+                write(file)
+        except OSError as error:
+            partial.unlink(missing_ok=True)
+            free = shutil.disk_usage(self.folder).free
+            raise OSError(
+                f"cannot write {path} ({error}; {free / 1e6:.0f} MB free); the {len(self.shards)} shards before it are "
+                "kept: make room and run again"
+            ) from error
+        partial.replace(path)
