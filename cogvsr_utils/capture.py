@@ -153,9 +153,9 @@ class _Reader:
 
     def _surprising(self, inputs, tokens, place) -> np.ndarray:
         """Which tokens are among the most surprising of their answer: -log p given all before."""
-        hidden = self.vlm.model.model(**inputs, use_cache=False).last_hidden_state.flatten(0, 1)
-        logits = self.vlm.model.get_output_embeddings()(hidden[tokens - 1]).float()
-        surprisal = torch.nn.functional.cross_entropy(logits, inputs["input_ids"].flatten()[tokens], reduction="none")
+        row, token = np.divmod(tokens, inputs["input_ids"].shape[1])
+        logits, said = self.vlm.scores(inputs, row, token - 1), inputs["input_ids"][row, token]
+        surprisal = torch.nn.functional.cross_entropy(logits, said, reduction="none")
         keep, surprisal = np.zeros(len(place), dtype=bool), surprisal.cpu().numpy()
         for key in np.unique(place[:, :2], axis=0):
             rows = np.flatnonzero((place[:, :2] == key).all(1))
@@ -184,7 +184,7 @@ def read_heads(vlm, inputs, flat, owner, n_rows: int) -> torch.Tensor:
     places = vlm.heads.projections.items()
     handles = [modules[name].register_forward_pre_hook(hook_for(*span)) for name, span in places]
     try:
-        vlm.model.model(**inputs, use_cache=False)
+        vlm.run(inputs)
     finally:
         for handle in handles:
             handle.remove()

@@ -99,8 +99,7 @@ class Rehearsal:
         right = np.ones(len(self.index), dtype=bool)
         for inputs, (row, token), owner in self.batches:
             with intervene(self.vlm, edits):
-                hidden = self.vlm.model.model(**inputs, use_cache=False).last_hidden_state
-            logits = self.vlm.model.get_output_embeddings()(hidden[row, token - 1])
+                logits = self.vlm.scores(inputs, row, token - 1)
             wrong = (logits.argmax(1) != inputs["input_ids"][row, token]).cpu().numpy()
             right[owner[wrong]] = False
         return right

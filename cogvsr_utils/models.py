@@ -67,11 +67,24 @@ class VLM:
         """Token and pixel tensors (batch, tokens) on the model's device, padded on ``side``."""
         images = [[image] for image in images] if images[0] is not None else None
         self.tokenizer.padding_side = side
-        batch = self.processor(
-            images=images, text=texts, padding=True, return_tensors="pt", text_kwargs={"padding_side": side}
-        )
+        # Many templates write the mark that begins a text; the tokenizer is not to add a second one.
+        begun = bool(self.tokenizer.bos_token) and all(text.startswith(self.tokenizer.bos_token) for text in texts)
+        settings = {"padding": True, "padding_side": side, "add_special_tokens": not begun, "return_tensors": "pt"}
+        batch = self.processor(images=images, text=texts, text_kwargs=settings)
         batch = batch.to(self.device)
         return {k: v.to(self.model.dtype) if torch.is_floating_point(v) else v for k, v in batch.items()}
+
+    def run(self, inputs):
+        """One pass without a cache and, where the model allows it, without scores for words."""
+        return self.model.base_model(**inputs, use_cache=False)
+
+    def scores(self, inputs, rows: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
+        """What comes after some tokens, given by their (row, token) places: logits (places, vocabulary), float32."""
+        if self.model.base_model is self.model:
+            return self.model(**inputs, use_cache=False).logits[rows, tokens].float()
+        logits = self.model.get_output_embeddings()(self.run(inputs).last_hidden_state[rows, tokens]).float()
+        cap = getattr(self.model.config.get_text_config(), "final_logit_softcapping", None)
+        return cap * torch.tanh(logits / cap) if cap else logits
 
 
 def nano_names() -> list[str]:

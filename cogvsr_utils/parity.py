@@ -167,7 +167,7 @@ def _through(vlm, item: Item, replies) -> float:
 
     hooks = [modules[name].register_forward_hook(hook_for(name)) for name in vlm.heads.projections]
     try:
-        vlm.model.model(**inputs, use_cache=False)
+        vlm.run(inputs)
     finally:
         for hook in hooks:
             hook.remove()

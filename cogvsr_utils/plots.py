@@ -140,16 +140,17 @@ def count_figure(counts):
 def effect_matrix(changes, significant=None):
     """Head set (rows) by function answered (columns): change of accuracy in points; a dot marks p below 0.05."""
     figure, axis = plt.subplots(figsize=(8.2, 5.2))
-    bound = max(float(np.nanmax(np.abs(changes.to_numpy()))), 1e-6)
-    picture = axis.imshow(changes, cmap="RdBu", vmin=-bound, vmax=bound, aspect="auto")
-    for (i, j), value in np.ndenumerate(changes.to_numpy()):
+    points = 100 * changes.to_numpy()
+    bound = max(float(np.nanmax(np.abs(points))), 1e-6)
+    picture = axis.imshow(points, cmap="RdBu", vmin=-bound, vmax=bound, aspect="auto")
+    for (i, j), value in np.ndenumerate(points):
         mark = "•" if significant is not None and significant.to_numpy()[i, j] else ""
         shade = "white" if abs(value) > 0.6 * bound else "#222"
-        axis.text(j, i, f"{value * 100:+.0f}{mark}", ha="center", va="center", fontsize=9, color=shade)
+        axis.text(j, i, f"{value:+.0f}{mark}", ha="center", va="center", fontsize=9, color=shade)
     axis.set_xticks(range(changes.shape[1]), [SHORT.get(c, c) for c in changes.columns], rotation=35, ha="right")
     axis.set_yticks(range(changes.shape[0]), [SHORT.get(r, r) for r in changes.index])
     axis.set(xlabel="function of the steps answered", ylabel="heads removed")
-    figure.colorbar(picture, label="change of accuracy", shrink=0.8)
+    figure.colorbar(picture, label="change of accuracy, points", shrink=0.8)
     return _finish(figure)
 
 
@@ -160,6 +161,7 @@ def control_figure(table):
     """
     figure, axis = plt.subplots(figsize=(7.4, 3.6))
     rows = table.set_index("function").loc[[n for n in NAMES if n in set(table["function"])][::-1]]
+    rows = 100 * rows[["change", "random_low", "random_mean", "random_high"]]
     y = np.arange(len(rows))
     axis.barh(y, rows["random_high"] - rows["random_low"], left=rows["random_low"], color="#ddd", height=0.6,
               label="random heads of the same layers, 95 %")  # fmt: skip
@@ -167,7 +169,7 @@ def control_figure(table):
     axis.scatter(rows["change"], y, color=[COLOR[n] for n in rows.index], zorder=3, s=46, label="the function's heads")
     axis.axvline(0, color="#333", lw=0.8)
     axis.set_yticks(y, rows.index)
-    axis.set_xlabel("change of accuracy on the function's own steps")
+    axis.set_xlabel("change of accuracy on the function's own steps, points")
     axis.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2, fontsize=8)
     return _finish(figure)
 

@@ -23,8 +23,13 @@ def chat_spans(vlm, item: Item, replies: list[str]) -> tuple[str, list[Span]]:
     """The finished chat as text, and the characters (start, stop) that each reply takes in it.
 
     Raises ValueError where the template rewrites earlier turns, so that a reply stands elsewhere in the whole chat
-    than it was given.
+    than it was given, and where a model reads a text in both directions, so that a later answer would change what an
+    earlier one holds.
     """
+    if getattr(vlm.model.config.get_text_config(), "use_bidirectional_attention", None) is True:
+        raise ValueError(
+            f"{vlm.name} reads its prompt in both directions; expected a causal model, to be read in one pass"
+        )
     last = len(replies) - 1
     whole = vlm.render(conversation(item, replies[:last], last), prompt=True) + replies[last]
     spans = []

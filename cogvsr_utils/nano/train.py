@@ -307,6 +307,7 @@ def main(
     if name not in FAMILIES:
         raise typer.BadParameter(f"no family {name!r}; there are {', '.join(FAMILIES)}")
     folder = RESULTS / "nano" / name
+    folder.mkdir(parents=True, exist_ok=True)
     images, targets, views, looks = load_scenes(RESULTS / "nano" / "scenes", n_scenes)
     family = FAMILIES[name]
     tokenizer = build_tokenizer(vocabulary(looks[:3000], views[:3000]), family.SPECIAL, family.NAMED)

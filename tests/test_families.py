@@ -1,0 +1,117 @@
+"""Forward, generate, capture and masking on tiny models of fifteen families, with their own processors."""
+
+import numpy as np
+import pytest
+import torch
+from families import FAMILIES, build
+from PIL import Image
+
+from cogvsr_utils import capture, check_parity, intervene, mask
+from cogvsr_utils.answering import MAIN, answer, conversation
+from cogvsr_utils.items import Item, Step, open_image
+from cogvsr_utils.positions import chat_spans
+
+LAYERS = {"qwen3_5": [1, 3], "mllama": [0, 1, 2]}  # layers of softmax attention; 0 and 1 in all others
+CAUSAL = [name for name in FAMILIES if name != "paligemma"]
+
+
+@pytest.fixture(scope="module", params=FAMILIES)
+def tiny(request):
+    return build(request.param)
+
+
+@pytest.fixture(scope="module")
+def asked(tmp_path_factory):
+    """Four questions about pictures of two sizes, with two or three steps."""
+    folder, rng, found = tmp_path_factory.mktemp("pictures"), np.random.default_rng(0), []
+    for number, size in enumerate([(64, 64), (96, 64), (64, 64), (96, 64)]):
+        path = folder / f"{number}.png"
+        Image.fromarray(rng.integers(0, 255, (*size[::-1], 3), dtype=np.uint8)).save(path)
+        steps = [Step("what color is the cube?", "red", "closed", None, "Low-Level Visual Perception"),
+                 Step("how many cones are there on the left?", "2", "int", None, "Math Reasoning"),
+                 Step("is it large?", "yes", "yesno", None, "Knowledge Recall")][: 2 + number % 2]  # fmt: skip
+        found.append(Item(str(number), "synth", str(number), "is the cube behind the sphere?", "yes", "yesno", steps,
+                          image=str(path)))  # fmt: skip
+    return found
+
+
+def inputs_of(vlm, items, side="left"):
+    texts = [vlm.render(conversation(item, [], 0), prompt=True) for item in items]
+    return vlm.encode(texts, [open_image(item) for item in items], side=side)
+
+
+def last(vlm, inputs, edits=None):
+    with torch.no_grad(), intervene(vlm, edits):
+        return vlm.model(**inputs, use_cache=False).logits[:, -1]
+
+
+def test_map_masking_and_generation(tiny, asked):
+    layers = LAYERS.get(tiny.name, [0, 1])
+    assert sorted(set(tiny.heads.table["layer"])) == layers and len(tiny.heads) == 4 * len(layers)
+    inputs = inputs_of(tiny, asked[:2])
+    before = last(tiny, inputs)
+    assert torch.isfinite(before).all()
+    for layer in layers:
+        masked = last(tiny, inputs, mask([(layer, 0)]))
+        assert (masked - before).abs().max() > 1e-4, layer
+    assert torch.equal(last(tiny, inputs), before)
+    said = answer(tiny, asked, max_new_tokens=3)
+    assert (said["prediction"].str.len() > 0).all()
+    changed = answer(
+        tiny, asked, max_new_tokens=3, edits=mask([(layer, head) for layer in layers for head in range(4)])
+    )
+    assert (changed["prediction"] != said["prediction"]).any()
+
+
+def test_capture_is_what_generation_held(tiny, asked, tmp_path):
+    """Stored features against hooks while the model answers, one item and one token at a time."""
+    if tiny.name not in CAUSAL:
+        with pytest.raises(ValueError, match="reads its prompt in both directions"):
+            capture(tiny, asked, store=tmp_path)
+        return
+    said = answer(tiny, asked, max_new_tokens=3)
+    held = capture(tiny, asked, store=tmp_path, answers=said, pool="token", batch_size=4)
+    assert held.header["not_located"] == []
+    modules = dict(tiny.model.named_modules())
+    for item in asked[:2]:
+        replies = said[(said["uid"] == item.uid) & (said["step"] != MAIN)].sort_values("step")["prediction"].tolist()
+        prompt = tiny.render(conversation(item, replies[:1], 1), prompt=True)
+        seen = {name: [] for name in tiny.heads.projections}
+        hooks = [
+            modules[n].register_forward_pre_hook(lambda m, a, n=n, seen=seen: seen[n].append(a[0][0, -1])) for n in seen
+        ]
+        with torch.no_grad():
+            tiny.model.generate(**tiny.encode([prompt], [open_image(item)]), do_sample=False, max_new_tokens=3)
+        for hook in hooks:
+            hook.remove()
+        live = torch.stack([torch.cat([seen[name][token] for name in seen]) for token in range(3)])
+        rows = held.index[(held.index["uid"] == item.uid) & (held.index["step"] == 1)].index
+        np.testing.assert_allclose(held.features[rows], live, rtol=5e-3, atol=5e-3)
+
+
+def test_parity_table_passes(tiny, asked):
+    if tiny.name in CAUSAL:
+        table = check_parity(tiny, asked)
+        assert table["passed"].all(), table
+
+
+@pytest.mark.parametrize("name", ["gemma3", "mllama"])
+def test_a_text_begins_once(name, asked):
+    """A tokenizer that adds its first mark to texts which the template has begun already."""
+    from tokenizers.processors import TemplateProcessing
+
+    vlm = build(name)
+    mark = vlm.tokenizer.bos_token
+    vlm.tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+        single=f"{mark} $A", special_tokens=[(mark, vlm.tokenizer.bos_token_id)]
+    )
+    assert vlm.tokenizer("red").input_ids[0] == vlm.tokenizer.bos_token_id
+    ids = inputs_of(vlm, asked[:1])["input_ids"][0].tolist()
+    assert ids.count(vlm.tokenizer.bos_token_id) == 1
+
+
+def test_a_template_that_rewrites_earlier_turns_is_refused(asked):
+    vlm = build("llava")
+    vlm.processor.chat_template = vlm.processor.chat_template.replace("<|end|>", "{{ loop.length }}<|end|>")
+    with pytest.raises(ValueError, match="does not keep earlier turns as they were"):
+        chat_spans(vlm, asked[0], ["red", "2"])
