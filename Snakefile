@@ -7,13 +7,14 @@ QUANTIZE = config.get("quantize") or ""
 PROFILE = config.get("profile") or "light"
 OUT = "_build/book"
 FRONT = results_folder(MODEL, QUANTIZE or None, PROFILE).relative_to(ROOT) / "front.png"
-CHAIN = ["01_dataset", "02_capture", "03_probing", "04_scarcity", "05_interventions"]
+CHAIN = ["01_dataset", "02_capture", "03_probing", "04_scarcity", "05_interventions", "06_families"]
 PACKAGE = glob_wildcards("cogvsr_utils/{module,[a-z_]+}.py").module
 PROSE = glob_wildcards("book/{page}.md").page
 
 
 def parameters(name):
-    given = {"model": MODEL, "quantize": QUANTIZE, "profile": PROFILE} if name != "01_dataset" else {}
+    given = {"model": MODEL, "quantize": QUANTIZE, "profile": PROFILE}
+    given = {"01_dataset": {}, "06_families": {"profile": PROFILE}}.get(name, given)
     return " ".join(f"-p {key}={value}" for key, value in given.items())
 
 

@@ -76,13 +76,18 @@ def accuracy_figure(tables: dict, chance: bool = True):
     return _finish(figure)
 
 
+FLOOR = {"auroc": 0.5}  # where a map's scale begins: chance, or nothing
+
+
 def head_maps(table, column: str = "importance"):
     """One small layer x head map a function; darker is stronger (absolute value, each map by its own maximum)."""
     functions = [n for n in NAMES if n in set(table["function"])]
     figure, axes = plt.subplots(2, 4, figsize=(9.2, 4.6), sharex=True, sharey=True)
     for axis, name in zip(axes.flat, functions, strict=False):
         grid = table[table["function"] == name].pivot(index="layer", columns="head", values=column).abs()
-        axis.imshow(grid, cmap="magma_r", vmin=0, vmax=float(np.nanmax(grid)), aspect="auto", origin="lower")
+        axis.imshow(
+            grid, cmap="magma_r", vmin=FLOOR.get(column, 0), vmax=np.nanmax(grid), aspect="auto", origin="lower"
+        )
         axis.set_title(SHORT[name], color=COLOR[name])
         axis.set_xticks(range(grid.shape[1]))
         axis.set_yticks(range(grid.shape[0]))
@@ -91,6 +96,26 @@ def head_maps(table, column: str = "importance"):
         axis.set_xlabel("head")
     for axis in axes[:, 0]:
         axis.set_ylabel("layer")
+    return _finish(figure)
+
+
+def family_maps(tables: dict, functions: tuple[str, ...], column: str = "auroc"):
+    """Layer x head maps, a row a model and a column a function; ``tables`` maps a model's name to its head table."""
+    size = (3.4 * len(functions) + 1.2, 2.3 * len(tables))
+    figure, axes = plt.subplots(len(tables), len(functions), figsize=size, squeeze=False)
+    for row, (name, table) in zip(axes, tables.items(), strict=True):
+        for axis, function in zip(row, functions, strict=True):
+            grid = table[table["function"] == function].pivot(index="layer", columns="head", values=column).abs()
+            axis.imshow(
+                grid, cmap="magma_r", vmin=FLOOR.get(column, 0), vmax=np.nanmax(grid), aspect="auto", origin="lower"
+            )
+            axis.set_title(f"{name}: {SHORT[function]}", color=COLOR[function], fontsize=9)
+            axis.set_yticks(range(grid.shape[0]), grid.index)
+            axis.set_xticks(range(grid.shape[1]))
+            axis.tick_params(labelsize=7, length=0)
+        row[0].set_ylabel("layer")
+    for axis in axes[-1]:
+        axis.set_xlabel("head")
     return _finish(figure)
 
 

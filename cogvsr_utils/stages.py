@@ -104,12 +104,14 @@ class Run:
             f"answers/{split}-{name}", lambda: judge(answer(self.vlm, self.items[split], edits=edits, steps=steps))
         )
 
-    def activations(self, split: str):
-        """Features of every head at the answers of a split."""
+    def activations(self, split: str, answers_of: Run | None = None):
+        """Features of every head at the answers of a split: its own, or those of another run of the same model."""
         from .capture import capture
 
+        said = answers_of or self
+        place = split if said is self else f"{split}-{said.quantize or 'full'}"
         return capture(
-            self.vlm, self.items[split], store=self.folder / "activations" / split, answers=self.answers(split)
+            self.vlm, self.items[split], store=self.folder / "activations" / place, answers=said.answers(split)
         )
 
     # ------------------------------------------------------------ which heads

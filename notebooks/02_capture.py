@@ -22,6 +22,10 @@ quantize: str = ""  # "", "4bit" or "8bit"
 profile: str = "light"  # "light" or "full": how many permutations, null fits and random sets
 
 # %% tags=["hide-input"]
+from contextlib import redirect_stdout
+from io import StringIO
+
+from cogvsr_utils import check_parity
 from cogvsr_utils.evaluation import accuracy_table
 from cogvsr_utils.pages import quote, show, start
 from cogvsr_utils.plots import accuracy_figure
@@ -94,6 +98,21 @@ heads = run.vlm.heads
 show(heads.table.groupby(["layer", "module"]).agg(heads=("head", "size"), head_dim=("head_dim", "first")).reset_index())
 
 # %% [markdown]
+# ## Is that what the model computes?
+#
+# Before a number is believed: the same activations, computed in two ways that must agree. Differences are in
+# root-mean-squares of the activations. Run `check_parity` on your own model before you use it.
+
+# %% tags=["hide-input"]
+with redirect_stdout(StringIO()):  # it prints the table too, for those who run it by hand
+    parity = check_parity(run.vlm, run.items["B"][:8])
+show(
+    parity.assign(
+        difference=parity["difference"].map("{:.1e}".format), tolerance=parity["tolerance"].map("{:g}".format)
+    )
+)
+
+# %% [markdown]
 # ## What is recorded
 #
 # One row for each answered step: the mean over the tokens that *predict* the answer, for every head. The store is
@@ -115,6 +134,7 @@ quote(
     spatial_accuracy=rows["Spatial Perception"],
     relational_accuracy=rows["Relational Reasoning"],
     least_accuracy=rows.drop(["Main question", "Spatial Perception", "Relational Reasoning"]).min(),
+    parity_passed=int(parity["passed"].sum()),
     worst_4bit=float(abs(both["difference"]).max()),
     n_main=int(stepwise["n"].iloc[0]),
     model_name=run.model,

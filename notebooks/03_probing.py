@@ -90,7 +90,7 @@ curve_figure(table, probe["null"], probe["classes"])
 # A ridge probe for every head, cross-validated by scene. AUROC 0.5 is chance. Beside it, 95 % of the *best head over all
 # functions* when labels are shuffled among steps of the same index.
 
-# %% tags=["hide-input"] mystnb={"image": {"alt": "Eight layer by head maps of AUROC, one a function"}, "figure": {"caption": "AUROC of a linear probe on each head alone (darker is higher, scaled within each map).", "name": "fig-auroc"}}
+# %% tags=["hide-input"] mystnb={"image": {"alt": "Eight layer by head maps of AUROC, one a function"}, "figure": {"caption": "AUROC of a linear probe on each head alone; darker is higher, from 0.5 (chance) to each map's own maximum.", "name": "fig-auroc"}}
 head_maps(table, "auroc")
 
 # %% tags=["hide-input"]

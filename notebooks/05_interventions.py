@@ -196,4 +196,4 @@ quote(
 # Removing heads is a causal test: the matrix says what each set of heads is needed for, and the random sets say whether
 # *these* heads were special. Emphasis and steering are reported as they came out.
 #
-# **What's next.** [What this run says of each of the paper's claims](../book/claims.md).
+# **What's next.** [Do other families show the same?](06_families.ipynb)

@@ -1,0 +1,150 @@
+# ---
+# jupyter:
+#   jupytext:
+#     formats: ipynb,py:percent
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # Other families, and 4-bit
+#
+# **Overview.** Is what was found a trait of one model? The same questions and the same methods on each of the small
+# models that come with this book, side by side; then the same model in 4-bit.
+#
+# **Prerequisites.** [Probing](03_probing.ipynb) and [interventions](05_interventions.ipynb).
+
+# %% tags=["parameters"]
+profile: str = "light"  # "light" or "full": how many permutations, null fits and random sets
+
+# %% tags=["hide-input"]
+import numpy as np
+import pandas as pd
+
+from cogvsr_utils.evaluation import accuracy_table, compare
+from cogvsr_utils.functions import FUNCTIONS, NAMES
+from cogvsr_utils.interventions import mask
+from cogvsr_utils.models import nano_names
+from cogvsr_utils.pages import quote, show, start
+from cogvsr_utils.plots import accuracy_figure, family_maps
+from cogvsr_utils.probes import HeadProbes
+from cogvsr_utils.stages import Run
+
+runs = {name: Run(name, profile=profile) for name in nano_names()}
+start(next(iter(runs.values())))
+
+# %% [markdown]
+# ## The models
+#
+# Real `transformers` classes of the paper's families, small, trained on the same scenes. Heads are found from the modules;
+# layers of cross-attention, through which Llama 3.2 Vision reads the picture, hold heads as well.
+
+# %% tags=["hide-input"]
+shapes = []
+for name, run in runs.items():
+    heads = run.vlm.heads.table
+    shapes.append(
+        {
+            "model": name,
+            "class": type(run.vlm.model).__name__,
+            "million weights": sum(w.numel() for w in run.vlm.model.parameters()) / 1e6,
+            "layers": heads["layer"].nunique(),
+            "heads": len(heads),
+            "of them cross-attention": int((heads["kind"] == "cross").sum()),
+            "head width": heads["head_dim"].iloc[0],
+        }
+    )
+show(pd.DataFrame(shapes), digits=1)
+
+# %% [markdown]
+# ## What they can do
+
+# %% tags=["hide-input"] mystnb={"image": {"alt": "Accuracy by function for each small model, with intervals and the majority line"}, "figure": {"caption": "Accuracy on split C, step by step with each model's own earlier answers, Wilson intervals.", "name": "fig-families"}}
+tables = {name: accuracy_table(run.answers("C")) for name, run in runs.items()}
+accuracy_figure(tables)
+
+# %% [markdown]
+# ## Where their spatial heads are
+
+# %% tags=["hide-input"] mystnb={"image": {"alt": "Layer by head maps of AUROC for the two spatial functions, a row for each model"}, "figure": {"caption": "How well a linear probe on each head alone tells the spatial steps from all others (AUROC on split A, cross-validated by scene; from 0.5 to each map's own maximum).", "name": "fig-family-maps"}}
+single = {}
+for name, run in runs.items():
+    held = run.activations("A")
+    probes = HeadProbes().fit(held.by_head(), held.index["function"], held.index["group_id"])
+    table = held.heads.table[["layer", "head"]]
+    single[name] = pd.concat(
+        table.assign(function=function, auroc=probes.auroc_[:, list(probes.classes_).index(function)])
+        for function in NAMES
+    )
+SPATIAL = tuple(function.name for function in FUNCTIONS if function.spatial)
+family_maps(single, SPATIAL)
+
+# %% [markdown]
+# ## What removing them does
+#
+# In each model the top tenth of all heads by the AUROC above are removed, for each of the two spatial functions; all of
+# split C is answered again. The paper's way of choosing heads is on [its own page](05_interventions.ipynb).
+
+# %% tags=["hide-input"]
+effects = []
+for name, run in runs.items():
+    for function in SPATIAL:
+        ranked = single[name][single[name]["function"] == function].sort_values("auroc", ascending=False)
+        heads = list(ranked[["layer", "head"]].head(run.n_top).itertuples(index=False, name=None))
+        after = run.answers("C", edits=mask(heads), name=f"mask-auroc-{NAMES.index(function)}")
+        change = compare(after, run.answers("C"))
+        effects.append(
+            change[change["function"].isin([*SPATIAL, "Main question"])].assign(model=name, removed=function)
+        )
+effects = pd.concat(effects)
+show(
+    effects[["model", "removed", "function", "n", "accuracy_before", "change", "ci_low", "ci_high", "p"]],
+    percent=("accuracy_before",),
+    points=("change", "ci_low", "ci_high"),
+    digits=3,
+)
+
+# %% [markdown]
+# ## 4-bit against full precision
+#
+# The same chats through the same weights in NF4: how alike is each head, how alike is the order of the heads, and how many
+# answers differ? Cosines are over the steps of split A, of each head's features less their mean.
+
+# %% tags=["hide-input"]
+lines = []
+for name, run in runs.items():
+    four = run.quantized()
+    full, packed = run.activations("A"), four.activations("A", answers_of=run)
+    x, y = (h.by_head() - h.by_head().mean(0) for h in (full, packed))
+    cosine = (x * y).sum((0, 2)) / np.sqrt((x**2).sum((0, 2)) * (y**2).sum((0, 2)))
+    probes = HeadProbes().fit(packed.by_head(), packed.index["function"], packed.index["group_id"])
+    before = np.stack([single[name][single[name]["function"] == c]["auroc"] for c in probes.classes_])
+    order = [pd.Series(a).corr(pd.Series(b), method="spearman") for a, b in zip(before, probes.auroc_.T, strict=True)]
+    said, again = run.answers("C"), four.answers("C")
+    lines.append(
+        {
+            "model": name,
+            "cosine, least head": cosine.min(),
+            "cosine, median head": np.median(cosine),
+            "rank correlation of heads, least function": min(order),
+            "rank correlation, median function": np.median(order),
+            "answers that differ": (said["prediction"] != again["prediction"]).mean(),
+            "accuracy": said["correct"].mean(),
+            "accuracy in 4-bit": again["correct"].mean(),
+        }
+    )
+bits = pd.DataFrame(lines)
+show(bits, percent=("answers that differ", "accuracy", "accuracy in 4-bit"), digits=3)
+
+# %% tags=["hide-input"]
+quote(n_families=len(runs), least_cosine=bits["cosine, least head"].min(), flips=bits["answers that differ"].max())
+
+# %% [markdown]
+# ## Summary
+#
+# Each model keeps its spatial heads in places of its own; what holds across them is read off the tables above, not assumed.
+# In 4-bit a head's features change little and its rank less.
+#
+# **What's next.** [What this run says of each of the paper's claims](../book/claims.md).
