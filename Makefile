@@ -15,7 +15,7 @@ help:  ## list the verbs
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test,book]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test,book,peers]'
 	@touch $@
 
 book: $(READY)  ## run every notebook and build the book (MODEL=, QUANTIZE= for another model)

@@ -199,6 +199,15 @@ def control_figure(table):
     return _finish(figure)
 
 
+def growth_figure(table):
+    """Seconds and peak memory against number of items; ``table`` has items, seconds and peak MB."""
+    figure, axes = plt.subplots(1, 2, figsize=(7.6, 2.9))
+    for axis, column in zip(axes, ("seconds", "peak MB"), strict=True):
+        axis.plot(table["items"], table[column], "o-", color="#33658a")
+        axis.set(xlabel="items", ylabel=column, xlim=(0, None), ylim=(0, 1.15 * table[column].max()))
+    return _finish(figure)
+
+
 def _finish(figure):
     """Lay out and let go of a figure, so that a notebook shows it once, as its cell's value."""
     figure.tight_layout()

@@ -39,7 +39,7 @@ class Profile:
 
 
 PROFILES = {
-    "light": Profile(null_fits=5, permutations=200, resamples=500, random_sets=100, control_items=48),
+    "light": Profile(null_fits=5, permutations=200, resamples=500, random_sets=100, control_items=32),
     "full": Profile(null_fits=25, permutations=1000, resamples=2000, random_sets=200, control_items=480),
 }
 TOP_SHARE = 0.10  # the heads of a function that are removed: the share that CogVision (arXiv 2512.10300) takes

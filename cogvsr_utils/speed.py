@@ -1,0 +1,191 @@
+"""How long capture takes, as ratios in one run: beside the bare pass, beside peers, beside the way of predecessors.
+
+finished_chats(vlm, items)      batches with the right answers in place, and the tokens to read in them
+race(vlm, batches, ways)        the same capture by several ways, in turns: seconds, ratio, largest difference
+one_by_one(vlm, items)          the predecessors' way: one step at a time, a hook on every token, all tokens kept
+growth(vlm, items, store, ...)  seconds and memory for more and more items
+
+nnsight and pyvene come with the extra ``peers``; each is used as its documentation shows.
+"""
+
+from __future__ import annotations
+
+import re
+import resource
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from .answering import conversation
+from .capture import capture, read_heads
+from .items import Item, open_image
+from .positions import chat_spans, locate
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Encoded chats, the places of tokens in the flattened batch, the row that each belongs to, how many rows."""
+
+    inputs: dict
+    flat: np.ndarray
+    owner: np.ndarray
+    n_rows: int
+
+    def pool(self, parts: list[torch.Tensor]) -> torch.Tensor:
+        """Means (rows, width) over each row's tokens, from every projection's whole input (batch, tokens, width)."""
+        rows = torch.cat([part.flatten(0, 1)[torch.as_tensor(self.flat)].float() for part in parts], dim=1)
+        owner = torch.as_tensor(self.owner)
+        out = torch.zeros(self.n_rows, rows.shape[1]).index_add_(0, owner, rows)
+        return out / torch.bincount(owner, minlength=self.n_rows)[:, None]
+
+
+def finished_chats(vlm, items: list[Item], batch_size: int = 16) -> list[Batch]:
+    """Batches of items with their right answers, to be read at the tokens that predict these."""
+    batches = []
+    for first in range(0, len(items), batch_size):
+        some = items[first : first + batch_size]
+        texts, spans = zip(*(chat_spans(vlm, i, [s.answer for s in i.steps]) for i in some), strict=True)
+        inputs = vlm.encode(list(texts), [open_image(item) for item in some], side="right")
+        width, flat, owner, rows = inputs["input_ids"].shape[1], [], [], 0
+        for row, (item, text, where) in enumerate(zip(some, texts, spans, strict=True)):
+            ids = inputs["input_ids"][row, inputs["attention_mask"][row].bool()].tolist()
+            for tokens in locate(vlm, item, text, where, ids, "answer"):
+                flat += [row * width + token - 1 for token in tokens]
+                owner += [rows] * len(tokens)
+                rows += 1
+        batches.append(Batch(inputs, np.array(flat), np.array(owner), rows))
+    return batches
+
+
+def ways(vlm) -> dict[str, Callable[[Batch], torch.Tensor | None]]:
+    """The bare pass, capture, and those peers that are installed, as functions of a batch."""
+    found = {
+        "bare forward pass": lambda batch: vlm.run(batch.inputs) and None,
+        "capture": lambda batch: read_heads(vlm, batch.inputs, batch.flat, batch.owner, batch.n_rows),
+    }
+    peers = {"nnsight": _nnsight, "pyvene": _pyvene}
+    return found | {name: make(vlm) for name, make in peers.items() if find_spec(name)}
+
+
+def _nnsight(vlm):
+    from nnsight import NNsight
+
+    model = NNsight(vlm.model)
+
+    def module(name):
+        here = model
+        for part in name.split("."):
+            here = here[int(part)] if part.isdigit() else getattr(here, part)
+        return here
+
+    def read(batch):
+        with model.trace(**batch.inputs, use_cache=False, logits_to_keep=1):
+            kept = list().save()
+            for name in vlm.heads.projections:
+                kept.append(module(name).input)
+        return batch.pool(kept)
+
+    return read
+
+
+def _pyvene(vlm):
+    import pyvene
+
+    kept: list[torch.Tensor] = []
+
+    def keep(base, *_, **__):
+        kept.append(base)
+        return base
+
+    places = [re.sub(r"\.(\d+)\.", r"[\1].", name) + ".input" for name in vlm.heads.projections]
+    model = pyvene.IntervenableModel([{"component": p, "intervention": keep} for p in places], model=vlm.model)
+
+    def read(batch):
+        kept.clear()
+        model({**batch.inputs, "use_cache": False, "logits_to_keep": 1})
+        return batch.pool(kept)
+
+    return read
+
+
+@torch.inference_mode()
+def race(vlm, batches: list[Batch], repeats: int = 5):
+    """Every way over all batches, in turns, after one round that is not counted.
+
+    Returns a DataFrame: way, median seconds, least, most, ratio (median of the rounds' ratios to the bare pass), and
+    difference, the largest from what capture reads (NaN for the bare pass).
+    """
+    import pandas as pd
+
+    runners, seconds, read = ways(vlm), {}, {}
+    for turn in range(repeats + 1):
+        for name, way in runners.items():
+            start = time.perf_counter()
+            got = [way(batch) for batch in batches]
+            if turn:
+                seconds.setdefault(name, []).append(time.perf_counter() - start)
+            elif got[0] is not None:
+                read[name] = torch.cat(got)
+    bare = np.array(seconds["bare forward pass"])
+    return pd.DataFrame(
+        {"way": name, "median": np.median(t), "least": min(t), "most": max(t), "ratio": np.median(np.array(t) / bare),
+         "difference": float((read[name] - read["capture"]).abs().max()) if name in read else np.nan}
+        for name, t in seconds.items()
+    )  # fmt: skip
+
+
+@torch.inference_mode()
+def one_by_one(vlm, items: list[Item], max_new_tokens: int = 12):
+    """Answer and keep as the predecessors do: each step alone, every head at every token in full precision.
+
+    Returns (replies by uid, features (steps, width) at the tokens that predict each reply, bytes kept, seconds).
+    """
+    modules, replies, means, kept_bytes = dict(vlm.model.named_modules()), {}, [], 0
+    start = time.perf_counter()
+    for item in items:
+        said, image = [], open_image(item)
+        for step in range(len(item.steps)):
+            seen = {name: [] for name in vlm.heads.projections}
+            hooks = [
+                modules[name].register_forward_pre_hook(lambda module, args, rows=rows: rows.append(args[0][0].float().cpu()))
+                for name, rows in seen.items()
+            ]  # fmt: skip
+            inputs = vlm.encode([vlm.render(conversation(item, said, step), prompt=True)], [image])
+            try:
+                out = vlm.model.generate(**inputs, do_sample=False, max_new_tokens=max_new_tokens)
+            finally:
+                for hook in hooks:
+                    hook.remove()
+            new = out[0, inputs["input_ids"].shape[1] :]
+            said.append(vlm.tokenizer.decode(new, skip_special_tokens=True).strip())
+            whole = torch.cat([torch.cat(rows) for rows in seen.values()], dim=1)
+            kept_bytes += whole.nelement() * whole.element_size()
+            first = inputs["input_ids"].shape[1] - 1
+            n_said = len(vlm.tokenizer(said[-1], add_special_tokens=False).input_ids)
+            means.append(whole[first : first + n_said].mean(0))
+        replies[item.uid] = said
+    return replies, torch.stack(means).numpy(), kept_bytes, time.perf_counter() - start
+
+
+def growth(vlm, items: list[Item], store: Path, sizes: list[int], answers):
+    """Capture more and more items (the given ones, again and again): items, seconds, rows, peak memory in MB.
+
+    ``answers`` are those to ``items``. The peak is the process's, so it can only rise; flat is what it should be.
+    """
+    import pandas as pd
+
+    rows = []
+    for size in sizes:
+        many = [replace(items[i % len(items)], uid=f"{i}") for i in range(size)]
+        by_uid = dict(tuple(answers.groupby("uid")))
+        said = pd.concat([by_uid[items[i % len(items)].uid].assign(uid=f"{i}") for i in range(size)])
+        start = time.perf_counter()
+        held = capture(vlm, many, store=Path(store) / str(size), answers=said, progress=False)
+        rows.append({"items": size, "seconds": time.perf_counter() - start, "rows": len(held.features),
+                     "peak MB": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024})  # fmt: skip
+    return pd.DataFrame(rows)

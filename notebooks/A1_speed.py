@@ -1,0 +1,125 @@
+# ---
+# jupyter:
+#   jupytext:
+#     formats: ipynb,py:percent
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # How fast, how much
+#
+# **Overview.** What does it cost to watch every head? Capture beside the bare forward pass, beside two general tools
+# doing the same, and beside the way of the paper's predecessors. Seconds differ from machine to machine; the *ratios*
+# are the result, all from this run.
+#
+# **Prerequisites.** [Answers and activations](02_capture.ipynb).
+
+# %% tags=["parameters"]
+model: str = "nano-internvl"  # a nano name, a folder, or a hub id such as Qwen/Qwen2.5-VL-7B-Instruct
+quantize: str = ""  # "", "4bit" or "8bit"
+profile: str = "light"  # "light" or "full": up to 500 or to 10,000 items
+
+# %% tags=["hide-input"]
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from cogvsr_utils import answer, capture, judge
+from cogvsr_utils.pages import quote, show, start
+from cogvsr_utils.plots import growth_figure
+from cogvsr_utils.speed import finished_chats, growth, one_by_one, race
+from cogvsr_utils.stages import Run
+
+run = Run(model, quantize, profile)
+vlm, items = run.vlm, run.items["C"]
+scratch = Path(tempfile.mkdtemp())
+start(run)
+
+# %% [markdown]
+# ## Beside the bare pass and beside peers
+#
+# The same batches, the same tokens, the same means; in turns, medians of five rounds. `ratio` is to the bare pass of the
+# same round, `difference` the largest from what `capture` reads. The peers are used as their documentation shows; both
+# hand over whole activations, which are then selected and averaged as ours are.
+
+# %% tags=["hide-input"]
+contest = race(vlm, finished_chats(vlm, items[:48]), repeats=5)
+show(contest.assign(difference=contest["difference"].map("{:.0e}".format)), digits=3)
+
+# %% [markdown]
+# ## Beside the way of predecessors
+#
+# The code of Cognitive Mirrors answers one step at a time, hooks every generated token and keeps all of them. Here both
+# ways answer the same items and hold the same activations: the time is that of answering *and* recording.
+
+# %% tags=["hide-input"]
+some = items[:32]
+replies, by_hand, kept, seconds = one_by_one(vlm, some)
+begun = time.perf_counter()
+said = answer(vlm, some, progress=False)
+held = capture(vlm, some, store=scratch / "held", answers=said, progress=False)
+ours = time.perf_counter() - begun
+steps = sum(len(item.steps) for item in some)
+same = [
+    replies[uid][step] == text
+    for uid, step, text in said[["uid", "step", "prediction"]].itertuples(index=False)
+    if step >= 0
+]
+order = {(item.uid, step): i for i, (item, step) in enumerate((i, s) for i in some for s in range(len(i.steps)))}
+rows = [order[key] for key in zip(held.index["uid"], held.index["step"], strict=True)]
+gap = float(np.abs(by_hand[rows] - held.features).max() / np.sqrt((by_hand**2).mean()))
+before = pd.DataFrame(
+    [
+        {"way": "one step at a time, all tokens kept", "steps": steps, "ms a step": 1e3 * seconds / steps, "kB a step": kept / steps / 1e3},
+        {"way": "batched answers, one pass a chat", "steps": steps, "ms a step": 1e3 * ours / steps, "kB a step": held.features.nbytes / steps / 1e3},
+    ]
+)  # fmt: skip
+show(before, digits=1)
+
+# %% [markdown]
+# Both gave the same replies and the same activations:
+
+# %% tags=["hide-input"]
+agreement = pd.DataFrame(
+    [{"replies alike": np.mean(same), "largest difference (of the root-mean-square)": gap, "times as fast": seconds / ours,
+      "times fewer bytes": kept / held.features.nbytes}]
+)  # fmt: skip
+show(agreement, percent=("replies alike",), digits=4)
+
+# %% [markdown]
+# ## As items grow
+#
+# Time should grow in line with the items and memory not at all.
+
+# %% tags=["hide-input"] mystnb={"image": {"alt": "Seconds of capture against number of items on a straight line, and peak memory of the process, flat"}, "figure": {"caption": "Seconds to capture, and the process's peak memory, against the number of items.", "name": "fig-growth"}}
+sizes = [100, 250, 500] if profile == "light" else [100, 300, 1000, 3000, 10_000]
+hundred = items[:100]
+grown = growth(vlm, hundred, scratch, sizes, judge(answer(vlm, hundred, progress=False)))
+growth_figure(grown)
+
+# %% tags=["hide-input"]
+show(grown.assign(**{"ms an item": 1e3 * grown["seconds"] / grown["items"]}), digits=1)
+
+# %% tags=["hide-input"]
+ratio = contest.set_index("way")["ratio"]
+quote(
+    hook_ratio=ratio["capture"],
+    best_peer=float(ratio.drop(["bare forward pass", "capture"]).min()) if len(ratio) > 2 else "not installed",
+    times_faster=seconds / ours,
+    times_smaller=kept / held.features.nbytes,
+)
+
+# %% [markdown]
+# ## Summary
+#
+# Watching every head costs about as much as not watching: selection and averaging happen where the activations are, and
+# only the means leave. Against the predecessors' way the saving is first of all in bytes. In time it depends on the
+# machine: a CPU is busy with one chat already and gains little from batches.
+#
+# **What's next.** [Rerun it](../book/rerun.md) with your model.
