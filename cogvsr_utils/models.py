@@ -123,6 +123,11 @@ def load_vlm(
         source, config=config, dtype=dtype, device_map=device, quantization_config=_quantization(quantize, dtype),
         attn_implementation="sdpa", **settings,
     ).eval()  # fmt: skip
+    for module in model.modules():
+        # On some CPUs bitsandbytes repacks weights for bfloat16 kernels, which round otherwise than elsewhere and refuse
+        # widths that 32 does not divide, such as Qwen2.5-VL's; without them all CPUs give the same.
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
     processor = _load_processor(source, config, settings)
     commit = getattr(model.config, "_commit_hash", None) or revision or ""
     return VLM(name, model, processor, quantize, commit)
