@@ -38,9 +38,9 @@ class Batch:
 
     def pool(self, parts: list[torch.Tensor]) -> torch.Tensor:
         """Means (rows, width) over each row's tokens, from every projection's whole input (batch, tokens, width)."""
-        rows = torch.cat([part.flatten(0, 1)[torch.as_tensor(self.flat)].float() for part in parts], dim=1)
-        owner = torch.as_tensor(self.owner)
-        out = torch.zeros(self.n_rows, rows.shape[1]).index_add_(0, owner, rows)
+        flat, owner = (torch.as_tensor(numbers, device=parts[0].device) for numbers in (self.flat, self.owner))
+        rows = torch.cat([part.flatten(0, 1)[flat].float() for part in parts], dim=1)
+        out = torch.zeros(self.n_rows, rows.shape[1], device=rows.device).index_add_(0, owner, rows)
         return out / torch.bincount(owner, minlength=self.n_rows)[:, None]
 
 
@@ -127,6 +127,8 @@ def race(vlm, batches: list[Batch], repeats: int = 5):
         for name, way in runners.items():
             start = time.perf_counter()
             got = [way(batch) for batch in batches]
+            if vlm.device.type == "cuda":
+                torch.cuda.synchronize()
             if turn:
                 seconds.setdefault(name, []).append(time.perf_counter() - start)
             elif got[0] is not None:
