@@ -39,7 +39,7 @@ def pack(model):
 
 
 @pytest.fixture(scope="module")
-def big(vlm):
+def big():
     from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration, Qwen2_5_VLProcessor
     from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
