@@ -61,7 +61,7 @@ show(
     own[["function", "k", "n", "accuracy_before", "accuracy_after", "change", "ci_low", "ci_high", "p", "q"]],
     percent=("accuracy_before", "accuracy_after"),
     points=("change", "ci_low", "ci_high"),
-    digits=3,
+    digits=4,
 )
 
 # %% [markdown]
@@ -72,7 +72,7 @@ show(
     masked[["head_set", "function", "n", "accuracy_before", "accuracy_after", "change", "ci_low", "ci_high", "p", "q"]],
     percent=("accuracy_before", "accuracy_after"),
     points=("change", "ci_low", "ci_high"),
-    digits=3,
+    digits=4,
 )
 
 # %% [markdown]
@@ -138,7 +138,7 @@ show(
     ],
     percent=("accuracy_before", "accuracy_after"),
     points=("change", "ci_low", "ci_high"),
-    digits=3,
+    digits=4,
 )
 
 # %% [markdown]
@@ -155,7 +155,7 @@ show(
     ],
     percent=("accuracy_before", "accuracy_after"),
     points=("change", "ci_low", "ci_high"),
-    digits=3,
+    digits=4,
 )
 
 

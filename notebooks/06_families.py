@@ -38,8 +38,8 @@ start(next(iter(runs.values())))
 # %% [markdown]
 # ## The models
 #
-# Real `transformers` classes of the paper's families, small, trained on the same scenes. Heads are found from the modules;
-# layers of cross-attention, through which Llama 3.2 Vision reads the picture, hold heads as well.
+# Real `transformers` classes of the paper's families, small, trained on the same scenes by the same recipe. Heads are found
+# from the modules; where a family has layers of cross-attention, these hold heads as well.
 
 # %% tags=["hide-input"]
 shapes = []
@@ -103,7 +103,7 @@ show(
     effects[["model", "removed", "function", "n", "accuracy_before", "change", "ci_low", "ci_high", "p"]],
     percent=("accuracy_before",),
     points=("change", "ci_low", "ci_high"),
-    digits=3,
+    digits=4,
 )
 
 # %% [markdown]

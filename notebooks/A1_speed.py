@@ -50,7 +50,8 @@ start(run)
 
 # %% tags=["hide-input"]
 contest = race(vlm, finished_chats(vlm, items[:48]), repeats=5)
-show(contest.assign(difference=contest["difference"].map("{:.0e}".format)), digits=3)
+shown = ["–" if np.isnan(gap) else f"{gap:.0e}" for gap in contest["difference"]]
+show(contest.assign(difference=shown), digits=3)
 
 # %% [markdown]
 # ## Beside the way of predecessors
