@@ -37,9 +37,11 @@ from cogvsr_utils.speed import finished_chats, growth, one_by_one, race
 from cogvsr_utils.stages import Run
 
 run = Run(model, quantize, profile)
+start(run)
+
+# %% tags=["hide-input"]
 vlm, items = run.vlm, run.items["C"]
 scratch = Path(tempfile.mkdtemp())
-start(run)
 
 # %% [markdown]
 # ## Beside the bare pass and beside peers
