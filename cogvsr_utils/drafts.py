@@ -19,6 +19,7 @@ CLEAR = 0.55  # two things count as side by side or one behind the other only fr
 SEEN = 0.55  # a thing may be asked about only if this share of its silhouette is seen
 YES_NO = ("yes", "no")
 SIDES = ("left", "right", "front", "back")
+PHRASE = {"left": "left of", "right": "right of", "front": "in front of", "back": "behind"}
 OPPOSITE = {"left": "right", "right": "left", "front": "back", "back": "front"}
 POINTS = {"left": "left", "right": "right", "toward": "front", "away": "back"}
 LEFT_OF = {"back": "left", "front": "right", "right": "back", "left": "front"}  # where the left hand of a pointer is
