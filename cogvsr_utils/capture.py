@@ -19,10 +19,10 @@ from tqdm import tqdm
 
 from .activations import HeadActivations, ShardedStore
 from .answering import CLOSING, INSTRUCTION, MAIN, answer
-from .items import Item, fingerprint, image_size, open_image
+from .items import Item, fingerprint, image_size
 from .judging import judge
 from .models import in_halves
-from .positions import POSITIONS, chat_spans, locate
+from .positions import POSITIONS, encode_chats, group_steps
 
 AT = ("predicts", "reads")
 POOLS = ("mean", "token")
@@ -129,37 +129,31 @@ class _Reader:
 
     @torch.inference_mode()
     def _batch(self, numbers: list[int]):
-        vlm, items = self.vlm, [self.items[i] for i in numbers]
-        texts, spans = zip(*(chat_spans(vlm, item, self.said[item.uid]) for item in items), strict=True)
-        inputs = vlm.encode(list(texts), [open_image(item) for item in items], side="right")
-        width, lengths = inputs["input_ids"].shape[1], inputs["attention_mask"].sum(1).tolist()
-        flat, place = [], []
-        for row, (number, item, text, where) in enumerate(zip(numbers, items, texts, spans, strict=True)):
-            ids = inputs["input_ids"][row, : lengths[row]].tolist()
-            for step, tokens in enumerate(locate(vlm, item, text, where, ids, self.position)):
-                flat += [row * width + t - (self.at == "predicts") for t in tokens]
-                place += [(number, step, len(tokens), i) for i in range(len(tokens))]
-        flat, place = np.array(flat, dtype=int), np.array(place, dtype=int).reshape(-1, 4)
-        if self.position == "answer_content" and len(flat):
-            keep = self._surprising(inputs, flat + (self.at == "predicts"), place)
-            flat, place = flat[keep], place[keep]
-        owner = np.arange(len(place))
+        inputs, places = encode_chats(self.vlm, [self.items[i] for i in numbers], self.said, self.position)
+        owner = group_steps(places)[1]
+        count = np.bincount(owner)[owner]  # tokens of the step, before any are chosen
+        if self.position == "answer_content" and len(places):
+            keep = self._surprising(inputs, places)
+            places, count = places[keep], count[keep]
+        steps, owner = group_steps(places)
+        flat = places[:, 0] * inputs["input_ids"].shape[1] + places[:, 1] - (self.at == "predicts")
         if self.pool == "mean":
-            starts, owner = np.unique(place[:, :2], axis=0, return_index=True, return_inverse=True)[1:]
-            count = np.bincount(owner.ravel(), minlength=len(starts))
-            place = np.column_stack([place[starts, :2], count, np.zeros(len(starts), int)])
-        pooled = read_heads(vlm, inputs, flat, owner.ravel(), len(place))
+            count, within = np.bincount(owner, minlength=len(steps)), np.zeros(len(steps), int)
+        else:
+            steps, within, owner = places[:, [0, 2]], places[:, 3], np.arange(len(places))
+        place = np.column_stack([np.array(numbers)[steps[:, 0]], steps[:, 1], count, within])
+        pooled = read_heads(self.vlm, inputs, flat, owner, len(place))
         return [(pooled.to(torch.float16).cpu().numpy(), place)]
 
-    def _surprising(self, inputs, tokens, place) -> np.ndarray:
+    def _surprising(self, inputs, places) -> np.ndarray:
         """Which tokens are among the most surprising of their answer: -log p given all before."""
-        row, token = np.divmod(tokens, inputs["input_ids"].shape[1])
+        row, token = places[:, 0], places[:, 1]
         logits, said = self.vlm.scores(inputs, row, token - 1), inputs["input_ids"][row, token]
-        surprisal = torch.nn.functional.cross_entropy(logits, said, reduction="none")
-        keep, surprisal = np.zeros(len(place), dtype=bool), surprisal.cpu().numpy()
-        for key in np.unique(place[:, :2], axis=0):
-            rows = np.flatnonzero((place[:, :2] == key).all(1))
-            keep[rows[np.argsort(-surprisal[rows], kind="stable")[: self.content_tokens]]] = True
+        surprisal = torch.nn.functional.cross_entropy(logits, said, reduction="none").cpu().numpy()
+        keep, (steps, owner) = np.zeros(len(places), dtype=bool), group_steps(places)
+        for step in range(len(steps)):
+            mine = np.flatnonzero(owner == step)
+            keep[mine[np.argsort(-surprisal[mine], kind="stable")[: self.content_tokens]]] = True
         return keep
 
 

@@ -13,9 +13,9 @@ import torch
 
 from .answering import answer
 from .interventions import Edit, intervene
-from .items import Item, open_image
+from .items import Item
 from .judging import judge
-from .positions import chat_spans, token_spans
+from .positions import encode_chats
 from .stats import paired, wilson
 
 
@@ -76,19 +76,12 @@ class Rehearsal:
         self.vlm, self.batches, rows = vlm, [], []
         for first in range(0, len(items), batch_size):
             some = items[first : first + batch_size]
-            replies = [[s.answer for s in item.steps] for item in some]
-            texts, spans = zip(*(chat_spans(vlm, i, r) for i, r in zip(some, replies, strict=True)), strict=True)
-            inputs = vlm.encode(list(texts), [open_image(item) for item in some], side="right")
-            lengths = inputs["attention_mask"].sum(1).tolist()
-            place, owner = [], []
-            for row, (item, text, where, length) in enumerate(zip(some, texts, spans, lengths, strict=True)):
-                ids = inputs["input_ids"][row, :length].tolist()
-                for step, tokens in enumerate(token_spans(vlm, text, where, ids)):
-                    place += [(row, token) for token in tokens]
-                    owner += [len(rows)] * len(tokens)
-                    rows.append({"uid": item.uid, "group_id": item.group_id, "step": step,
-                                 "function": item.steps[step].function})  # fmt: skip
-            self.batches.append((inputs, torch.tensor(place, device=vlm.device).T, np.array(owner)))
+            inputs, places = encode_chats(vlm, some, {item.uid: [step.answer for step in item.steps] for item in some})
+            first_step = len(rows) + np.cumsum([0, *(len(item.steps) for item in some)])
+            rows += [{"uid": item.uid, "group_id": item.group_id, "step": number, "function": step.function}
+                     for item in some for number, step in enumerate(item.steps)]  # fmt: skip
+            where = torch.tensor(places[:, :2], device=vlm.device).T
+            self.batches.append((inputs, where, first_step[places[:, 0]] + places[:, 2]))
         import pandas as pd
 
         self.index = pd.DataFrame(rows)

@@ -15,7 +15,7 @@ import torch
 from .answering import MAIN, answer, conversation
 from .capture import read_heads
 from .items import Item, open_image
-from .positions import chat_spans, locate
+from .positions import chat_spans, encode_chats, group_steps
 
 # Largest difference allowed, in root-mean-squares of the activations.
 TOLERANCE = {"float32": 1e-3, "float16": 2e-2, "bfloat16": 1.5e-1}
@@ -80,17 +80,10 @@ def _gap(a: torch.Tensor, b: torch.Tensor) -> float:
 @torch.inference_mode()
 def _read(vlm, items, replies, side: str = "right") -> torch.Tensor:
     """Every head at the tokens that predict the answers, (steps, width) float32."""
-    texts, spans = zip(*(chat_spans(vlm, item, replies[item.uid]) for item in items), strict=True)
-    inputs = vlm.encode(list(texts), [open_image(item) for item in items], side=side)
-    width, flat, owner, n_rows = inputs["input_ids"].shape[1], [], [], 0
-    for row, (item, text, where) in enumerate(zip(items, texts, spans, strict=True)):
-        real = inputs["attention_mask"][row].bool()
-        first = int(real.nonzero()[0])
-        for tokens in locate(vlm, item, text, where, inputs["input_ids"][row, real].tolist(), "answer"):
-            flat += [row * width + first + t - 1 for t in tokens]
-            owner += [n_rows] * len(tokens)
-            n_rows += 1
-    return read_heads(vlm, inputs, np.array(flat), np.array(owner), n_rows)
+    inputs, places = encode_chats(vlm, items, replies, side=side)
+    steps, owner = group_steps(places)
+    flat = places[:, 0] * inputs["input_ids"].shape[1] + places[:, 1] - 1
+    return read_heads(vlm, inputs, flat, owner, len(steps))
 
 
 @contextmanager

@@ -3,6 +3,7 @@
     chat_spans(vlm, item, replies)       the chat as text, and the characters of each reply in it
     token_spans(vlm, text, spans, ids)   the tokens of each character span
     locate(vlm, item, text, ...)         the tokens that a named position means, one list a step
+    encode_chats(vlm, items, replies)    all of it for a batch: tensors, and where to look in them
 
 Positions: ``answer`` (the reply), ``answer_content`` (its most informative tokens), ``prompt_last`` (the last token before
 the reply), ``question`` (the step's own question) and ``image`` (the picture's tokens).
@@ -13,7 +14,7 @@ from __future__ import annotations
 import numpy as np
 
 from .answering import conversation
-from .items import Item
+from .items import Item, open_image
 
 POSITIONS = ("answer", "answer_content", "prompt_last", "question", "image")
 Span = tuple[int, int]
@@ -82,3 +83,26 @@ def locate(vlm, item: Item, text: str, answers: list[Span], ids: list[int], posi
     if len(image) < 2:
         raise ValueError(f"{vlm.name} has no image tokens in its chat; expected a model that reads pictures in line")
     return [image] * len(answers)
+
+
+def encode_chats(vlm, items: list[Item], replies: dict[str, list[str]], position: str = "answer", side: str = "right"):
+    """A batch of finished chats as tensors, and the tokens of ``position`` in it.
+
+    ``replies`` maps an item's uid to its replies, ``side`` is that of the padding. Returns the inputs and an array
+    (tokens, [row of the batch, token in the row, step, how many-th token of the step]).
+    """
+    texts, spans = zip(*(chat_spans(vlm, item, replies[item.uid]) for item in items), strict=True)
+    inputs = vlm.encode(list(texts), [open_image(item) for item in items], side=side)
+    places = []
+    for row, (item, text, where) in enumerate(zip(items, texts, spans, strict=True)):
+        real = inputs["attention_mask"][row].nonzero().flatten()
+        ids, first = inputs["input_ids"][row, real].tolist(), int(real[0])
+        for step, tokens in enumerate(locate(vlm, item, text, where, ids, position)):
+            places += [(row, first + token, step, i) for i, token in enumerate(tokens)]
+    return inputs, np.array(places, dtype=int).reshape(-1, 4)
+
+
+def group_steps(places: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The steps that an array of ``encode_chats`` holds, (steps, [row, step]), and which of them each token is of."""
+    steps, owner = np.unique(places[:, [0, 2]], axis=0, return_inverse=True)
+    return steps, owner.ravel()

@@ -24,7 +24,7 @@ import torch
 from .answering import conversation
 from .capture import capture, read_heads
 from .items import Item, open_image
-from .positions import chat_spans, locate
+from .positions import encode_chats, group_steps
 
 
 @dataclass(frozen=True)
@@ -49,16 +49,10 @@ def finished_chats(vlm, items: list[Item], batch_size: int = 16) -> list[Batch]:
     batches = []
     for first in range(0, len(items), batch_size):
         some = items[first : first + batch_size]
-        texts, spans = zip(*(chat_spans(vlm, i, [s.answer for s in i.steps]) for i in some), strict=True)
-        inputs = vlm.encode(list(texts), [open_image(item) for item in some], side="right")
-        width, flat, owner, rows = inputs["input_ids"].shape[1], [], [], 0
-        for row, (item, text, where) in enumerate(zip(some, texts, spans, strict=True)):
-            ids = inputs["input_ids"][row, inputs["attention_mask"][row].bool()].tolist()
-            for tokens in locate(vlm, item, text, where, ids, "answer"):
-                flat += [row * width + token - 1 for token in tokens]
-                owner += [rows] * len(tokens)
-                rows += 1
-        batches.append(Batch(inputs, np.array(flat), np.array(owner), rows))
+        inputs, places = encode_chats(vlm, some, {item.uid: [step.answer for step in item.steps] for item in some})
+        steps, owner = group_steps(places)
+        flat = places[:, 0] * inputs["input_ids"].shape[1] + places[:, 1] - 1
+        batches.append(Batch(inputs, flat, owner, len(steps)))
     return batches
 
 

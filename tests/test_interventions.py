@@ -5,9 +5,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cogvsr_utils import intervene, mask, mean_ablate, random_heads, scale, steer
-from cogvsr_utils.capture import chat_spans
 from cogvsr_utils.interventions import Edit, directions
 from cogvsr_utils.items import open_image
+from cogvsr_utils.positions import chat_spans
 
 HEADS = [(1, 2), (4, 0)]
 
