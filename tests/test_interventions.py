@@ -145,3 +145,25 @@ def test_direction_points_from_wrong_to_right(vlm):
     assert np.linalg.norm(way) == pytest.approx(np.sqrt(1 + 4), rel=0.15)
     with pytest.raises(ValueError, match="a direction needs both"):
         directions(Held, [(2, 3)], np.ones(400, dtype=bool), np.ones(400, dtype=bool))
+
+
+def test_rehearsed_steps_are_right_where_each_alone_would_be(vlm, items):
+    """The oracle scores one step at a time: is each token of the true answer the likeliest after the true ones before?"""
+    from cogvsr_utils.answering import conversation
+    from cogvsr_utils.evaluation import Rehearsal
+
+    edit = mask([(1, head) for head in range(8)])
+    rehearsal = Rehearsal(vlm, items, batch_size=5)
+    for edits in (None, edit):
+        right = rehearsal.score(edits)
+        expected = []
+        for item in items:
+            said = [step.answer for step in item.steps]
+            for step, reply in enumerate(said):
+                prompt = vlm.render(conversation(item, said[:step], step), prompt=True)
+                inputs = vlm.encode([prompt + reply], [open_image(item)])
+                n = len(vlm.tokenizer(reply).input_ids)
+                best = logits(vlm, inputs, edits)[0, -n - 1 : -1].argmax(-1)
+                expected.append(torch.equal(best, inputs["input_ids"][0, -n:]))
+        assert right.tolist() == expected
+        assert len(rehearsal.index) == len(expected) and 0 < sum(expected) < len(expected)

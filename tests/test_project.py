@@ -134,11 +134,12 @@ def test_wheel_holds_weights_and_schema_and_works_from_any_folder(tmp_path):
     (wheel,) = tmp_path.glob("*.whl")
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(tmp_path / "site")
-    code = "import cogvsr_utils as c; v = c.load_vlm('nano-internvl'); print(len(v.heads), c.__file__)"
+    code = "import cogvsr_utils as c, cogvsr_utils.kinds, cogvsr_utils.nano.train; " \
+           "v = c.load_vlm('nano-internvl'); print(len(v.heads), cogvsr_utils.kinds.__file__)"  # fmt: skip
     environment = {"PYTHONPATH": str(tmp_path / "site"), "PATH": "/usr/bin:/bin"}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, env=environment)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.split() == ["48", str(tmp_path / "site" / "cogvsr_utils" / "__init__.py")]
+    assert done.stdout.split() == ["48", str(tmp_path / "site" / "cogvsr_utils" / "kinds" / "__init__.py")]
     assert (tmp_path / "site" / "cogvsr_utils" / "schemas" / "item.schema.json").is_file()
 
 
