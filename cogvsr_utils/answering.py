@@ -9,13 +9,14 @@ The main question opens the chat; each step is a turn, and the model reads its o
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import groupby
 
-import torch
 from tqdm import tqdm
 
 from .interventions import intervene
 from .items import Item, open_image
 from .models import in_halves
+from .turns import Turns
 
 INSTRUCTION = "Answer in a few words."
 CLOSING = "Answer the question."
@@ -62,20 +63,11 @@ def answer(
     if not items:
         raise ValueError("no items to answer; expected at least one")
     batch_size = batch_size or (64 if vlm.device.type == "cpu" else 16)
-    order = sorted(items, key=lambda item: (len(item.steps), item.uid))
-    batches = [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
     said: dict[str, list[str]] = {}
-    for batch in tqdm(batches, desc="answering", disable=not progress):
-        images = [open_image(item) for item in batch]
-        for item in batch:
-            said[item.uid] = []
-        rounds = max(len(item.steps) for item in batch) if steps else 0
-        for number in [*range(rounds), MAIN]:
-            live = [i for i, item in enumerate(batch) if number == MAIN or number < len(item.steps)]
-            chats = [conversation(batch[i], said[batch[i].uid], number) for i in live]
-            replies = generate(vlm, chats, [images[i] for i in live], edits=edits, max_new_tokens=max_new_tokens)
-            for i, reply in zip(live, replies, strict=True):
-                said[batch[i].uid].append(reply)
+    for batch in tqdm(_batches(items, steps, batch_size), desc="answering", disable=not progress):
+        with intervene(vlm, edits):
+            replies = in_halves(lambda some: _converse(vlm, some, steps, max_new_tokens), batch)
+        said.update(zip([item.uid for item in batch], replies, strict=True))
     rows = []
     for item in items:
         asked = [*enumerate(item.steps)] if steps else []
@@ -88,15 +80,23 @@ def answer(
     return pd.DataFrame(rows)
 
 
-@torch.inference_mode()
-def generate(vlm, chats: list[list[dict]], images: list, *, edits=None, max_new_tokens: int = 12) -> list[str]:
-    """Greedy replies to a batch of chats, left-padded; out of memory halves the batch and goes on, saying so."""
+def _batches(items: list[Item], steps: bool, size: int) -> list[list[Item]]:
+    """Batches of items with equally many turns, and with questions of like length, so that little is padding."""
 
-    def some(batch):
-        inputs = vlm.encode([vlm.render(chat, prompt=True) for chat, _ in batch], [image for _, image in batch])
-        with intervene(vlm, edits):
-            out = vlm.model.generate(**inputs, do_sample=False, max_new_tokens=max_new_tokens)
-        new = out[:, inputs["input_ids"].shape[1] :]
-        return [text.strip() for text in vlm.tokenizer.batch_decode(new, skip_special_tokens=True)]
+    def turns(item):
+        return len(item.steps) if steps else 0
 
-    return in_halves(some, list(zip(chats, images, strict=True)))
+    order = sorted(items, key=lambda item: (turns(item), len(item.question), item.uid))
+    alike = [list(group) for _, group in groupby(order, key=turns)]
+    return [group[i : i + size] for group in alike for i in range(0, len(group), size)]
+
+
+def _converse(vlm, items: list[Item], steps: bool, max_new_tokens: int) -> list[list[str]]:
+    """All replies to each of a batch of items with equally many steps."""
+    turns = Turns(vlm, [open_image(item) for item in items], max_new_tokens)
+    said: list[list[str]] = [[] for _ in items]
+    for number in [*range(len(items[0].steps) if steps else 0), MAIN]:
+        chats = [conversation(item, replies, number) for item, replies in zip(items, said, strict=True)]
+        for replies, reply in zip(said, turns.reply(chats), strict=True):
+            replies.append(reply)
+    return said

@@ -167,7 +167,8 @@ class _Pass:
     def before(self, module, args, kwargs):
         ids = kwargs.get("input_ids", args[0] if args else None)
         cache = kwargs.get("past_key_values")
-        self.prefill = cache is None or cache.get_seq_length() == 0
+        # A prompt may go on from what was read of the chat before, but is never one token.
+        self.prefill = cache is None or cache.get_seq_length() == 0 or ids.shape[1] > 1
         self.ids = ids
 
     def tokens(self, scope: str, x: torch.Tensor) -> torch.Tensor | None:

@@ -59,6 +59,11 @@ class VLM:
         found = (getattr(self.model.config, name, None) for name in names)
         return next((value for value in found if isinstance(value, int)), None)
 
+    @property
+    def causal(self) -> bool:
+        """Whether no token reads a later one of the text."""
+        return getattr(self.model.config.get_text_config(), "use_bidirectional_attention", None) is not True
+
     def render(self, messages: list[dict], prompt: bool) -> str:
         """The chat as text; ``prompt`` adds the opening of the model's turn."""
         return self.processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=prompt)

@@ -27,7 +27,7 @@ def chat_spans(vlm, item: Item, replies: list[str]) -> tuple[str, list[Span]]:
     than it was given, and where a model reads a text in both directions, so that a later answer would change what an
     earlier one holds.
     """
-    if getattr(vlm.model.config.get_text_config(), "use_bidirectional_attention", None) is True:
+    if not vlm.causal:
         raise ValueError(
             f"{vlm.name} reads its prompt in both directions; expected a causal model, to be read in one pass"
         )

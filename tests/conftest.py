@@ -35,3 +35,23 @@ def answers(vlm, items):
     from cogvsr_utils import answer
 
     return answer(vlm, items)
+
+
+@pytest.fixture(scope="session")
+def asked(tmp_path_factory):
+    """Four questions about pictures of two sizes, with two or three steps."""
+    import numpy as np
+    from PIL import Image
+
+    from cogvsr_utils.items import Item, Step
+
+    folder, rng, found = tmp_path_factory.mktemp("pictures"), np.random.default_rng(0), []
+    for number, size in enumerate([(64, 64), (96, 64), (64, 64), (96, 64)]):
+        path = folder / f"{number}.png"
+        Image.fromarray(rng.integers(0, 255, (*size[::-1], 3), dtype=np.uint8)).save(path)
+        steps = [Step("what color is the cube?", "red", "closed", None, "Low-Level Visual Perception"),
+                 Step("how many cones are there on the left?", "2", "int", None, "Math Reasoning"),
+                 Step("is it large?", "yes", "yesno", None, "Knowledge Recall")][: 2 + number % 2]  # fmt: skip
+        found.append(Item(str(number), "synth", str(number), "is the cube behind the sphere?", "yes", "yesno", steps,
+                          image=str(path)))  # fmt: skip
+    return found

@@ -4,11 +4,10 @@ import numpy as np
 import pytest
 import torch
 from families import FAMILIES, build
-from PIL import Image
 
 from cogvsr_utils import capture, check_parity, intervene, mask
 from cogvsr_utils.answering import MAIN, answer, conversation
-from cogvsr_utils.items import Item, Step, open_image
+from cogvsr_utils.items import open_image
 from cogvsr_utils.positions import chat_spans
 
 LAYERS = {"qwen3_5": [1, 3], "mllama": [0, 1, 2]}  # layers of softmax attention; 0 and 1 in all others
@@ -18,21 +17,6 @@ CAUSAL = [name for name in FAMILIES if name != "paligemma"]
 @pytest.fixture(scope="module", params=FAMILIES)
 def tiny(request):
     return build(request.param)
-
-
-@pytest.fixture(scope="module")
-def asked(tmp_path_factory):
-    """Four questions about pictures of two sizes, with two or three steps."""
-    folder, rng, found = tmp_path_factory.mktemp("pictures"), np.random.default_rng(0), []
-    for number, size in enumerate([(64, 64), (96, 64), (64, 64), (96, 64)]):
-        path = folder / f"{number}.png"
-        Image.fromarray(rng.integers(0, 255, (*size[::-1], 3), dtype=np.uint8)).save(path)
-        steps = [Step("what color is the cube?", "red", "closed", None, "Low-Level Visual Perception"),
-                 Step("how many cones are there on the left?", "2", "int", None, "Math Reasoning"),
-                 Step("is it large?", "yes", "yesno", None, "Knowledge Recall")][: 2 + number % 2]  # fmt: skip
-        found.append(Item(str(number), "synth", str(number), "is the cube behind the sphere?", "yes", "yesno", steps,
-                          image=str(path)))  # fmt: skip
-    return found
 
 
 def inputs_of(vlm, items, side="left"):
