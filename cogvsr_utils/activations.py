@@ -45,13 +45,14 @@ class HeadActivations:
         features = np.load(folder / "features.npy", mmap_mode="r")
         return cls(features, pd.read_parquet(folder / "index.parquet"), heads, header)
 
-    def by_head(self, rows=None) -> np.ndarray:
-        """Features as (rows, heads, head_dim) float32; raises ValueError where heads differ in width."""
-        widths = self.heads.table["head_dim"].unique()
-        if len(widths) > 1:
-            raise ValueError(f"heads have widths {sorted(widths)}; read them by their columns instead")
-        x = self.features if rows is None else self.features[rows]
-        return np.asarray(x, dtype=np.float32).reshape(len(x), len(self.heads), int(widths[0]))
+    def by_head(self) -> np.ndarray:
+        """Features as (rows, heads, head_dim) float32; where heads differ in width, the narrower end in zeros."""
+        width = int(self.heads.table["head_dim"].max())
+        out = np.zeros((len(self.features), len(self.heads), width), dtype=np.float32)
+        for dim, part in self.heads.table.groupby("head_dim"):
+            columns = part["start"].to_numpy()[:, None] + np.arange(dim)
+            out[:, part.index, : int(dim)] = self.features[:, columns]
+        return out
 
 
 class ShardedStore:

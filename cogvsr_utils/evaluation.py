@@ -3,7 +3,7 @@
 evaluate(vlm, items, edits=None)    answer, judge and tabulate: accuracy by function with interval, n, unparsed
 accuracy_table(judged)              the same from replies already judged
 compare(after, before)              paired differences by function, with interval, p and n
-Rehearsal(vlm, items).score(edit)   all steps of an item in one teacher-forced pass, for many random controls
+Rehearsal(vlm, items).run(edit)     all steps of an item in one teacher-forced pass, for many random controls
 """
 
 from __future__ import annotations
@@ -67,9 +67,9 @@ def compare(after, before, by: str = "function"):
 class Rehearsal:
     """Items with all their true answers in one chat each, tokenised once, to be scored under many edits.
 
-    ``score(edit)`` gives, per step, whether every answer token is the most likely one when all earlier answers are
-    the true ones. One pass scores all steps of an item, so a hundred random controls are affordable; headline rows
-    are generated instead.
+    One pass scores all steps of an item, so a hundred random controls are affordable; headline rows are generated
+    instead. ``index`` holds the steps (uid, group_id, step, function); ``batches`` the inputs, the places (row, token) of
+    the answers' tokens and the number of the step that each token is of.
     """
 
     def __init__(self, vlm, items: list[Item], batch_size: int = 32):
@@ -87,12 +87,15 @@ class Rehearsal:
         self.index = pd.DataFrame(rows)
 
     @torch.inference_mode()
-    def score(self, edits: Edit | list[Edit] | None = None) -> np.ndarray:
-        """Right or wrong for every row of ``index``, boolean (steps,)."""
-        right = np.ones(len(self.index), dtype=bool)
+    def run(self, edits: Edit | list[Edit] | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """For every row of ``index``, the earlier answers being the true ones: whether each token of the answer is the
+        likeliest, boolean (steps,), and the natural logarithm of the answer's probability, (steps,)."""
+        right, told = np.ones(len(self.index), dtype=bool), np.zeros(len(self.index))
         for inputs, (row, token), owner in self.batches:
             with intervene(self.vlm, edits):
                 logits = self.vlm.scores(inputs, row, token - 1)
-            wrong = (logits.argmax(1) != inputs["input_ids"][row, token]).cpu().numpy()
-            right[owner[wrong]] = False
-        return right
+            said = inputs["input_ids"][row, token]
+            right[owner[(logits.argmax(1) != said).cpu().numpy()]] = False
+            each = logits.log_softmax(1).gather(1, said[:, None])[:, 0]
+            np.add.at(told, owner, each.double().cpu().numpy())
+        return right, told

@@ -1,46 +1,67 @@
-"""One row per function and head: what the head holds, how much the paper's probe leans on it, where it ranks.
+"""One row per function and head: what the head holds, how sure that is, what removing it does, where it ranks.
 
-head_table(heads, classes, importance, auroc, null)    -> DataFrame
-top_heads(table, function, k)                           the k heads that serve a function most
+head_table(heads, classes, measures)    -> DataFrame
+top_heads(table, function, k)           the k heads that serve a function most
+COLUMNS                                 what each column means
 """
 
 from __future__ import annotations
 
 import numpy as np
 
+COLUMNS = {
+    "function": "the cognitive function of the steps",
+    "layer": "layer of the text decoder, from 0",
+    "head": "query head of the layer, from 0; heads of cross-attention are numbered on",
+    "importance": "the paper's: gradient × activation of the joint probe, mean over held-out steps of the function, signed",
+    "selected": "share of probe seeds and resampled scenes in which the head is among the function's top tenth by importance",
+    "auroc": "how well a linear probe on this head alone tells the function's steps from all others; 0.5 is chance",
+    "gain": "AUROC of the text's guess and the head together less that of the guess alone (words of step, question and answer, step index)",
+    "selectivity": "accuracy of the head's probe less its accuracy when every answer has a random function (one value a head)",
+    "p": "share of heads and permutations, within the function, that tell as much of what the text's guess gets wrong when that is shuffled within the step index",
+    "p_max": "share of permutations in which the best of all heads and functions does (Westfall and Young's max-T)",
+    "q": "Benjamini and Hochberg's q of p over all heads and functions",
+    "effect": "change of the log-probability of the right answer to the function's steps when this head alone is removed, nats; below 0: removal hurts",
+    "effect_low": "lower end of the effect's 95 % interval over scenes",
+    "effect_high": "upper end of it",
+    "effect_accuracy": "change of accuracy by the same removal, in [-1, 1]",
+    "effect_p_max": "family-wise p, over all heads and functions, that removal lowers accuracy: signs of scenes flipped, max-T",
+}  # fmt: skip
+RANKED = {"importance": np.abs, "auroc": np.asarray, "gain": np.asarray, "effect": np.negative}  # larger is stronger
 
-def head_table(heads, classes, importance: np.ndarray, auroc: np.ndarray, null: np.ndarray):
-    """Bring importance and decodability of every (function, head) together.
 
-    ``importance`` (classes, heads) is the joint probe's, signed; ``auroc`` (heads, classes) HeadProbes'; ``null``
-    (permutations, heads, classes) the same under shuffled labels. Columns: function, layer, head, importance,
-    rank (1 = most important by absolute value), auroc, p_max (family-wise: share of permutations whose best head over
-    all functions reaches this AUROC, Westfall and Young's max-T), q (Benjamini-Hochberg over heads and functions of
-    one-sided p values).
+def head_table(heads, classes, measures: dict[str, np.ndarray]):
+    """Bring what was measured of every (function, head) together, with ranks.
+
+    ``heads`` is a HeadMap; ``measures`` maps names of ``COLUMNS`` to arrays (classes, heads), or (heads,) for what is the
+    same for all functions. Each of importance, auroc, gain and effect that is there gets a column ``rank_...``, 1 for the
+    strongest. Raises KeyError for a name that ``COLUMNS`` does not explain, ValueError for another shape.
     """
     import pandas as pd
 
-    from .stats import fdr
-
-    n = len(null)
-    p = (1 + (null >= auroc).sum(0)) / (1 + n)
-    best = null.max(axis=(1, 2))
-    p_max = (1 + (best[:, None, None] >= auroc).sum(0)) / (1 + n)
-    q = fdr(p)
-    frames = []
+    unknown = sorted(set(measures) - set(COLUMNS))
+    if unknown:
+        raise KeyError(f"no columns {unknown}; expected some of {list(COLUMNS)[3:]}")
+    shape, frames = (len(classes), len(heads)), []
+    full = {}
+    for name in (name for name in COLUMNS if name in measures):
+        values = np.asarray(measures[name])
+        if values.shape not in (shape, shape[1:]):
+            raise ValueError(f"{name} has shape {values.shape}; expected (classes, heads) = {shape}")
+        full[name] = np.broadcast_to(values, shape)
     for c, function in enumerate(classes):
         frame = heads.table[["layer", "head"]].copy()
         frame.insert(0, "function", function)
-        strength = np.abs(importance[c])
-        frame["importance"] = importance[c]
-        frame["rank"] = (-strength).argsort().argsort() + 1
-        frame["auroc"], frame["p"], frame["p_max"], frame["q"] = auroc[:, c], p[:, c], p_max[:, c], q[:, c]
+        for name, values in full.items():
+            frame[name] = values[c]
+        for name in (name for name in RANKED if name in full):
+            frame[f"rank_{name}"] = (-RANKED[name](full[name][c])).argsort(kind="stable").argsort() + 1
         frames.append(frame)
     return pd.concat(frames, ignore_index=True)
 
 
 def top_heads(table, function: str, k: int, by: str = "importance") -> list[tuple[int, int]]:
-    """The k heads with the largest absolute ``by`` for a function, best first; raises ValueError for a name not there.
+    """The k strongest heads of a function by a ranked column, best first; raises ValueError for a name not there.
 
     >>> import pandas as pd
     >>> t = pd.DataFrame({"function": ["f"] * 3, "layer": [0, 0, 1], "head": [0, 1, 0], "importance": [1, -5, 2]})
@@ -50,5 +71,7 @@ def top_heads(table, function: str, k: int, by: str = "importance") -> list[tupl
     rows = table[table["function"] == function]
     if rows.empty:
         raise ValueError(f"no function {function!r} in the table; it has {sorted(table['function'].unique())}")
-    order = rows[by].abs().sort_values(ascending=False, kind="stable").index[:k]
+    if by not in RANKED:
+        raise ValueError(f"by is {by!r}; expected one of {tuple(RANKED)}")
+    order = (-RANKED[by](rows[by])).sort_values(kind="stable").index[:k]
     return [(int(layer), int(head)) for layer, head in rows.loc[order, ["layer", "head"]].to_numpy()]

@@ -6,9 +6,11 @@ VLM                                model, processor and head map, with ``encode`
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import importlib.util
 from collections.abc import Callable
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -138,6 +140,21 @@ def load_vlm(
     return VLM(name, model, processor, quantize, commit)
 
 
+@contextmanager
+def attention_switched(vlm, name: str):
+    """Another attention implementation for a while; yields whether the model has it."""
+    before = vlm.model.config._attn_implementation
+    try:
+        vlm.model.set_attn_implementation(name)
+    except (ValueError, AttributeError, NotImplementedError):
+        yield False
+        return
+    try:
+        yield True
+    finally:
+        vlm.model.set_attn_implementation(before)
+
+
 def in_halves(run: Callable[[list], list], batch: list) -> list:
     """``run(batch)``, a list; where the GPU's memory does not suffice, half by half, saying so.
 
@@ -153,6 +170,16 @@ def in_halves(run: Callable[[list], list], batch: list) -> list:
     half = len(batch) // 2
     print(f"out of memory at a batch of {len(batch)}: going on with {half}")
     return [*in_halves(run, batch[:half]), *in_halves(run, batch[half:])]
+
+
+def untrained(vlm: VLM, seed: int = 0) -> VLM:
+    """A model of the same shape with random weights, not quantized: what its heads hold, training did not put there."""
+    config = copy.deepcopy(vlm.model.config)
+    if hasattr(config, "quantization_config"):
+        del config.quantization_config
+    torch.manual_seed(seed)
+    model = AutoModelForImageTextToText.from_config(config, dtype=vlm.model.dtype, attn_implementation="sdpa")
+    return VLM(f"{vlm.name}, untrained", model.to(vlm.device).eval(), vlm.processor)
 
 
 def _find(name: str) -> str:

@@ -7,14 +7,13 @@ Each check computes the same activations in two ways that must agree.
 
 from __future__ import annotations
 
-from contextlib import contextmanager
-
 import numpy as np
 import torch
 
 from .answering import MAIN, answer, conversation
 from .capture import read_heads
 from .items import Item, open_image
+from .models import attention_switched
 from .positions import chat_spans, encode_chats, group_steps
 
 # Largest difference allowed, in root-mean-squares of the activations.
@@ -48,7 +47,7 @@ def check_parity(vlm, items: list[Item], *, progress: bool = False):
         ("one item at a time = ragged batch", _gap(alone, batch), tolerance, f"{len(items)} items"),
         ("left padding = right padding", _gap(_read(vlm, items, replies, "left"), batch), tolerance, ""),
     ]
-    with _attention(vlm, "eager") as switched:
+    with attention_switched(vlm, "eager") as switched:
         eager = _read(vlm, items, replies) if switched else batch
     rows.append(("eager attention = sdpa", _gap(eager, batch), tolerance, "" if switched else "cannot be switched"))
     generated, forced = _generated(vlm, items[0], replies[items[0].uid])
@@ -84,21 +83,6 @@ def _read(vlm, items, replies, side: str = "right") -> torch.Tensor:
     steps, owner = group_steps(places)
     flat = places[:, 0] * inputs["input_ids"].shape[1] + places[:, 1] - 1
     return read_heads(vlm, inputs, flat, owner, len(steps))
-
-
-@contextmanager
-def _attention(vlm, name: str):
-    """Another attention implementation for a while; yields whether the model has it."""
-    before = vlm.model.config._attn_implementation
-    try:
-        vlm.model.set_attn_implementation(name)
-    except (ValueError, AttributeError, NotImplementedError):
-        yield False
-        return
-    try:
-        yield True
-    finally:
-        vlm.model.set_attn_implementation(before)
 
 
 @torch.inference_mode()

@@ -143,22 +143,84 @@ def curve_figure(table, null_importance, classes):
     return _finish(figure)
 
 
-def count_figure(counts):
-    """Elbow counts with intervals over groups beside what noise gives, one row a function."""
-    figure, axis = plt.subplots(figsize=(7.4, 3.6))
-    rows = counts.iloc[::-1].reset_index(drop=True)
-    y = np.arange(len(rows))
-    axis.barh(y, rows["null_high"] - rows["null_low"], left=rows["null_low"], color="#ddd", height=0.7,
-              label="elbow in noise, 95 %")  # fmt: skip
-    error = np.abs(rows[["elbow_low", "elbow_high"]].to_numpy().T - rows["elbow"].to_numpy())
-    axis.errorbar(rows["elbow"], y, xerr=error, fmt="none", ecolor="#333", lw=1.2)
-    axis.scatter(
-        rows["elbow"], y, color=[COLOR[n] for n in rows["function"]], zorder=3, s=42, label="elbow, this model"
-    )
-    axis.scatter(rows["n_fdr"], y, marker="|", color="#000", s=90, label="FDR below 5 %")
-    axis.set_yticks(y, rows["function"])
-    axis.set_xlabel(f"heads out of {rows['n_heads'].iloc[0]}")
-    axis.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=3, fontsize=8)
+def count_figure(tables: dict, n_heads: dict):
+    """Elbow counts beside what noise gives, and heads whose removal costs accuracy; a panel a model, a row a function, intervals over
+    groups. ``tables`` maps a model to a table of scarcity's and head_counts' rows, ``n_heads`` to its number of heads."""
+    figure, axes = plt.subplots(1, len(tables), figsize=(4.0 + 2.9 * len(tables), 3.7), sharey=True, squeeze=False)
+    names = NAMES[::-1]
+    y = np.arange(len(names))
+    for axis, (model, table) in zip(axes[0], tables.items(), strict=True):
+        rules = {rule: part.set_index("function").loc[list(names)] for rule, part in table.groupby("statistic")}
+        elbow, strict = rules["elbow"], rules["n_removal"]
+        axis.barh(y, elbow["null_high"] - elbow["null_low"], left=elbow["null_low"], color="#ddd", height=0.8,
+                  label="elbow in noise, 95 %")  # fmt: skip
+        for rows, shift, mark, label in (
+            (elbow, 0.15, "o", "elbow"),
+            (strict, -0.2, "D", "removal costs accuracy (max-T)"),
+        ):
+            axis.hlines(y + shift, rows["low"], rows["high"], color="#333", lw=1.1)
+            axis.scatter(rows["value"], y + shift, color=[COLOR[n] for n in names], zorder=3, s=34, marker=mark,
+                         edgecolor="#333", lw=0.5, label=label)  # fmt: skip
+        axis.set_title(model, fontsize=10)
+        axis.set_xlabel(f"heads out of {n_heads[model]}")
+        axis.set_yticks(y, names)
+    axes[0][0].legend(loc="lower left", bbox_to_anchor=(0, 1.08), ncols=3, fontsize=8)
+    return _finish(figure)
+
+
+def share_of_heads_figure(tops: dict):
+    """UpSet plot: how many heads belong to exactly which functions; ``tops`` maps a function to its set of heads."""
+    names = [n for n in NAMES if n in tops]
+    members = {}
+    for head in sorted(set().union(*tops.values())):
+        held = tuple(n for n in names if head in tops[n])
+        members[held] = members.get(held, 0) + 1
+    groups = sorted(members, key=lambda held: (-members[held], len(held), held))
+    figure, (bars, dots) = plt.subplots(2, 1, figsize=(8.2, 4.6), sharex=True, height_ratios=[1, 1.5])
+    x = np.arange(len(groups))
+    bars.bar(x, [members[held] for held in groups], color="#555", width=0.6)
+    bars.set_ylabel("heads")
+    for i, held in enumerate(groups):
+        rows = [names[::-1].index(n) for n in held]
+        dots.plot([i] * len(rows), rows, color="#999", lw=1.5, zorder=1)
+        dots.scatter([i] * len(rows), rows, color=[COLOR[n] for n in held], s=38, zorder=2)
+    dots.set_yticks(range(len(names)), names[::-1])
+    dots.set_xticks([])
+    dots.grid(axis="y", color="#eee")
+    dots.set_axisbelow(True)
+    return _finish(figure)
+
+
+def quality_figure(table):
+    """Precision at k and rank correlation of every ranking, a dot a function, a bar their mean, chance dotted."""
+    order = table.groupby("ranking")["spearman"].mean().sort_values().index
+    figure, axes = plt.subplots(1, 2, figsize=(8.6, 3.4), sharey=True)
+    for axis, column, chance in zip(axes, ("precision", "spearman"), (table["chance"].iloc[0], 0.0), strict=True):
+        for i, ranking in enumerate(order):
+            part = table[table["ranking"] == ranking]
+            axis.hlines(i, *part[column].mean() * np.ones(2) + [-1e-3, 1e-3], lw=14, color="#333")
+            spread = np.linspace(-0.25, 0.25, len(part))
+            axis.hlines(i + spread, part[f"{column}_low"], part[f"{column}_high"], color="#ccc", lw=1)
+            axis.scatter(part[column], i + spread, color=[COLOR[n] for n in part["function"]], s=16, zorder=3)
+        axis.axvline(chance, color="#c33", ls=":", lw=1.2)
+    axes[0].set(xlabel=f"precision at {table['k'].iloc[0]}", yticks=range(len(order)), yticklabels=order)
+    axes[1].set_xlabel("rank correlation")
+    return _finish(figure)
+
+
+def power_figure(table):
+    """Power and false discoveries of every rule against the planted strength; ``table`` is planted.summary's."""
+    figure, axes = plt.subplots(1, 2, figsize=(8.2, 3.2))
+    styles = {"max-T": "#1b6ca8", "FDR": "#63a375", "elbow, single heads": "#d1495b", "elbow, joint probe": "#edae49"}
+    for rule, part in table.groupby("rule", sort=False):
+        part = part.sort_values("strength")
+        for axis, column in zip(axes, ("power", "false_share"), strict=True):
+            axis.plot(part["strength"], part[column], "o-", color=styles[rule], label=rule, ms=4)
+    axes[0].set(ylabel="planted heads found", ylim=(-0.03, 1.03))
+    axes[1].set(ylabel="of the selected, not planted", ylim=(-0.03, 1.03))
+    for axis in axes:
+        axis.set_xlabel("planted strength, standard deviations")
+    axes[0].legend(fontsize=8)
     return _finish(figure)
 
 

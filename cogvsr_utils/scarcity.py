@@ -1,7 +1,11 @@
-"""How many heads serve a function, and is that few?
+"""How few heads serve a function, how sparse they are and where, each number beside what noise gives.
 
-scarcity(table, null_importance)    per function: elbow count with its null, FDR and max-T counts, Gini
-overlap(table, k)                   Jaccard of the top k of every two functions, beside what chance gives
+scarcity(importance, null, resampled, ...)  per function and statistic: value, interval over groups, null
+head_counts(strength, null, resampled)      heads that pass the false discovery rate and max-T, with the same
+removal_counts(removed, classes)            heads whose removal costs accuracy, with the same
+spatial_difference(resampled, classes)      are spatial heads scarcer? the difference with its interval
+equalise(labels, *features)                 rows in which no function differs from another in these features
+overlap(table, k)                           Jaccard of the top k of every two functions, beside what chance gives
 """
 
 from __future__ import annotations
@@ -12,57 +16,125 @@ import numpy as np
 
 from .functions import NAMES, find_function
 from .heads_table import top_heads
-from .stats import elbow, gini
+from .stats import chance_jaccard, elbow, gini, hoyer, participation, sign_flips, significance
+
+STATISTICS = {"elbow": elbow, "gini": gini, "hoyer": hoyer, "participation": participation}
+LEVEL = 0.95
 
 
-def scarcity(table, null_importance: np.ndarray, bootstrap_importance: np.ndarray, classes, level: float = 0.95):
-    """Counts of functional heads by every rule, one row a function.
+def scarcity(importance: np.ndarray, null: np.ndarray, resampled: np.ndarray, classes, layers: np.ndarray):
+    """Statistics of each function's importances, one row a function and statistic.
 
-    ``table`` is head_table's; ``null_importance`` (permutations, classes, heads) the importance of probes fitted to
-    shuffled labels; ``bootstrap_importance`` (resamples, classes, heads) the importance over resampled groups.
-    Columns: function, spatial, n_heads, elbow with its interval over groups (elbow_low, elbow_high), null_elbow (its
-    median in noise) with null_low and null_high, n_fdr (q below 1 - level), n_max_t, gini of the importances and
-    null_gini.
+    ``importance`` (classes, heads); ``null`` (fits, classes, heads) that of probes fitted to shuffled labels;
+    ``resampled`` (resamples, classes, heads) over resampled groups; ``layers`` (heads,). Statistics: elbow (a count), gini,
+    hoyer, participation (a count), and depth, the mean layer weighted by importance, from 0 (first) to 1 (last).
+    Columns: function, spatial, statistic, value, low, high (95 % over groups), null (median in noise), null_low, null_high.
     """
-    import pandas as pd
-
-    tail = [(1 - level) / 2, 0.5, (1 + level) / 2]
+    depth = (layers - layers.min()) / max(layers.max() - layers.min(), 1)
+    measures = STATISTICS | {"depth": lambda x: float(np.abs(x) @ depth / max(np.abs(x).sum(), 1e-12))}
     rows = []
-    for c, function in enumerate(classes):
-        mine = table[table["function"] == function]
-        boot = [elbow(x) for x in bootstrap_importance[:, c]]
-        null = np.quantile([elbow(x) for x in null_importance[:, c]], tail)
-        rows.append({
-            "function": function, "spatial": find_function(function).spatial, "n_heads": len(mine),
-            "elbow": elbow(mine["importance"]),
-            "elbow_low": np.quantile(boot, tail[0]), "elbow_high": np.quantile(boot, tail[2]),
-            "null_elbow": null[1], "null_low": null[0], "null_high": null[2],
-            "n_fdr": int((mine["q"] < 1 - level).sum()), "n_max_t": int((mine["p_max"] < 1 - level).sum()),
-            "gini": gini(mine["importance"]),
-            "null_gini": float(np.median([gini(x) for x in null_importance[:, c]])),
-        })  # fmt: skip
-    return pd.DataFrame(rows).sort_values("function", key=lambda s: s.map(NAMES.index)).reset_index(drop=True)
+    for name, measure in measures.items():
+        found, noise, again = (
+            np.apply_along_axis(measure, -1, part) for part in (importance[None], null, resampled)
+        )  # (draws, classes)
+        rows += _rows(name, found[0], noise, again, classes)
+    return _table(rows)
 
 
-def spatial_difference(bootstrap_importance: np.ndarray, classes, level: float = 0.95) -> dict[str, float]:
-    """Mean elbow count of the spatial functions less that of the others, with its interval over resampled groups.
+def head_counts(strength: np.ndarray, null: np.ndarray, resampled: np.ndarray, classes):
+    """How many heads of each function pass, one row a function and rule, in the columns of ``scarcity``.
 
-    Negative means that spatial heads are scarcer; an interval that holds 0 leaves it open.
+    ``strength`` (heads, classes), ``null`` (permutations, heads, classes) and ``resampled`` (resamples, heads, classes) are
+    HeadProbes'. Rules at 5 %: n_fdr (q over heads and functions), n_max_t (family-wise). The null counts are those of
+    the permutations themselves.
+    """
+
+    def count(draws):
+        tests = [significance(draw, null) for draw in draws]
+        return {"n_fdr": np.array([(t["q"] < 1 - LEVEL).sum(0) for t in tests]),
+                "n_max_t": np.array([(t["p_max"] < 1 - LEVEL).sum(0) for t in tests])}  # fmt: skip
+
+    found, noise, again = count(strength[None]), count(null[:100]), count(resampled)
+    return _table(row for name in found for row in _rows(name, found[name][0], noise[name], again[name], classes))
+
+
+def removal_counts(removed: dict[str, np.ndarray], classes):
+    """How many heads' removal costs a function accuracy, family-wise at 5 % (``n_removal``), in the columns of ``scarcity``.
+
+    ``removed`` holds ``right`` (1 + heads, steps), the first row untouched, ``function`` and ``group`` (steps,).
+    """
+    change = (removed["right"][1:].astype(float) - removed["right"][0]).T
+    tests = sign_flips(change, removed["function"], removed["group"])
+    found = (tests["p_max"] < 1 - LEVEL).sum(1)
+    return _table(_rows("n_removal", found, tests["null"], tests["resampled"], classes))
+
+
+def spatial_difference(resampled: np.ndarray, classes) -> dict[str, float]:
+    """Mean of a statistic over the spatial functions less that over the others, with its interval over groups.
+
+    ``resampled`` (resamples, classes). For counts, negative means that spatial heads are scarcer; an interval that holds 0
+    leaves it open.
+
+    >>> found = spatial_difference([[3, 5], [4, 5]], ["Spatial Perception", "Math Reasoning"])
+    >>> found["difference"], found["verdict"]
+    (-1.5, 'lower')
     """
     spatial = np.array([find_function(name).spatial for name in classes])
-    counts = np.array([[elbow(x) for x in sample] for sample in bootstrap_importance])
-    difference = counts[:, spatial].mean(1) - counts[:, ~spatial].mean(1)
-    low, high = np.quantile(difference, [(1 - level) / 2, (1 + level) / 2])
-    return {"difference": float(difference.mean()), "low": float(low), "high": float(high)}
+    resampled = np.asarray(resampled, dtype=float)
+    difference = resampled[:, spatial].mean(1) - resampled[:, ~spatial].mean(1)
+    low, high = np.quantile(difference, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    verdict = "lower" if high < 0 else "higher" if low > 0 else "open"
+    return {"difference": float(difference.mean()), "low": float(low), "high": float(high), "verdict": verdict}
+
+
+def equalise(labels, *features, seed: int = 0) -> np.ndarray:
+    """Rows (numbers, sorted) in which every label is as frequent as any other within each cell of ``features``.
+
+    A cell is a combination of the features' values; of each label as many rows are kept there, at random, as the rarest
+    label has. Raises ValueError where no cell holds all labels.
+
+    >>> equalise(["a", "a", "a", "b", "b"], [1, 1, 2, 1, 1]).tolist()
+    [0, 1, 3, 4]
+    """
+    rng, labels = np.random.default_rng(seed), np.asarray(labels)
+    names, kept = np.unique(labels), []
+    cells = np.unique(np.stack([np.unique(f, return_inverse=True)[1] for f in features]), axis=1, return_inverse=True)[
+        1
+    ]
+    for cell in np.unique(cells):
+        members = [np.flatnonzero((cells == cell) & (labels == name)) for name in names]
+        least = min(map(len, members))
+        kept += [rng.choice(rows, least, replace=False) for rows in members if least]
+    if not kept:
+        raise ValueError(f"no combination of the {len(features)} features holds all labels {list(names)}")
+    return np.sort(np.concatenate(kept))
 
 
 def overlap(table, k: int):
     """Jaccard of the top k heads of every two functions; ``chance`` is what two random sets of k share on average."""
     import pandas as pd
 
-    n_heads = table.groupby("function").size().iloc[0]
+    n_heads = int(table.groupby("function").size().iloc[0])
     tops = {f: set(top_heads(table, f, k)) for f in table["function"].unique()}
-    shared = k * k / n_heads
     rows = [{"one": a, "other": b, "jaccard": len(tops[a] & tops[b]) / len(tops[a] | tops[b])}
             for a, b in combinations(tops, 2)]  # fmt: skip
-    return pd.DataFrame(rows).assign(k=k, chance=shared / (2 * k - shared))
+    return pd.DataFrame(rows).assign(k=k, chance=chance_jaccard(k, n_heads))
+
+
+def _rows(name, found, noise, again, classes):
+    """One row a class from a statistic's value (classes,), its null and its resamples (draws, classes)."""
+    tails = [(1 - LEVEL) / 2, (1 + LEVEL) / 2]
+    for c, function in enumerate(classes):
+        low, high = np.quantile(again[:, c], tails)
+        null_low, null_high = np.quantile(noise[:, c], tails)
+        yield {"function": function, "spatial": find_function(function).spatial, "statistic": name,
+               "value": float(found[c]), "low": low, "high": high,
+               "null": float(np.median(noise[:, c])), "null_low": null_low, "null_high": null_high}  # fmt: skip
+
+
+def _table(rows):
+    import pandas as pd
+
+    table = pd.DataFrame(rows)
+    order = table["function"].map(NAMES.index)
+    return table.assign(order=order).sort_values(["statistic", "order"]).drop(columns="order").reset_index(drop=True)

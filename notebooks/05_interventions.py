@@ -28,7 +28,7 @@ import pandas as pd
 from cogvsr_utils.functions import NAMES
 from cogvsr_utils.pages import quote, show, start
 from cogvsr_utils.plots import control_figure, effect_matrix
-from cogvsr_utils.stages import Run
+from cogvsr_utils.stages import Run, remove
 
 run = Run(model, quantize, profile)
 start(run)
@@ -40,7 +40,7 @@ start(run)
 # of split C again. Columns are the steps that are answered; the diagonal is where the damage should be.
 
 # %% tags=["hide-input"] mystnb={"image": {"alt": "Matrix of accuracy changes in points: rows are the function whose heads are removed, columns the function of the steps answered"}, "figure": {"caption": "Change of accuracy in points when a function's heads are removed (generated answers, split C). A dot marks p < 0.05, sign flips over scenes, not corrected for the number of cells.", "name": "fig-matrix"}}
-masked = run.masked()
+masked = remove.masked(run)
 columns = [*NAMES, "Main question"]
 changes = masked.pivot(index="head_set", columns="function", values="change").loc[list(NAMES), columns]
 p = masked.pivot(index="head_set", columns="function", values="p").loc[list(NAMES), columns]
@@ -83,7 +83,7 @@ show(
 # sets affordable; the numbers therefore differ a little from the generated ones above.
 
 # %% tags=["hide-input"] mystnb={"image": {"alt": "For each function the change of its own accuracy when its heads are removed, over a grey bar of what random heads of the same layers do"}, "figure": {"caption": "Effect on a function's own steps: its heads (dot) and random heads of the same layers (grey: 95 % of the random sets, tick: their mean).", "name": "fig-controls"}}
-controls = run.controls()
+controls = remove.random_sets(run)
 rows = []
 for name, part in controls.groupby("function"):
     chosen, random = part[part["set"] == -1].iloc[0], part[part["set"] >= 0]["change"]
@@ -131,7 +131,7 @@ show(
 # The heads of the two spatial functions, made larger. The factor is the one that did best on split B.
 
 # %% tags=["hide-input"]
-emphasised = run.emphasised()
+emphasised = remove.emphasised(run)
 show(
     emphasised[emphasised["split"] == "C"][
         ["function", "strength", "n", "accuracy_before", "accuracy_after", "change", "ci_low", "ci_high", "p"]
@@ -148,7 +148,7 @@ show(
 # standard deviation along it, at the tokens that predict the answer.
 
 # %% tags=["hide-input"]
-steered = run.steered()
+steered = remove.steered(run)
 show(
     steered[steered["split"] == "C"][
         ["function", "strength", "n", "accuracy_before", "accuracy_after", "change", "ci_low", "ci_high", "p"]

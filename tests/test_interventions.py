@@ -155,7 +155,7 @@ def test_rehearsed_steps_are_right_where_each_alone_would_be(vlm, items):
     edit = mask([(1, head) for head in range(8)])
     rehearsal = Rehearsal(vlm, items, batch_size=5)
     for edits in (None, edit):
-        right = rehearsal.score(edits)
+        right = rehearsal.run(edits)[0]
         expected = []
         for item in items:
             said = [step.answer for step in item.steps]

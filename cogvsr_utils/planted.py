@@ -1,0 +1,102 @@
+"""Plant a function's signal in known heads and see which rule finds it, and what else it finds.
+
+plant(x, labels, heads, strength, rng)        activations with a signal of known strength in known heads
+trial(x, labels, groups, strata, ...)         one planted truth, every rule: found, false, missed
+trials(x, labels, groups, strata, ...)        many of them, a DataFrame
+
+Labels are shuffled first, so that nothing but what is planted tells a function.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from tqdm import tqdm
+
+from .probes import FunctionProbe, HeadProbes
+from .stats import elbow, shuffle_within, significance
+
+LEVEL = 0.05
+
+
+def plant(x: np.ndarray, labels, heads: dict[str, list[int]], strength: float, rng) -> np.ndarray:
+    """Activations (steps, heads, head_dim) in which a function's steps stand apart in its heads.
+
+    ``heads`` maps a function to the numbers of its heads. In each a direction is drawn; the function's steps are moved
+    along it by ``strength`` standard deviations of the head's columns. Nothing is moved where the strength is 0.
+    """
+    x, labels = x.copy(), np.asarray(labels)
+    for function, numbers in heads.items():
+        for head in numbers:
+            way = rng.normal(size=x.shape[2])
+            x[labels == function, head] += strength * x[:, head].std(0) * way / np.linalg.norm(way)
+    return x
+
+
+def trial(x, labels, groups, strata, layers, strength: float, n_heads: int, permutations: int, joint: bool, seed: int):
+    """One truth of ``n_heads`` heads a function, and what each rule makes of it.
+
+    Rules: ``max-T`` and ``FDR`` of each head's strength at 5 %; ``elbow, single heads`` of the same strengths; and, where
+    ``joint``, ``elbow, joint probe``, the paper's. Returns rows: strength, seed, rule, functions, planted, found (planted ones among the
+    selected), selected (a sum over functions), any_false.
+    """
+    rng = np.random.default_rng(seed)
+    labels = shuffle_within(labels, strata, rng)
+    classes = np.unique(labels)
+    truth = {name: list(rng.choice(x.shape[1], n_heads, replace=False)) for name in classes} if strength else {}
+    planted = plant(x, labels, truth, strength, rng)
+    probes = HeadProbes(seed=seed)
+    probes.fit(planted, labels, groups)
+    null = probes.permuted(planted, labels, groups, strata, permutations)
+    tests = significance(probes.strength_, null)
+    selected = {"max-T": tests["p_max"] < LEVEL, "FDR": tests["q"] < LEVEL}
+    selected["elbow, single heads"] = np.stack(
+        [_first(probes.strength_[:, c].clip(min=0)) for c in range(len(classes))], axis=1
+    )
+    if joint:
+        importance = FunctionProbe("paper", seed=seed).fit(planted, labels, groups, layers).importance_
+        selected["elbow, joint probe"] = np.stack([_first(np.abs(row)) for row in importance], axis=1)
+    real = np.zeros((x.shape[1], len(classes)), dtype=bool)
+    for c, name in enumerate(classes):
+        real[truth.get(name, []), c] = True
+    return [
+        {"strength": strength, "seed": seed, "rule": rule, "functions": len(classes), "planted": int(real.sum()), "selected": int(chosen.sum()),
+         "found": int((chosen & real).sum()), "any_false": bool((chosen & ~real).any())}
+        for rule, chosen in selected.items()
+    ]  # fmt: skip
+
+
+def trials(x, labels, groups, strata, layers, repeats: dict[float, int], permutations: int = 100, n_heads: int = 3):
+    """Each strength as often as ``repeats`` says, the joint probe in the first repeat only; see ``trial``. A DataFrame."""
+    import pandas as pd
+
+    plans = [(strength, repeat) for strength, n in repeats.items() for repeat in range(n)]
+    rows = []
+    for strength, repeat in tqdm(plans, desc="planted heads"):
+        rows += trial(x, labels, groups, strata, layers, strength, n_heads, permutations, repeat == 0, seed=repeat)
+    return pd.DataFrame(rows)
+
+
+def summary(table):
+    """Power, false discoveries and bias of counts of each rule at each strength.
+
+    Columns: rule, strength, repeats, power (planted heads that are found), false_share (of the selected, those not
+    planted; 0 where none is selected), any_false (share of repeats with a false one), bias (selected less planted, heads
+    a function).
+    """
+    import pandas as pd
+
+    rows = []
+    for (rule, strength), part in table.groupby(["rule", "strength"], sort=False):
+        false = (part["selected"] - part["found"]) / part["selected"].clip(lower=1)
+        rows.append({"rule": rule, "strength": strength, "repeats": len(part),
+                     "power": part["found"].sum() / part["planted"].sum() if part["planted"].any() else np.nan,
+                     "false_share": false.mean(), "any_false": part["any_false"].mean(),
+                     "bias": ((part["selected"] - part["planted"]) / part["functions"]).mean()})  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def _first(values: np.ndarray) -> np.ndarray:
+    """The values before the elbow, boolean (heads,)."""
+    chosen = np.zeros(len(values), dtype=bool)
+    chosen[np.argsort(-values)[: elbow(values)]] = True
+    return chosen

@@ -1,0 +1,160 @@
+"""Which heads serve a function, and how sure is that? All of it on split A, but for effects, which are measured on C.
+
+probe(run)            the joint probe: importance, its null, its spread over seeds and groups
+head_probes(run)      each head alone, and what it adds to the text
+controls(run)         what a probe has to beat
+effects(run, split)   what removing each single head does
+heads_table(run)      all of it, one row a function and head
+scarce(run)           how few heads, how sparse and where, with null and intervals
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+from sklearn.metrics import roc_auc_score
+from tqdm import tqdm
+
+from .. import controls as beaten
+from ..heads_table import head_table
+from ..interventions import mask
+from ..probes import FunctionProbe, HeadProbes
+from ..scarcity import equalise, head_counts, removal_counts, scarcity
+from ..stats import resampled_means, sign_flips, significance, stability
+from . import Run
+
+
+def probe(run: Run) -> dict[str, np.ndarray]:
+    """The joint probe by both protocols.
+
+    ``classes``; ``loss``, ``predicted`` and ``truth`` (on C), ``importance`` (classes, heads), its ``null`` (fits, classes,
+    heads) and ``resampled`` (resamples, classes, heads) of the paper's protocol; ``strict_predicted`` and
+    ``strict_resampled``, of five seeds and resampled groups, of the strict one; ``equal_resampled``, the strict one where
+    functions are equally frequent at every length of answer and difficulty.
+    """
+    return run.arrays("probe", lambda: _fit_probe(run))
+
+
+def _fit_probe(run: Run):
+    held, report, n = run.activations("A"), run.activations("C"), run.settings.resamples
+    x, y = held.by_head(), held.index["function"].to_numpy()
+    groups, layers = held.index["group_id"].to_numpy(), held.heads.table["layer"].to_numpy()
+
+    def resampled(probe, rows):
+        rows = rows[probe.read_]
+        draws = [resampled_means(each, y[rows], groups[rows], n // probe.n_seeds, seed=number)
+                 for number, each in enumerate(probe.importance_by_item(x[rows], y[rows]))]  # fmt: skip
+        return np.concatenate(draws)
+
+    every, rng = np.arange(len(y)), np.random.default_rng(0)
+    paper = FunctionProbe("paper").fit(x, y, groups, layers)
+    strict = FunctionProbe("strict", n_seeds=5).fit(x, y, groups, layers)
+    right = head_probes(run)["joint_right"]
+    equal = equalise(y, held.index["n_tokens"].clip(upper=3), right)
+    level = FunctionProbe("strict", n_seeds=5).fit(x[equal], y[equal], groups[equal], layers)
+    null = [FunctionProbe("paper").fit(x, rng.permutation(y), groups, layers).importance_
+            for _ in tqdm(range(run.settings.null_fits), desc="null probes")]  # fmt: skip
+    seen = report.by_head()
+    return {
+        "classes": paper.classes_.astype(str), "loss": np.array(paper.loss_[0]), "importance": paper.importance_,
+        "predicted": paper.predict(seen).astype(str), "strict_predicted": strict.predict(seen).astype(str),
+        "truth": report.index["function"].to_numpy().astype(str), "null": np.array(null),
+        "resampled": resampled(paper, every), "strict_resampled": resampled(strict, every),
+        "equal_resampled": resampled(level, equal), "n_equal": np.array(len(equal)),
+    }  # fmt: skip
+
+
+def head_probes(run: Run) -> dict[str, np.ndarray]:
+    """Per-head ridge probes on A.
+
+    ``auroc`` (heads, classes), ``accuracy``, ``balanced_accuracy`` and ``control_accuracy`` (heads,) of each head alone;
+    ``gain`` (heads, classes), ``strength``, its ``null`` (permutations, ...) and ``resampled`` (resamples, ...) of each head
+    above what the text tells; ``text_auroc`` (classes,); ``joint_right`` (steps,), whether all heads together, by the
+    mean of their scores, tell the step.
+    """
+
+    def compute():
+        held = run.activations("A")
+        x, index = held.by_head(), held.index
+        y, groups = index["function"], index["group_id"]
+        alone = HeadProbes().fit(x, y, groups)
+        task = HeadProbes().fit(x, beaten.random_functions(index["answer"], alone.classes_), groups)
+        text = beaten.text_guesses(run.items["A"], index)
+        above = HeadProbes().fit(x, y, groups, offset=text)
+        base = np.array([roc_auc_score(y == name, text[:, c]) for c, name in enumerate(alone.classes_)])
+        together = alone.scores_.mean(1) + [(y == name).mean() for name in alone.classes_]
+        return {
+            "auroc": alone.auroc_, "accuracy": alone.accuracy_, "balanced_accuracy": alone.balanced_accuracy_,
+            "control_accuracy": task.accuracy_, "gain": above.auroc_ - base, "text_auroc": base,
+            "strength": above.strength_, "resampled": above.resampled(groups),
+            "null": above.permuted(x, y, groups, index["step"], run.settings.permutations, offset=text),
+            "joint_right": alone.classes_[together.argmax(1)] == y.to_numpy(),
+        }  # fmt: skip
+
+    return run.arrays("head_probes", compute)
+
+
+def controls(run: Run) -> pd.DataFrame:
+    """What a probe has to beat; see ``controls.controls``."""
+
+    def compute():
+        given = run.vlm, run.items["A"], run.answers("A"), run.activations("A")
+        return beaten.controls(*given, store=run.folder / "controls")
+
+    return run.table("controls", compute)
+
+
+def effects(run: Run, split: str) -> dict[str, np.ndarray]:
+    """What removing each single head does to some items of a split.
+
+    ``log_probability`` and ``right`` (1 + heads, steps), the first row untouched; ``function`` and ``group`` (steps,).
+    """
+
+    def compute():
+        rehearsal = run.rehearsal(split)
+        heads = run.vlm.heads.table[["layer", "head"]].itertuples(index=False, name=None)
+        runs = [rehearsal.run(), *(rehearsal.run(mask([head])) for head in tqdm(list(heads), desc="single heads"))]
+        return {"right": np.array([right for right, _ in runs]), "log_probability": np.array([told for _, told in runs]),
+                "function": rehearsal.index["function"].to_numpy().astype(str),
+                "group": rehearsal.index["group_id"].to_numpy().astype(str)}  # fmt: skip
+
+    return run.arrays(f"effects-{split}", compute)
+
+
+def heads_table(run: Run) -> pd.DataFrame:
+    """One row a function and head, kept as parquet and as CSV; the columns are those of ``heads_table.COLUMNS``."""
+
+    def compute():
+        joint, single, removed = probe(run), head_probes(run), effects(run, "C")
+        change = (removed["log_probability"][1:] - removed["log_probability"][0]).T
+        right = (removed["right"][1:].astype(float) - removed["right"][0]).T
+        label, groups = removed["function"], removed["group"]
+        low, high = np.quantile(resampled_means(change, label, groups, 1000), [0.025, 0.975], axis=0)
+        means = [np.stack([part[label == name].mean(0) for name in joint["classes"]]) for part in (change, right)]
+        tests = significance(single["strength"], single["null"])
+        measures = {
+            "importance": joint["importance"], "auroc": single["auroc"].T, "gain": single["gain"].T,
+            "selected": stability(joint["strict_resampled"], run.n_top, n_pairs=1)["selected"],
+            "selectivity": single["accuracy"] - single["control_accuracy"],
+            **{name: values.T for name, values in tests.items()},
+            "effect": means[0], "effect_low": low, "effect_high": high, "effect_accuracy": means[1],
+            "effect_p_max": sign_flips(right, label, groups)["p_max"],
+        }  # fmt: skip
+        table = head_table(run.vlm.heads, joint["classes"], measures)
+        table.to_csv(run.folder / "heads.csv", index=False)
+        return table
+
+    return run.table("heads", compute)
+
+
+def scarce(run: Run) -> pd.DataFrame:
+    """Statistics and counts of each function's heads; see ``scarcity.scarcity`` and ``scarcity.head_counts``."""
+
+    def compute():
+        joint, single, classes = probe(run), head_probes(run), list(probe(run)["classes"])
+        layers = run.vlm.heads.table["layer"].to_numpy()
+        found = scarcity(joint["importance"], joint["null"], joint["resampled"], classes, layers)
+        counts = head_counts(single["strength"], single["null"], single["resampled"], classes)
+        return pd.concat([found, counts, removal_counts(effects(run, "C"), classes)], ignore_index=True)
+
+    return run.table("scarcity", compute)

@@ -1,0 +1,207 @@
+# ---
+# jupyter:
+#   jupytext:
+#     formats: ipynb,py:percent
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # Is it true?
+#
+# **Overview.** Does the method find the heads that matter? In a small model every head can be removed in turn, so the
+# truth is known; signals can be planted in known heads; and there are models in which there is nothing to find.
+#
+# **Prerequisites.** [Probing](03_probing.ipynb) and [interventions](05_interventions.ipynb).
+
+# %% tags=["parameters"]
+model: str = "nano-internvl"  # a nano name, a folder, or a hub id such as Qwen/Qwen2.5-VL-7B-Instruct
+quantize: str = ""  # "", "4bit" or "8bit"
+profile: str = "light"  # "light" or "full": how many items, repeats and permutations
+
+# %% tags=["hide-input"]
+import pandas as pd
+
+from cogvsr_utils.functions import NAMES
+from cogvsr_utils.pages import quote, show, start
+from cogvsr_utils.planted import summary
+from cogvsr_utils.plots import head_maps, power_figure, quality_figure
+from cogvsr_utils.stages import Run, choose, validate
+from cogvsr_utils.stats import wilson
+
+run = Run(model, quantize, profile)
+start(run)
+
+# %% [markdown]
+# ## The truth: every head removed alone
+#
+# How much less likely the right answer to a function's steps becomes when one head is removed, on split C, all earlier
+# answers being the true ones.
+
+# %% tags=["hide-input"] mystnb={"image": {"alt": "Eight layer by head maps, one a function, darker where removing the head costs more"}, "figure": {"caption": "What removing each head alone does to the log-probability of the right answer (absolute value, scaled within each map).", "name": "fig-effects"}}
+table = choose.heads_table(run)
+head_maps(table, "effect")
+
+# %% tags=["hide-input"]
+hurts = table[table["effect_high"] < 0].groupby("function").size().reindex(NAMES).fillna(0).astype(int)
+worst = table.sort_values("effect").groupby("function").first().loc[list(NAMES)].reset_index()
+worst["heads_that_hurt"] = hurts.to_numpy()
+show(
+    worst[["function", "heads_that_hurt", "layer", "head", "effect", "effect_low", "effect_high", "effect_accuracy"]],
+    points=("effect_accuracy",),
+)
+
+# %% [markdown]
+# ## Which ranking foretells it?
+#
+# Every way of ranking heads, from split A alone, against that truth. Bars are means over the eight functions, dots the
+# functions, grey lines their intervals over scenes; the dotted line is chance. *Removal on split A* is the same measurement
+# on other scenes: no ranking can be expected to do better.
+
+# %% tags=["hide-input"] mystnb={"image": {"alt": "For each way of ranking heads its precision among the top heads and its rank correlation with the measured effect of removal, a dot for each function, with the mean"}, "figure": {"caption": "How well each ranking, made on split A, foretells the effect of removing a head on split C.", "name": "fig-quality"}}
+quality = validate.ranking_quality(run)
+quality_figure(quality)
+
+# %% tags=["hide-input"]
+means = quality.groupby("ranking")[["precision", "spearman"]].mean().sort_values("spearman", ascending=False)
+means["functions_above_chance"] = (quality["precision_low"] > quality["chance"]).groupby(quality["ranking"]).sum()
+show(means.reset_index().assign(chance=quality["chance"].iloc[0], k=quality["k"].iloc[0]))
+
+# %% [markdown]
+# ## Whole sets
+#
+# Heads back each other up, so sets are removed as well: the first of each ranking, a greedy set (each time the head that
+# costs most beside those already gone), and random sets of the same layers. Chosen on A; means over the eight functions of
+# what happens to the function's own steps on C.
+
+# %% tags=["hide-input"]
+sets = validate.set_effects(run)
+lines = sets.groupby("set")[["change", "nats"]].mean().sort_values("nats").reset_index()
+show(lines.assign(k=sets["k"].iloc[0]), points=("change",))
+
+# %% [markdown]
+# ## Planted truth
+#
+# Labels are shuffled among steps of the same index, so that nothing tells a function; then, for each function, three
+# heads are moved by a known number of standard deviations. Which rule finds them, and what else does it find? The joint
+# probe is fitted once for each strength, the others several times.
+
+# %% tags=["hide-input"] mystnb={"image": {"alt": "Share of planted heads found and share of false ones among the selected against planted strength, a line for each rule"}, "figure": {"caption": "Power (left) and false discoveries (right) of each rule, by planted strength. At 0 nothing is planted.", "name": "fig-power"}}
+planted = summary(validate.planted(run))
+power_figure(planted)
+
+# %% tags=["hide-input"]
+show(planted.sort_values(["rule", "strength"]), percent=("power", "false_share", "any_false"))
+
+# %% [markdown]
+# ## Where nothing is planted
+#
+# How often a rule selects any head at all, though there is nothing: nominal for max-T is 5 %.
+
+# %% tags=["hide-input"]
+nothing = validate.planted(run)
+nothing = nothing[nothing["strength"] == 0]
+lines = []
+for rule, part in nothing.groupby("rule", sort=False):
+    share, low, high = wilson(part["any_false"])
+    lines.append(
+        {"rule": rule, "repeats": len(part), "any_selected": share, "ci_low": low, "ci_high": high,
+         "heads_a_function": (part["selected"] / part["functions"]).mean()}
+    )  # fmt: skip
+nothing = pd.DataFrame(lines)
+show(nothing, percent=("any_selected", "ci_low", "ci_high"))
+
+# %% [markdown]
+# ## Models with nothing to find
+#
+# The whole pipeline on a model of the same shape with random weights, and on this model with labels shuffled.
+
+# %% tags=["hide-input"]
+nulls = validate.null_models(run)
+show(nulls.pivot(index="model", columns="rule", values="selected").reset_index().assign(of=nulls["of"].iloc[0]))
+
+# %% [markdown]
+# ## What to rely on
+#
+# Each step of the paper against what was found above.
+
+
+# %% tags=["hide-input"]
+def picked(which, rule):
+    return int(nulls[(nulls["model"] == which) & (nulls["rule"] == rule)]["selected"].iloc[0])
+
+
+single, joint = "probe of the head alone", "importance (paper)"
+own = sets.groupby("set")["change"].mean()
+size = nothing.set_index("rule")
+elbow_noise = float(size.loc["elbow, joint probe", "heads_a_function"])
+max_t = size.loc["max-T"]
+mean_precision = means["precision"]
+chance = float(quality["chance"].iloc[0])
+verdict = pd.DataFrame(
+    [
+        {
+            "step of the paper": "a joint probe reads the function from the heads",
+            "what was found": "an untrained model's heads and the text alone tell it nearly as well",
+            "rely on it": "no, unless above the controls",
+        },
+        {
+            "step of the paper": "gradient × activation ranks the heads",
+            "what was found": f"{mean_precision[joint]:.0%} of its top heads are among those whose removal costs most; chance {chance:.0%}",
+            "rely on it": "as a hint" if mean_precision[joint] > chance else "no",
+        },
+        {
+            "step of the paper": "the elbow counts functional heads",
+            "what was found": f"{elbow_noise:.1f} heads a function where there are none",
+            "rely on it": "no" if elbow_noise > 0.5 else "yes",
+        },
+        {
+            "step of the paper": "removing a function's heads breaks it",
+            "what was found": f"{100 * own[joint]:+.1f} points against {100 * own['random']:+.1f} for random heads",
+            "rely on it": "yes" if own[joint] < own["random"] else "no",
+        },
+        {
+            "step of the paper": "strict: max-T of the gain over the text",
+            "what was found": f"selects anything in {max_t['any_selected']:.0%} of cases with nothing planted; "
+            f"{picked('untrained model', 'max-T (strict)')} pairs in an untrained model, "
+            f"{picked('shuffled labels', 'max-T (strict)')} with shuffled labels",
+            "rely on it": "yes" if max_t["ci_low"] <= 0.05 else "no",
+        },
+        {
+            "step of the paper": "strict: removal of each head, on other scenes",
+            "what was found": f"{mean_precision['removal on split A']:.0%} of its top heads hold on split C",
+            "rely on it": "yes, where it can be paid for",
+        },
+        {
+            "step of the paper": "cheap stand-in: one backward pass",
+            "what was found": f"{mean_precision['one backward pass']:.0%} of its top heads; rank correlation {means.loc['one backward pass', 'spearman']:.2f}",
+            "rely on it": "for screening" if mean_precision["one backward pass"] > mean_precision[joint] else "no better than the probe",
+        },
+    ]
+)  # fmt: skip
+show(verdict)
+
+# %% tags=["hide-input"]
+quote(
+    precision_joint=mean_precision[joint],
+    precision_single=mean_precision[single],
+    precision_backward=mean_precision["one backward pass"],
+    precision_removal=mean_precision["removal on split A"],
+    precision_chance=chance,
+    elbow_noise=elbow_noise,
+    strict_false=float(max_t["any_selected"]),
+    strict_false_low=float(max_t["ci_low"]),
+    strict_false_high=float(max_t["ci_high"]),
+    strict_untrained=float(picked("untrained model", "max-T (strict)")),
+    strict_shuffled=float(picked("shuffled labels", "max-T (strict)")),
+)
+
+# %% [markdown]
+# ## Summary
+#
+# Believe removal first, a backward pass as its cheap stand-in, a probe's ranking as a hint, and an elbow not at all. A
+# count means something beside its null.
+#
+# **What's next.** [What it costs](A1_speed.ipynb), and [how to rerun it](../book/rerun.md).
