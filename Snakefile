@@ -7,7 +7,8 @@ QUANTIZE = config.get("quantize") or ""
 PROFILE = config.get("profile") or "light"
 OUT = "_build/book"
 FRONT = results_folder(MODEL, QUANTIZE or None, PROFILE).relative_to(ROOT) / "front.png"
-CHAIN = ["01_dataset", "02_capture", "03_probing", "04_scarcity", "05_interventions", "06_families", "A1_speed"]
+CHAIN = ["01_dataset", "02_capture", "03_probing", "04_scarcity", "05_interventions", "06_families", "A2_validation",
+         "A1_speed"]
 PACKAGE = glob_wildcards("cogvsr_utils/{module,((kinds|stages)/)?[a-z_0-9]+}.py").module
 PROSE = glob_wildcards("book/{page}.md").page
 

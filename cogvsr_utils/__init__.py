@@ -15,7 +15,7 @@ _HOME = {
     "load_vlm": "models", "HeadMap": "heads",
     "answer": "answering", "judge": "judging",
     "capture": "capture", "HeadActivations": "activations", "check_parity": "parity",
-    "FunctionProbe": "probes", "HeadProbes": "probes",
+    "FunctionProbe": "probes", "HeadProbes": "probes", "binary_accuracy": "probes", "controls": "controls",
     "head_table": "heads_table", "top_heads": "heads_table", "scarcity": "scarcity",
     "intervene": "interventions", "mask": "interventions", "scale": "interventions", "steer": "interventions",
     "mean_ablate": "interventions", "random_heads": "interventions",

@@ -17,6 +17,7 @@ from .items import Item
 from .judging import judge
 from .positions import encode_chats
 from .stats import paired, wilson
+from .turns import looked_once
 
 
 def evaluate(vlm, items: list[Item], *, edits=None, scorer: str = "strict", **settings):
@@ -84,15 +85,15 @@ class Rehearsal:
             self.batches.append((inputs, where, first_step[places[:, 0]] + places[:, 2]))
         import pandas as pd
 
-        self.index = pd.DataFrame(rows)
+        self.index, self.looked = pd.DataFrame(rows), [[] for _ in self.batches]
 
     @torch.inference_mode()
     def run(self, edits: Edit | list[Edit] | None = None) -> tuple[np.ndarray, np.ndarray]:
         """For every row of ``index``, the earlier answers being the true ones: whether each token of the answer is the
         likeliest, boolean (steps,), and the natural logarithm of the answer's probability, (steps,)."""
         right, told = np.ones(len(self.index), dtype=bool), np.zeros(len(self.index))
-        for inputs, (row, token), owner in self.batches:
-            with intervene(self.vlm, edits):
+        for (inputs, (row, token), owner), looked in zip(self.batches, self.looked, strict=True):
+            with intervene(self.vlm, edits), looked_once(self.vlm, looked):
                 logits = self.vlm.scores(inputs, row, token - 1)
             said = inputs["input_ids"][row, token]
             right[owner[(logits.argmax(1) != said).cpu().numpy()]] = False

@@ -16,6 +16,7 @@ COLUMNS = {
     "importance": "the paper's: gradient × activation of the joint probe, mean over held-out steps of the function, signed",
     "selected": "share of probe seeds and resampled scenes in which the head is among the function's top tenth by importance",
     "auroc": "how well a linear probe on this head alone tells the function's steps from all others; 0.5 is chance",
+    "binary_accuracy": "accuracy of CogVision's probe: the function's steps against as many of others; 0.5 is chance",
     "gain": "AUROC of the text's guess and the head together less that of the guess alone (words of step, question and answer, step index)",
     "selectivity": "accuracy of the head's probe less its accuracy when every answer has a random function (one value a head)",
     "p": "share of heads and permutations, within the function, that tell as much of what the text's guess gets wrong when that is shuffled within the step index",

@@ -101,7 +101,7 @@ def head_maps(table, column: str = "importance"):
 
 def family_maps(tables: dict, functions: tuple[str, ...], column: str = "auroc"):
     """Layer x head maps, a row a model and a column a function; ``tables`` maps a model's name to its head table."""
-    size = (3.4 * len(functions) + 1.2, 2.3 * len(tables))
+    size = (1.35 * len(functions) + 0.6, 1.55 * len(tables) + 0.4)
     figure, axes = plt.subplots(len(tables), len(functions), figsize=size, squeeze=False)
     for row, (name, table) in zip(axes, tables.items(), strict=True):
         for axis, function in zip(row, functions, strict=True):
@@ -109,13 +109,12 @@ def family_maps(tables: dict, functions: tuple[str, ...], column: str = "auroc")
             axis.imshow(
                 grid, cmap="magma_r", vmin=FLOOR.get(column, 0), vmax=np.nanmax(grid), aspect="auto", origin="lower"
             )
-            axis.set_title(f"{name}: {SHORT[function]}", color=COLOR[function], fontsize=9)
-            axis.set_yticks(range(grid.shape[0]), grid.index)
-            axis.set_xticks(range(grid.shape[1]))
-            axis.tick_params(labelsize=7, length=0)
-        row[0].set_ylabel("layer")
+            axis.set(xticks=[], yticks=[])
+        row[0].set_ylabel(f"{name}\nlayer", fontsize=8)
+    for axis, function in zip(axes[0], functions, strict=True):
+        axis.set_title(SHORT[function], color=COLOR[function], fontsize=9)
     for axis in axes[-1]:
-        axis.set_xlabel("head")
+        axis.set_xlabel("head", fontsize=8)
     return _finish(figure)
 
 

@@ -1,5 +1,8 @@
 """How few heads serve a function, how sparse they are and where, each number beside what noise gives.
 
+Intervals are 95 % over resampled groups: percentiles for statistics of importances; for counts of heads that pass a test the
+basic bootstrap, reflected at the count, since a resampled test carries the noise twice and passes too often.
+
 scarcity(importance, null, resampled, ...)  per function and statistic: value, interval over groups, null
 head_counts(strength, null, resampled)      heads that pass the false discovery rate and max-T, with the same
 removal_counts(removed, classes)            heads whose removal costs accuracy, with the same
@@ -55,7 +58,7 @@ def head_counts(strength: np.ndarray, null: np.ndarray, resampled: np.ndarray, c
                 "n_max_t": np.array([(t["p_max"] < 1 - LEVEL).sum(0) for t in tests])}  # fmt: skip
 
     found, noise, again = count(strength[None]), count(null[:100]), count(resampled)
-    return _table(row for name in found for row in _rows(name, found[name][0], noise[name], again[name], classes))
+    return _table(row for name in found for row in _rows(name, found[name][0], noise[name], again[name], classes, True))
 
 
 def removal_counts(removed: dict[str, np.ndarray], classes):
@@ -66,25 +69,26 @@ def removal_counts(removed: dict[str, np.ndarray], classes):
     change = (removed["right"][1:].astype(float) - removed["right"][0]).T
     tests = sign_flips(change, removed["function"], removed["group"])
     found = (tests["p_max"] < 1 - LEVEL).sum(1)
-    return _table(_rows("n_removal", found, tests["null"], tests["resampled"], classes))
+    return _table(_rows("n_removal", found, tests["null"], tests["resampled"], classes, True))
 
 
-def spatial_difference(resampled: np.ndarray, classes) -> dict[str, float]:
-    """Mean of a statistic over the spatial functions less that over the others, with its interval over groups.
+def spatial_difference(resampled: np.ndarray, classes):
+    """Each statistic's mean over the spatial functions less that over the others, with its interval over groups.
 
-    ``resampled`` (resamples, classes). For counts, negative means that spatial heads are scarcer; an interval that holds 0
-    leaves it open.
-
-    >>> found = spatial_difference([[3, 5], [4, 5]], ["Spatial Perception", "Math Reasoning"])
-    >>> found["difference"], found["verdict"]
-    (-1.5, 'lower')
+    ``resampled`` (resamples, classes, heads) are importances. Columns: statistic, difference, low, high, and ``scarcer``:
+    whether the whole interval says that spatial heads are scarcer (fewer, or Gini and Hoyer higher): yes, no or open.
     """
-    spatial = np.array([find_function(name).spatial for name in classes])
-    resampled = np.asarray(resampled, dtype=float)
-    difference = resampled[:, spatial].mean(1) - resampled[:, ~spatial].mean(1)
-    low, high = np.quantile(difference, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    verdict = "lower" if high < 0 else "higher" if low > 0 else "open"
-    return {"difference": float(difference.mean()), "low": float(low), "high": float(high), "verdict": verdict}
+    import pandas as pd
+
+    spatial, rows = np.array([find_function(name).spatial for name in classes]), []
+    for name, measure in STATISTICS.items():
+        values = np.apply_along_axis(measure, -1, resampled).astype(float)
+        difference = values[:, spatial].mean(1) - values[:, ~spatial].mean(1)
+        low, high = np.quantile(difference, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+        fewer, more = (high < 0, low > 0) if name in ("elbow", "participation") else (low > 0, high < 0)
+        rows.append({"statistic": name, "difference": difference.mean(), "low": low, "high": high,
+                     "scarcer": "yes" if fewer else "no" if more else "open"})  # fmt: skip
+    return pd.DataFrame(rows)
 
 
 def equalise(labels, *features, seed: int = 0) -> np.ndarray:
@@ -121,11 +125,13 @@ def overlap(table, k: int):
     return pd.DataFrame(rows).assign(k=k, chance=chance_jaccard(k, n_heads))
 
 
-def _rows(name, found, noise, again, classes):
+def _rows(name, found, noise, again, classes, reflected: bool = False):
     """One row a class from a statistic's value (classes,), its null and its resamples (draws, classes)."""
     tails = [(1 - LEVEL) / 2, (1 + LEVEL) / 2]
     for c, function in enumerate(classes):
         low, high = np.quantile(again[:, c], tails)
+        if reflected:
+            low, high = np.clip([2 * found[c] - high, 2 * found[c] - low], 0, None)
         null_low, null_high = np.quantile(noise[:, c], tails)
         yield {"function": function, "spatial": find_function(function).spatial, "statistic": name,
                "value": float(found[c]), "low": low, "high": high,

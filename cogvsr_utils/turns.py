@@ -2,6 +2,7 @@
 
     turns = Turns(vlm, images)    a picture for each chat, or None
     turns.reply(chats)            greedy replies, one a chat; the next call may hold the same chats gone on
+    looked_once(vlm, last)        inside, the pictures of one batch are looked at once
 
 Where every layer of the model has a key and a value for each token, those of the last prompt are kept, and only what is
 new is read. Other models (chats beyond a sliding window, recurrent layers, cross-attention, prompts read in both
@@ -46,9 +47,7 @@ class Turns:
         cache = self._kept(ids, mask)
         if cache is not None:  # the picture is behind us: only what has one entry a token goes on
             inputs = {name: value for name, value in inputs.items() if value.shape == ids.shape}
-        tower = model.get_encoder(modality="image")
-        known = tower not in (model, model.base_model)  # which are given where no tower is found
-        with _remembered(tower, "forward", self.looked) if known else nullcontext():
+        with looked_once(vlm, self.looked):
             out = model.generate(
                 **inputs, past_key_values=cache, do_sample=False, max_new_tokens=self.max_new_tokens,
                 return_dict_in_generate=True,
@@ -94,6 +93,13 @@ def _plain(vlm, cache, n_tokens: int) -> bool:
         for layer in cache.layers
     )
     return plain and vlm.causal and vlm.image_token_id is not None and set(vlm.heads.table["kind"]) == {"self"}
+
+
+def looked_once(vlm, last: list):
+    """Context in which the pictures that the model looked at last are not looked at again; ``last`` remembers them."""
+    tower = vlm.model.get_encoder(modality="image")
+    known = tower not in (vlm.model, vlm.model.base_model)  # which are given where no tower is found
+    return _remembered(tower, "forward", last) if known else nullcontext()
 
 
 @contextmanager

@@ -52,10 +52,10 @@ show(ground[["predictor", "meaning", "n", "accuracy", "balanced_accuracy"]], per
 # as the paper trains it, and strictly, stopped early on scenes held out for that, the mean of five seeds.
 
 # %% tags=["hide-input"]
-probe = choose.probe(run)
+probe, strict = choose.probe(run), choose.strict_probe(run)
 joint = []
-for name, key in {"paper": "predicted", "strict": "strict_predicted"}.items():
-    accuracy, low, high = wilson(probe[key] == probe["truth"])
+for name, predicted in {"paper": probe["predicted"], "strict": strict["predicted"]}.items():
+    accuracy, low, high = wilson(predicted == probe["truth"])
     joint.append({"protocol": name, "n": len(probe["truth"]), "accuracy": accuracy, "ci_low": low, "ci_high": high})
 joint = pd.DataFrame(joint)
 show(joint, percent=("accuracy", "ci_low", "ci_high"))
@@ -134,7 +134,7 @@ show(pd.DataFrame(lines))
 # beside what two random sets share) and Kendall's rank correlation of their whole orders.
 
 # %% tags=["hide-input"]
-firm = stability(probe["strict_resampled"], run.n_top)
+firm = stability(strict["resampled"], run.n_top)
 stable = pd.DataFrame(
     {
         "function": probe["classes"],

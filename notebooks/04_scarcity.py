@@ -23,14 +23,13 @@ quantize: str = ""  # "", "4bit" or "8bit"
 profile: str = "light"  # "light" or "full": how many permutations, null fits and random sets
 
 # %% tags=["hide-input"]
-import numpy as np
 import pandas as pd
 
 from cogvsr_utils import top_heads
 from cogvsr_utils.functions import NAMES
 from cogvsr_utils.pages import quote, show, start
 from cogvsr_utils.plots import count_figure, share_of_heads_figure
-from cogvsr_utils.scarcity import STATISTICS, overlap, spatial_difference
+from cogvsr_utils.scarcity import overlap, spatial_difference
 from cogvsr_utils.stages import Run, choose
 
 run = Run(model, quantize, profile)
@@ -95,19 +94,11 @@ show(pd.DataFrame(sparse))
 # and each difficulty (whether all heads together tell the step). Lower counts, or higher Gini and Hoyer, mean scarcer.
 
 # %% tags=["hide-input"]
-classes = list(probe["classes"])
 lines = []
-for name, measure in STATISTICS.items():
-    for reading, draws in {"as it is": probe["resampled"], "equalised": probe["equal_resampled"]}.items():
-        found = spatial_difference(np.apply_along_axis(measure, -1, draws), classes)
-        lines.append({"statistic": name, "steps": reading, **found})
-differences = pd.DataFrame(lines)
-scarcer = {"elbow": "lower", "participation": "lower", "gini": "higher", "hoyer": "higher"}
-differences["spatial scarcer"] = [
-    "open" if row.verdict == "open" else "yes" if row.verdict == scarcer[row.statistic] else "no"
-    for row in differences.itertuples()
-]
-show(differences.drop(columns="verdict"))
+for reading, draws in {"as it is": probe["resampled"], "equalised": choose.strict_probe(run)["equal"]}.items():
+    lines.append(spatial_difference(draws, probe["classes"]).assign(steps=reading))
+differences = pd.concat(lines)
+show(differences)
 
 # %% [markdown]
 # ## How much hangs on the threshold?
@@ -153,16 +144,12 @@ quote(
     spatial_difference=plain["difference"],
     spatial_low=plain["low"],
     spatial_high=plain["high"],
-    spatial_verdict={"yes": "fewer", "no": "more", "open": "no difference that this data can tell"}[
-        plain["spatial scarcer"]
-    ],
+    spatial_verdict={"yes": "fewer", "no": "more", "open": "no difference that this data can tell"}[plain["scarcer"]],
     equal_difference=equal["difference"],
     equal_low=equal["low"],
     equal_high=equal["high"],
-    equal_verdict={"yes": "fewer", "no": "more", "open": "no difference that this data can tell"}[
-        equal["spatial scarcer"]
-    ],
-    n_scarcer=float((differences.loc[differences["steps"] == "equalised", "spatial scarcer"] == "yes").sum()),
+    equal_verdict={"yes": "fewer", "no": "more", "open": "no difference that this data can tell"}[equal["scarcer"]],
+    n_scarcer=float((differences.loc[differences["steps"] == "equalised", "scarcer"] == "yes").sum()),
     mean_overlap=shared["jaccard"].mean(),
     chance_overlap=shared["chance"].iloc[0],
 )

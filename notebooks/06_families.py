@@ -23,14 +23,16 @@ profile: str = "light"  # "light" or "full": how many permutations, null fits an
 import numpy as np
 import pandas as pd
 
+from cogvsr_utils import head_table, top_heads
 from cogvsr_utils.evaluation import accuracy_table, compare
 from cogvsr_utils.functions import FUNCTIONS, NAMES
 from cogvsr_utils.interventions import mask
 from cogvsr_utils.models import nano_names
 from cogvsr_utils.pages import quote, show, start
-from cogvsr_utils.plots import accuracy_figure, family_maps
+from cogvsr_utils.plots import accuracy_figure, count_figure, family_maps
 from cogvsr_utils.probes import HeadProbes
-from cogvsr_utils.stages import Run
+from cogvsr_utils.scarcity import spatial_difference
+from cogvsr_utils.stages import Run, choose
 
 runs = {name: Run(name, profile=profile) for name in nano_names()}
 start(next(iter(runs.values())))
@@ -62,24 +64,39 @@ show(pd.DataFrame(shapes), digits=1)
 # ## What they can do
 
 # %% tags=["hide-input"] mystnb={"image": {"alt": "Accuracy by function for each small model, with intervals and the majority line"}, "figure": {"caption": "Accuracy on split C, step by step with each model's own earlier answers, Wilson intervals.", "name": "fig-families"}}
-tables = {name: accuracy_table(run.answers("C")) for name, run in runs.items()}
-accuracy_figure(tables)
+accuracy_figure({name: accuracy_table(run.answers("C")) for name, run in runs.items()})
 
 # %% [markdown]
-# ## Where their spatial heads are
+# ## Where their heads are
 
-# %% tags=["hide-input"] mystnb={"image": {"alt": "Layer by head maps of AUROC for the two spatial functions, a row for each model"}, "figure": {"caption": "How well a linear probe on each head alone tells the spatial steps from all others (AUROC on split A, cross-validated by scene; from 0.5 to each map's own maximum).", "name": "fig-family-maps"}}
-single = {}
-for name, run in runs.items():
-    held = run.activations("A")
-    probes = HeadProbes().fit(held.by_head(), held.index["function"], held.index["group_id"])
-    table = held.heads.table[["layer", "head"]]
-    single[name] = pd.concat(
-        table.assign(function=function, auroc=probes.auroc_[:, list(probes.classes_).index(function)])
-        for function in NAMES
-    )
-SPATIAL = tuple(function.name for function in FUNCTIONS if function.spatial)
-family_maps(single, SPATIAL)
+# %% tags=["hide-input"] mystnb={"image": {"alt": "Small layer by head maps of AUROC, a column for each function and a row for each model"}, "figure": {"caption": "How well a linear probe on each head alone tells a function's steps from all others (AUROC on split A, cross-validated by scene; from 0.5 to each map's own maximum).", "name": "fig-family-maps"}}
+single = {name: choose.head_probes(run) for name, run in runs.items()}
+tables = {
+    name: head_table(run.vlm.heads, single[name]["classes"], {"auroc": single[name]["auroc"].T})
+    for name, run in runs.items()
+}
+family_maps(tables, NAMES)
+
+# %% [markdown]
+# ## How many serve each function
+#
+# Circles: heads before the elbow, as the paper counts, over the grey bar of what shuffled labels give. Diamonds: heads
+# whose removal alone costs the function accuracy, by a max-T test over all heads and functions.
+
+# %% tags=["hide-input"] mystnb={"image": {"alt": "For each model and function the elbow count with its interval over a grey bar of the elbow in noise, and the number of heads whose removal costs accuracy"}, "figure": {"caption": "Counts of heads in every family, with 95 % intervals over scenes.", "name": "fig-family-counts"}}
+counts = {name: choose.scarce(run) for name, run in runs.items()}
+count_figure(counts, {name: len(run.vlm.heads) for name, run in runs.items()})
+
+# %% [markdown]
+# Spatial functions less the others, by two counts and two measures of sparseness: is the whole interval over scenes on
+# the side that means scarcer?
+
+# %% tags=["hide-input"]
+scarce = pd.concat(
+    spatial_difference(choose.probe(run)["resampled"], choose.probe(run)["classes"]).assign(model=name)
+    for name, run in runs.items()
+)
+show(scarce[["model", "statistic", "difference", "low", "high", "scarcer"]])
 
 # %% [markdown]
 # ## What removing them does
@@ -88,11 +105,11 @@ family_maps(single, SPATIAL)
 # split C is answered again. The paper's way of choosing heads is on [its own page](05_interventions.ipynb).
 
 # %% tags=["hide-input"]
+SPATIAL = tuple(function.name for function in FUNCTIONS if function.spatial)
 effects = []
 for name, run in runs.items():
     for function in SPATIAL:
-        ranked = single[name][single[name]["function"] == function].sort_values("auroc", ascending=False)
-        heads = list(ranked[["layer", "head"]].head(run.n_top).itertuples(index=False, name=None))
+        heads = top_heads(tables[name], function, run.n_top, by="auroc")
         after = run.answers("C", edits=mask(heads), name=f"mask-auroc-{NAMES.index(function)}")
         change = compare(after, run.answers("C"))
         effects.append(
@@ -122,7 +139,7 @@ cosine = (x * y).sum((0, 2)) / np.sqrt((x**2).sum((0, 2)) * (y**2).sum((0, 2)))
 probes = HeadProbes().fit(packed.by_head(), packed.index["function"], packed.index["group_id"])
 order = {
     function: pd.Series(probes.auroc_[:, c]).corr(
-        single[name].loc[single[name]["function"] == function, "auroc"].reset_index(drop=True), method="spearman"
+        tables[name].loc[tables[name]["function"] == function, "auroc"].reset_index(drop=True), method="spearman"
     )
     for c, function in enumerate(probes.classes_)
 }

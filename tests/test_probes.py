@@ -1,13 +1,16 @@
 import numpy as np
 import pytest
 from sklearn.linear_model import Ridge
-from sklearn.metrics import roc_auc_score
+from sklearn.metrics import accuracy_score, balanced_accuracy_score, roc_auc_score
 from sklearn.model_selection import StratifiedGroupKFold
 
-from cogvsr_utils import FunctionProbe, HeadProbes, head_table, scarcity, top_heads
+from cogvsr_utils import FunctionProbe, HeadProbes, binary_accuracy, head_table, top_heads
 from cogvsr_utils.functions import NAMES
 from cogvsr_utils.heads import HeadMap
-from cogvsr_utils.scarcity import overlap, spatial_difference
+from cogvsr_utils.heads_table import COLUMNS
+from cogvsr_utils.paths import ROOT
+from cogvsr_utils.scarcity import overlap
+from cogvsr_utils.stats import significance
 
 N_HEADS, DIM = 8, 6
 LAYERS = np.repeat([0, 1], 4)
@@ -30,77 +33,104 @@ def fitted(planted):
     return HeadProbes().fit(x, y, groups)
 
 
-def test_joint_probe_finds_the_planted_head_and_generalises(planted):
-    x, y, _ = planted
-    probe = FunctionProbe(epochs=30).fit(x[:400], y[:400], LAYERS)
-    assert probe.score(x[400:], y[400:]) > 0.9 and probe.loss_[-1] < probe.loss_[0]
-    importance = np.abs(probe.importance(x[400:], y[400:]))
-    assert importance.shape == (4, N_HEADS) and (importance.argmax(1) == 2).all()
+@pytest.mark.parametrize("protocol", ["paper", "strict"])
+def test_joint_probe_finds_the_planted_head_and_generalises(planted, protocol):
+    x, y, groups = planted
+    probe = FunctionProbe(protocol, epochs=30, n_seeds=2).fit(x[:400], y[:400], groups[:400], LAYERS)
+    assert probe.score(x[400:], y[400:]) > 0.9 and probe.loss_[0][-1] < probe.loss_[0][0]
+    assert probe.importance_.shape == (4, N_HEADS) and (np.abs(probe.importance_).argmax(1) == 2).all()
+    np.testing.assert_allclose(probe.importance_, probe.importance_by_seed_.mean(0))
+    assert not set(groups[:400][probe.read_]) & set(groups[:400][~probe.read_])
+
+
+def test_importance_is_read_on_groups_that_fitting_never_saw(planted):
+    """What stands on the rows held out for reading changes nothing of the fit."""
+    x, y, groups = planted
+    probe = FunctionProbe(epochs=3).fit(x, y, groups, LAYERS)
+    other = x.copy()
+    other[probe.read_] = 7.0
+    again = FunctionProbe(epochs=3).fit(other, y, groups, LAYERS)
+    assert np.array_equal(probe.predict(x), again.predict(x))
+
+
+def test_strict_stops_early_and_paper_does_not(planted):
+    x, y, groups = planted
+    y = np.random.default_rng(1).permutation(y)
+    paper, strict = (FunctionProbe(p, epochs=40).fit(x, y, groups, LAYERS) for p in ("paper", "strict"))
+    assert len(paper.loss_[0]) == 40 and len(strict.loss_[0]) < 40
+    with pytest.raises(ValueError, match="protocol is 'loose'"):
+        FunctionProbe("loose")
 
 
 def test_joint_probe_is_at_chance_on_noise_and_repeats_itself(planted):
-    x, _, _ = planted
+    x, _, groups = planted
     y = CLASSES[np.random.default_rng(1).integers(4, size=600)]
-    probes = [FunctionProbe(epochs=10).fit(x[:400], y[:400], LAYERS) for _ in range(2)]
+    probes = [FunctionProbe(epochs=10).fit(x[:400], y[:400], groups[:400], LAYERS) for _ in range(2)]
     assert abs(probes[0].score(x[400:], y[400:]) - 0.25) < 0.1
-    assert np.array_equal(probes[0].importance(x[400:], y[400:]), probes[1].importance(x[400:], y[400:]))
+    assert np.array_equal(probes[0].importance_, probes[1].importance_)
 
 
 def test_importance_is_gradient_times_activation(planted):
     """Numerically: moving one head's 64 codes by a factor moves the score by gradient x activation."""
     import torch
 
-    x, y, _ = planted
-    probe = FunctionProbe(epochs=5).fit(x[:400], y[:400], LAYERS)
-    codes = probe._codes(x[400:410]).detach().double()
-    head = probe.head_.double()
-    truth = np.searchsorted(probe.classes_, y[400:410])
-    step = 1e-5
+    x, y, groups = planted
+    probe = FunctionProbe(epochs=5).fit(x[:400], y[:400], groups[:400], LAYERS)
+    network, truth, step = probe.networks_[0].double(), np.searchsorted(probe.classes_, y[400:410]), 1e-5
+    codes = network.project(probe._inputs(torch.from_numpy(x[400:410])).double()).detach()
+    changes = {}
     for h in (0, 2, 7):
         up, down = codes.clone(), codes.clone()
         up[:, h] *= 1 + step
         down[:, h] *= 1 - step
         with torch.no_grad():
-            change = (head(up.flatten(1)) - head(down.flatten(1)))[range(10), truth] / (2 * step)
-        probe.head_.float()
-        each = probe.importance_by_item(x[400:410], y[400:410])
-        probe.head_.double()
+            changes[h] = (network.head(up.flatten(1)) - network.head(down.flatten(1)))[range(10), truth] / (2 * step)
+    network.float()
+    each = probe.importance_by_item(x[400:410], y[400:410])[0]
+    for h, change in changes.items():
         np.testing.assert_allclose(each[:, h] * 64, change, rtol=1e-2, atol=1e-3)
 
 
-def test_head_probes_are_scikit_learns_ridge_in_a_loop(planted, fitted):
+@pytest.mark.parametrize("known", [False, True])
+def test_head_probes_are_scikit_learns_ridge_in_a_loop(planted, known):
     x, y, groups = planted
-    code = np.searchsorted(CLASSES, y)
-    scores = np.empty((600, 4))
-    for train, test in StratifiedGroupKFold(5, shuffle=True, random_state=0).split(code, code, groups):
-        for head in (2,):
-            mean, std = x[train, head].mean(0), x[train, head].std(0, ddof=1)
-            model = Ridge(alpha=10.0).fit((x[train, head] - mean) / std, np.eye(4)[code[train]] * 2 - 1)
-            scores[test] = model.predict((x[test, head] - mean) / std)
-    expected = [roc_auc_score(code == c, scores[:, c]) for c in range(4)]
-    np.testing.assert_allclose(fitted.auroc_[2], expected, atol=2e-4)
-    assert fitted.accuracy_[2] == pytest.approx((scores.argmax(1) == code).mean(), abs=5e-3)
+    code, rng = np.searchsorted(CLASSES, y), np.random.default_rng(0)
+    offset = np.eye(4)[np.where(rng.random(600) < 0.5, code, rng.integers(4, size=600))] if known else None
+    target = np.eye(4)[code] - (np.eye(4)[code].mean(0) if offset is None else offset)
+    scores = np.empty((600, N_HEADS, 4))
+    for head in range(N_HEADS):
+        scaled = (x[:, head] - x[:, head].mean(0)) / x[:, head].std(0, ddof=1)
+        for train, test in StratifiedGroupKFold(5, shuffle=True, random_state=0).split(code, code, groups):
+            model = Ridge(alpha=10.0).fit(scaled[train], target[train])
+            scores[test, head] = (scaled[test] - scaled[train].mean(0)) @ model.coef_.T
+    fitted = HeadProbes().fit(x, y, groups, offset)
+    np.testing.assert_allclose(fitted.scores_, scores, atol=2e-5)
+    total = scores + (np.eye(4)[code].mean(0) if offset is None else offset[:, None])
+    for head in range(N_HEADS):
+        expected = [roc_auc_score(code == c, total[:, head, c]) for c in range(4)]
+        np.testing.assert_allclose(fitted.auroc_[head], expected, atol=2e-4)
+        strength = [np.corrcoef(scores[:, head, c], target[:, c])[0, 1] for c in range(4)]
+        np.testing.assert_allclose(fitted.strength_[head], strength, atol=1e-4)
+        guess = total[:, head].argmax(1)
+        assert fitted.accuracy_[head] == pytest.approx(accuracy_score(code, guess), abs=5e-3)
+        assert fitted.balanced_accuracy_[head] == pytest.approx(balanced_accuracy_score(code, guess), abs=5e-3)
 
 
 def test_only_the_planted_head_passes(planted, fitted):
     x, y, groups = planted
     null = HeadProbes().permuted(x, y, groups, np.zeros(600), n=60)
-    assert 0.47 < null.mean() < 0.51  # held-out scores of noise lean a little below one half
-    heads = HeadMap(_table(), {0: "a", 1: "b"})
-    importance = np.full((4, N_HEADS), 0.01)
-    importance[:, 2] = 1.0
-    table = head_table(heads, CLASSES, importance, fitted.auroc_, null)
-    assert len(table) == 4 * N_HEADS
-    passed = table[table["p_max"] < 0.05]
-    assert set(zip(passed["layer"], passed["head"], strict=True)) == {(0, 2)} and len(passed) == 4
-    assert top_heads(table, CLASSES[0], 1) == [(0, 2)]
-    boot = np.repeat(importance[None], 5, axis=0)
-    counts = scarcity(table, boot, boot, CLASSES)
-    assert counts["elbow"].tolist() == [1] * 4 and counts["n_max_t"].tolist() == [1] * 4
-    assert spatial_difference(boot, CLASSES)["difference"] == 0
-    assert overlap(table, 1)["jaccard"].tolist() == [1.0] * 6
-    with pytest.raises(ValueError, match="no function 'x'"):
-        top_heads(table, "x", 1)
+    assert null.shape == (60, N_HEADS, 4) and abs(null.mean()) < 0.02
+    tests = significance(fitted.strength_, null)
+    assert (np.argwhere(tests["p_max"] < 0.05)[:, 0] == 2).all() and (tests["p_max"][2] < 0.05).all()
+    assert (np.argwhere(tests["q"] < 0.05)[:, 0] == 2).all()
+
+
+def test_a_known_offset_leaves_a_head_nothing_to_tell(planted):
+    """Where the text tells all, no head adds anything, however well it tells the class alone."""
+    x, y, groups = planted
+    told = np.eye(4)[np.searchsorted(CLASSES, y)]
+    fitted = HeadProbes().fit(x, y, groups, offset=told)
+    assert np.allclose(fitted.strength_, 0) and fitted.auroc_.min() == 1
 
 
 def test_permutation_keeps_labels_within_their_stratum():
@@ -109,7 +139,61 @@ def test_permutation_keeps_labels_within_their_stratum():
     x, code = rng.normal(size=(200, 2, 3)).astype(np.float32), np.arange(200) % 2
     y, groups = np.array(["a", "b"])[code], np.arange(200)
     null = HeadProbes().permuted(x, y, groups, strata=code, n=2)
-    np.testing.assert_allclose(null[0], HeadProbes().fit(x, y, groups).auroc_, atol=1e-6)
+    np.testing.assert_allclose(null[0], HeadProbes().fit(x, y, groups).strength_, atol=1e-6)
+
+
+def test_chunks_of_heads_change_nothing(planted, fitted, monkeypatch):
+    x, y, groups = planted
+    monkeypatch.setattr("cogvsr_utils.probes.CHUNK", 3)
+    np.testing.assert_allclose(HeadProbes().fit(x, y, groups).strength_, fitted.strength_, atol=1e-6)
+
+
+def test_a_head_that_says_nothing_is_at_chance(planted):
+    """A dead head has the same score everywhere: all ties."""
+    x, y, groups = planted
+    x = x.copy()
+    x[:, 5] = 0
+    fitted = HeadProbes().fit(x, y, groups)
+    np.testing.assert_allclose(fitted.auroc_[5], 0.5)
+    assert np.allclose(fitted.strength_[5], 0)
+
+
+def test_resampling_whole_groups_moves_around_the_strength(planted, fitted):
+    _, _, groups = planted
+    draws = fitted.resampled(groups, n=50)
+    assert draws.shape == (50, N_HEADS, 4)
+    np.testing.assert_allclose(draws.mean(0), fitted.strength_, atol=0.03)
+    assert 0.01 < draws.std(0).mean() < 0.1
+
+
+def test_binary_protocol_is_balanced(planted):
+    x, y, groups = planted
+    accuracy = binary_accuracy(x, y, groups)
+    assert accuracy.shape == (N_HEADS, 4) and (accuracy[2] > 0.8).all()
+    assert np.abs(np.delete(accuracy, 2, axis=0) - 0.5).max() < 0.12
+
+
+def test_head_table_ranks_and_explains(planted):
+    heads = HeadMap(_table(), {0: "a", 1: "b"})
+    importance, effect = np.full((4, N_HEADS), 0.01), np.zeros((4, N_HEADS))
+    importance[:, 2], effect[:, 5] = -1.0, -0.5
+    table = head_table(heads, CLASSES, {"importance": importance, "effect": effect, "selectivity": np.arange(8.0)})
+    assert len(table) == 4 * N_HEADS and set(table) - set(COLUMNS) == {"rank_importance", "rank_effect"}
+    assert top_heads(table, CLASSES[0], 1) == [(0, 2)] and top_heads(table, CLASSES[0], 1, by="effect") == [(1, 1)]
+    assert overlap(table, 1)["jaccard"].tolist() == [1.0] * 6
+    for bad, message in (({"colour": importance}, "no columns"), ({"auroc": importance.T}, "expected")):
+        with pytest.raises((KeyError, ValueError), match=message):
+            head_table(heads, CLASSES, bad)
+    with pytest.raises(ValueError, match="no function 'x'"):
+        top_heads(table, "x", 1)
+    with pytest.raises(ValueError, match="by is 'selectivity'"):
+        top_heads(table, CLASSES[0], 1, by="selectivity")
+
+
+def test_the_page_explains_every_column():
+    page = (ROOT / "book" / "head_table.md").read_text()
+    for name, meaning in COLUMNS.items():
+        assert f"| `{name}` | {meaning} |" in page
 
 
 def _table():

@@ -4,7 +4,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import binomtest
 
-from cogvsr_utils.stats import clustered, elbow, fdr, gini, paired, wilson
+from cogvsr_utils.stats import (
+    clustered,
+    elbow,
+    fdr,
+    gini,
+    hoyer,
+    paired,
+    participation,
+    resampled_means,
+    shuffle_within,
+    sign_flips,
+    significance,
+    stability,
+    wilson,
+)
 
 
 @given(st.lists(st.booleans(), min_size=1, max_size=80))
@@ -60,3 +74,59 @@ def test_an_elbow_is_found_in_noise_too():
 def test_fdr_is_the_step_up_rule():
     p = np.array([[0.01, 0.02], [0.03, 0.5]])
     assert fdr(p).ravel() == pytest.approx([0.04, 0.04, 0.04, 0.5])
+
+
+@given(st.lists(st.floats(0.01, 1e3), min_size=2, max_size=30), st.floats(0.1, 10))
+def test_sparseness_does_not_depend_on_scale_and_ends_where_it_should(x, factor):
+    x = np.array(x)
+    for measure in (hoyer, participation, gini):
+        assert measure(x * factor) == pytest.approx(measure(x), abs=1e-6)
+    assert participation(np.ones(len(x))) == pytest.approx(len(x)) and hoyer(np.eye(len(x))[0]) == pytest.approx(1)
+
+
+def test_p_values_are_the_counts_by_hand():
+    rng = np.random.default_rng(0)
+    null, strength = rng.normal(size=(40, 5, 2)), rng.normal(size=(5, 2)) + 1
+    tests = significance(strength, null)
+    for h in range(5):
+        for c in range(2):
+            assert tests["p"][h, c] == (1 + (null[:, :, c] >= strength[h, c]).sum()) / 201
+            assert tests["p_max"][h, c] == (1 + sum(draw.max() >= strength[h, c] for draw in null)) / 41
+
+
+def test_max_t_holds_its_level_over_all_heads_and_finds_a_shift():
+    rng, groups, labels = np.random.default_rng(0), np.repeat(np.arange(30), 4), np.tile(["a", "b"], 60)
+    false = [sign_flips(rng.normal(size=(120, 20)), labels, groups, n=200)["p_max"].min() < 0.05 for _ in range(100)]
+    assert np.mean(false) < 0.12
+    values = rng.normal(size=(120, 20))
+    values[labels == "b", 7] -= 2
+    found = sign_flips(values, labels, groups)
+    assert np.argwhere(found["p_max"] < 0.05).tolist() == [[1, 7]]
+    assert found["null"].sum(1).astype(bool).mean() < 0.08 and found["resampled"][:, 1].mean() >= 1
+
+
+def test_resampled_means_are_those_of_repeated_groups():
+    rng = np.random.default_rng(0)
+    values, labels, groups = rng.normal(size=(40, 3)), np.tile(["a", "b"], 20), np.repeat(np.arange(10), 4)
+    draws = np.random.default_rng(5).integers(10, size=(3, 10))
+    for found, draw in zip(resampled_means(values, labels, groups, 3, seed=5), draws, strict=True):
+        rows = np.concatenate([np.flatnonzero(groups == g) for g in draw])
+        for label, mean in zip("ab", found, strict=True):
+            np.testing.assert_allclose(mean, values[rows[labels[rows] == label]].mean(0))
+
+
+@given(st.lists(st.integers(0, 3), min_size=1, max_size=40), st.integers(0, 9))
+def test_shuffling_stays_within_strata(strata, seed):
+    labels = np.arange(len(strata))
+    out = shuffle_within(labels, strata, np.random.default_rng(seed))
+    for value in set(strata):
+        mine = np.array(strata) == value
+        assert sorted(out[mine]) == sorted(labels[mine])
+
+
+def test_stability_is_one_for_one_order_and_chance_for_random_ones():
+    rng = np.random.default_rng(0)
+    same = stability(np.tile(np.arange(100.0), (10, 1, 1)), 10)
+    assert same["jaccard"] == same["tau"] == 1 and same["selected"][0, -10:].min() == 1
+    random = stability(rng.random((60, 1, 100)), 10, n_pairs=400)
+    assert random["jaccard"][0] == pytest.approx(random["chance"], abs=0.02) and abs(random["tau"][0]) < 0.03

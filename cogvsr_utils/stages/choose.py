@@ -1,6 +1,7 @@
 """Which heads serve a function, and how sure is that? All of it on split A, but for effects, which are measured on C.
 
-probe(run)            the joint probe: importance, its null, its spread over seeds and groups
+probe(run)            the paper's joint probe: importance, its null, its spread over groups
+strict_probe(run)     the same of five seeds, stopped early; and where functions are equally frequent and hard
 head_probes(run)      each head alone, and what it adds to the text
 controls(run)         what a probe has to beat
 effects(run, split)   what removing each single head does
@@ -15,59 +16,92 @@ import pandas as pd
 from sklearn.metrics import roc_auc_score
 from tqdm import tqdm
 
-from .. import controls as beaten
+from ..controls import controls as probe_controls
+from ..controls import random_functions, text_guesses
 from ..heads_table import head_table
 from ..interventions import mask
-from ..probes import FunctionProbe, HeadProbes
+from ..probes import FunctionProbe, HeadProbes, binary_accuracy
 from ..scarcity import equalise, head_counts, removal_counts, scarcity
 from ..stats import resampled_means, sign_flips, significance, stability
 from . import Run
 
 
 def probe(run: Run) -> dict[str, np.ndarray]:
-    """The joint probe by both protocols.
+    """The joint probe as the paper trains it.
 
-    ``classes``; ``loss``, ``predicted`` and ``truth`` (on C), ``importance`` (classes, heads), its ``null`` (fits, classes,
-    heads) and ``resampled`` (resamples, classes, heads) of the paper's protocol; ``strict_predicted`` and
-    ``strict_resampled``, of five seeds and resampled groups, of the strict one; ``equal_resampled``, the strict one where
-    functions are equally frequent at every length of answer and difficulty.
+    ``classes``; ``predicted`` and ``truth`` (steps of C); ``importance`` (classes, heads), its ``null`` (fits, classes, heads)
+    with shuffled labels, and ``resampled`` (resamples, classes, heads) over scenes.
     """
-    return run.arrays("probe", lambda: _fit_probe(run))
+
+    def compute():
+        x, y, groups, layers = _held(run)
+        paper, rng, report = (
+            FunctionProbe("paper").fit(x, y, groups, layers),
+            np.random.default_rng(0),
+            run.activations("C"),
+        )
+        null = [FunctionProbe("paper").fit(x, rng.permutation(y), groups, layers).importance_
+                for _ in tqdm(range(run.settings.null_fits), desc="null probes")]  # fmt: skip
+        return {
+            "classes": paper.classes_.astype(str), "importance": paper.importance_, "null": np.array(null),
+            "predicted": paper.predict(report.by_head()).astype(str),
+            "truth": report.index["function"].to_numpy().astype(str),
+            "resampled": _resampled(paper, x, y, groups, run.settings.resamples),
+        }  # fmt: skip
+
+    return run.arrays("probe", compute)
 
 
-def _fit_probe(run: Run):
-    held, report, n = run.activations("A"), run.activations("C"), run.settings.resamples
-    x, y = held.by_head(), held.index["function"].to_numpy()
-    groups, layers = held.index["group_id"].to_numpy(), held.heads.table["layer"].to_numpy()
+def strict_probe(run: Run) -> dict[str, np.ndarray]:
+    """The joint probe of five seeds, each stopped early on scenes held out for that.
 
-    def resampled(probe, rows):
-        rows = rows[probe.read_]
-        draws = [resampled_means(each, y[rows], groups[rows], n // probe.n_seeds, seed=number)
-                 for number, each in enumerate(probe.importance_by_item(x[rows], y[rows]))]  # fmt: skip
-        return np.concatenate(draws)
+    ``predicted`` (steps of C); ``resampled`` (resamples, classes, heads) over seeds and scenes; and ``equal``, the same where
+    functions are equally frequent at every length of answer and difficulty, that is, whether all heads together tell
+    the step; ``n_equal`` steps.
+    """
 
-    every, rng = np.arange(len(y)), np.random.default_rng(0)
-    paper = FunctionProbe("paper").fit(x, y, groups, layers)
-    strict = FunctionProbe("strict", n_seeds=5).fit(x, y, groups, layers)
-    right = head_probes(run)["joint_right"]
-    equal = equalise(y, held.index["n_tokens"].clip(upper=3), right)
-    level = FunctionProbe("strict", n_seeds=5).fit(x[equal], y[equal], groups[equal], layers)
-    null = [FunctionProbe("paper").fit(x, rng.permutation(y), groups, layers).importance_
-            for _ in tqdm(range(run.settings.null_fits), desc="null probes")]  # fmt: skip
-    seen = report.by_head()
-    return {
-        "classes": paper.classes_.astype(str), "loss": np.array(paper.loss_[0]), "importance": paper.importance_,
-        "predicted": paper.predict(seen).astype(str), "strict_predicted": strict.predict(seen).astype(str),
-        "truth": report.index["function"].to_numpy().astype(str), "null": np.array(null),
-        "resampled": resampled(paper, every), "strict_resampled": resampled(strict, every),
-        "equal_resampled": resampled(level, equal), "n_equal": np.array(len(equal)),
-    }  # fmt: skip
+    def compute():
+        x, y, groups, layers = _held(run)
+        strict = FunctionProbe("strict", n_seeds=5).fit(x, y, groups, layers)
+        rows = equalise(y, run.activations("A").index["n_tokens"].clip(upper=3), head_probes(run)["joint_right"])
+        x_equal, y_equal, groups_equal = x[rows], y[rows], groups[rows]
+        equal = FunctionProbe("strict", n_seeds=5).fit(x_equal, y_equal, groups_equal, layers)
+        n = run.settings.resamples
+        return {
+            "predicted": strict.predict(run.activations("C").by_head()).astype(str),
+            "resampled": _resampled(strict, x, y, groups, n),
+            "equal": _resampled(equal, x_equal, y_equal, groups_equal, n), "n_equal": np.array(len(rows)),
+        }  # fmt: skip
+
+    return run.arrays("strict_probe", compute)
+
+
+def _held(run: Run):
+    """Activations of split A by head, functions, groups, and the layer of each head."""
+    held = run.activations("A")
+    index = held.index
+    return (
+        held.by_head(),
+        index["function"].to_numpy(),
+        index["group_id"].to_numpy(),
+        held.heads.table["layer"].to_numpy(),
+    )
+
+
+def _resampled(probe: FunctionProbe, x, y, groups, n: int) -> np.ndarray:
+    """Importance (n, classes, heads) over the probe's seeds and resampled groups of the rows that it did not see."""
+    read = probe.read_
+    return np.concatenate(
+        [resampled_means(each, y[read], groups[read], n // probe.n_seeds, seed=number)
+         for number, each in enumerate(probe.importance_by_item(x[read], y[read]))]
+    )  # fmt: skip
 
 
 def head_probes(run: Run) -> dict[str, np.ndarray]:
     """Per-head ridge probes on A.
 
-    ``auroc`` (heads, classes), ``accuracy``, ``balanced_accuracy`` and ``control_accuracy`` (heads,) of each head alone;
+    ``classes``; ``auroc`` and ``binary_accuracy`` (heads, classes), ``accuracy``, ``balanced_accuracy`` and ``control_accuracy`` (heads,)
+    of each head alone;
     ``gain`` (heads, classes), ``strength``, its ``null`` (permutations, ...) and ``resampled`` (resamples, ...) of each head
     above what the text tells; ``text_auroc`` (classes,); ``joint_right`` (steps,), whether all heads together, by the
     mean of their scores, tell the step.
@@ -78,14 +112,14 @@ def head_probes(run: Run) -> dict[str, np.ndarray]:
         x, index = held.by_head(), held.index
         y, groups = index["function"], index["group_id"]
         alone = HeadProbes().fit(x, y, groups)
-        task = HeadProbes().fit(x, beaten.random_functions(index["answer"], alone.classes_), groups)
-        text = beaten.text_guesses(run.items["A"], index)
+        task = HeadProbes().fit(x, random_functions(index["answer"], alone.classes_), groups)
+        text = text_guesses(run.items["A"], index)
         above = HeadProbes().fit(x, y, groups, offset=text)
         base = np.array([roc_auc_score(y == name, text[:, c]) for c, name in enumerate(alone.classes_)])
         together = alone.scores_.mean(1) + [(y == name).mean() for name in alone.classes_]
         return {
-            "auroc": alone.auroc_, "accuracy": alone.accuracy_, "balanced_accuracy": alone.balanced_accuracy_,
-            "control_accuracy": task.accuracy_, "gain": above.auroc_ - base, "text_auroc": base,
+            "classes": alone.classes_.astype(str), "auroc": alone.auroc_, "accuracy": alone.accuracy_, "balanced_accuracy": alone.balanced_accuracy_,
+            "control_accuracy": task.accuracy_, "binary_accuracy": binary_accuracy(x, y, groups), "gain": above.auroc_ - base, "text_auroc": base,
             "strength": above.strength_, "resampled": above.resampled(groups),
             "null": above.permuted(x, y, groups, index["step"], run.settings.permutations, offset=text),
             "joint_right": alone.classes_[together.argmax(1)] == y.to_numpy(),
@@ -99,7 +133,7 @@ def controls(run: Run) -> pd.DataFrame:
 
     def compute():
         given = run.vlm, run.items["A"], run.answers("A"), run.activations("A")
-        return beaten.controls(*given, store=run.folder / "controls")
+        return probe_controls(*given, store=run.folder / "controls")
 
     return run.table("controls", compute)
 
@@ -134,7 +168,8 @@ def heads_table(run: Run) -> pd.DataFrame:
         tests = significance(single["strength"], single["null"])
         measures = {
             "importance": joint["importance"], "auroc": single["auroc"].T, "gain": single["gain"].T,
-            "selected": stability(joint["strict_resampled"], run.n_top, n_pairs=1)["selected"],
+            "selected": stability(strict_probe(run)["resampled"], run.n_top, n_pairs=1)["selected"],
+            "binary_accuracy": single["binary_accuracy"].T,
             "selectivity": single["accuracy"] - single["control_accuracy"],
             **{name: values.T for name, values in tests.items()},
             "effect": means[0], "effect_low": low, "effect_high": high, "effect_accuracy": means[1],

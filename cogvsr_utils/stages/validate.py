@@ -35,6 +35,7 @@ def rankings(run: Run) -> dict[str, np.ndarray]:
         return {
             "importance (paper)": np.abs(joint["importance"]),
             "probe of the head alone": single["auroc"].T,
+            "CogVision's probe": single["binary_accuracy"].T,
             "gain over text": single["gain"].T,
             "one backward pass": -gradients(rehearsal, joint["classes"]),
             "attention to the picture": image_attention(rehearsal, joint["classes"]),

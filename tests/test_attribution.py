@@ -1,0 +1,51 @@
+import numpy as np
+import pytest
+import torch
+
+from cogvsr_utils.attribution import gradients, image_attention
+from cogvsr_utils.evaluation import Rehearsal
+from cogvsr_utils.functions import NAMES
+from cogvsr_utils.interventions import scale
+
+
+@pytest.fixture(scope="module")
+def rehearsal(vlm, items):
+    return Rehearsal(vlm, items[:6], batch_size=4)
+
+
+def test_gradients_are_what_a_small_removal_changes(vlm, rehearsal):
+    """By finite differences: a head made a little smaller, all else as it was."""
+    found, step = gradients(rehearsal, NAMES), 1e-2
+    label, heads = (
+        rehearsal.index["function"].to_numpy(),
+        list(vlm.heads.table[["layer", "head"]].itertuples(index=False, name=None)),
+    )
+    assert found.shape == (8, len(heads))
+    for number in (0, 13, 47):
+        up, down = (rehearsal.run(scale([heads[number]], 1 + sign * step))[1] for sign in (1, -1))
+        slope = (down - up) / (2 * step)
+        for row, name in enumerate(NAMES):
+            if (label == name).any():
+                assert found[row, number] == pytest.approx(slope[label == name].mean(), rel=5e-2, abs=2e-3)
+
+
+def test_attention_to_the_picture_is_the_model_s_own(vlm, rehearsal):
+    found = image_attention(rehearsal, NAMES)
+    present = [i for i, name in enumerate(NAMES) if (rehearsal.index["function"] == name).any()]
+    assert np.isfinite(found[present]).all() and found[present].min() >= 0 and found[present].max() <= 1
+    inputs, (row, token), owner = rehearsal.batches[0]
+    vlm.model.set_attn_implementation("eager")
+    with torch.no_grad():
+        maps = vlm.model(**inputs, output_attentions=True, use_cache=False).attentions
+    vlm.model.set_attn_implementation("sdpa")
+    label = rehearsal.index["function"].to_numpy()
+    only = Rehearsal.__new__(Rehearsal)
+    only.vlm, only.index, only.batches = vlm, rehearsal.index[: owner.max() + 1], rehearsal.batches[:1]
+    alone = image_attention(only, NAMES)
+    steps = [s for s in range(owner.max() + 1) if label[s] == label[0]]
+    picture = inputs["input_ids"] == vlm.image_token_id
+    per_step = []
+    for step in steps:
+        mine = [(int(r), int(t)) for r, t, o in zip(row, token, owner, strict=True) if o == step]
+        per_step.append(np.mean([float(maps[2][r, 3, t - 1, picture[r]].sum()) for r, t in mine]))
+    assert alone[NAMES.index(label[0]), 2 * 8 + 3] == pytest.approx(np.mean(per_step), abs=1e-5)
