@@ -13,11 +13,12 @@ from .models import attention_switched
 
 
 def gradients(rehearsal, functions) -> np.ndarray:
-    """First-order change of the log-probability of right answers if a head were removed: (functions, heads), nats a step.
+    """First-order change of the log-odds of right answers if a head were removed: (functions, heads), nats a step.
 
-    For each function one backward pass gives the gradient of the summed log-probability of its steps' answers at every
+    For each function one backward pass gives the gradient of the summed log-odds of its steps' answer tokens at every
     head's slice; minus gradient x activation, summed over tokens, is what removal would change were the model linear.
-    Source: attribution patching, as in Syed et al. (arXiv 2310.10348).
+    Log-odds, because the log-probability of an answer that is sure has no gradient left. Source: attribution patching, as in
+    Syed et al. (arXiv 2310.10348).
     """
     vlm, label = rehearsal.vlm, rehearsal.index["function"].to_numpy()
     total = np.zeros((len(functions), len(vlm.heads)))
@@ -35,7 +36,9 @@ def gradients(rehearsal, functions) -> np.ndarray:
         for inputs, (row, token), owner in rehearsal.batches:
             slices.clear()
             logits = vlm.scores(inputs, row, token - 1)
-            each = logits.log_softmax(1).gather(1, inputs["input_ids"][row, token][:, None])[:, 0]
+            said = inputs["input_ids"][row, token][:, None]
+            others = logits.scatter(1, said, -torch.inf).logsumexp(1)
+            each = logits.gather(1, said)[:, 0] - others
             for number, function in enumerate(functions):
                 mine = torch.as_tensor(label[owner] == function, device=each.device)
                 if not mine.any():
@@ -52,7 +55,8 @@ def gradients(rehearsal, functions) -> np.ndarray:
 
 @torch.inference_mode()
 def image_attention(rehearsal, functions) -> np.ndarray:
-    """Share of attention that goes to the picture from the tokens that predict an answer: (functions, heads), 0 to 1.
+    """Share of attention that goes to the picture from the tokens that predict an answer: (functions, heads), 0 to 1,
+    NaN for a function without steps.
 
     A head of cross-attention looks at nothing else and has 1. Raises ValueError where the model does not hand over one
     attention map a layer of heads.
@@ -77,4 +81,8 @@ def image_attention(rehearsal, functions) -> np.ndarray:
             np.add.at(per_step, owner, torch.cat(looks, dim=1).numpy())
             np.add.at(count, owner, 1)
     per_step /= np.maximum(count, 1)[:, None]
-    return np.stack([per_step[label == function].mean(0) for function in functions])
+    means = np.full((len(functions), per_step.shape[1]), np.nan)
+    for number, function in enumerate(functions):
+        if (label == function).any():
+            means[number] = per_step[label == function].mean(0)
+    return means

@@ -221,10 +221,11 @@ class HeadProbes:
 
     def _prepare(self, y, groups, offset):
         """Rows in the order of their folds, the folds' bounds, and labels, offset and targets in that order."""
-        from sklearn.model_selection import StratifiedGroupKFold
+        from sklearn.model_selection import GroupKFold
 
         self.classes_, code = np.unique(np.asarray(y), return_inverse=True)
-        splitter = StratifiedGroupKFold(self.n_splits, shuffle=True, random_state=self.seed)
+        # Folds that do not look at labels, or shuffled labels would not be on a par with the true ones.
+        splitter = GroupKFold(self.n_splits, shuffle=True, random_state=self.seed)
         tests = [test for _, test in splitter.split(code, code, np.asarray(groups))]
         order, bounds = np.concatenate(tests), np.cumsum([0, *map(len, tests)])
         hot = np.eye(len(self.classes_), dtype=np.float32)[code[order]]

@@ -23,11 +23,11 @@ from transformers.cache_utils import DynamicCache, DynamicLayer, DynamicSlidingW
 class Turns:
     """Greedy replies to a batch of growing chats.
 
-    >>> from cogvsr_utils import load_vlm
+    >>> from cogvsr_utils import Item, Step, load_vlm
     >>> from cogvsr_utils.answering import conversation
-    >>> from cogvsr_utils.items import load_items, open_image
-    >>> vlm, item = load_vlm("nano-internvl"), load_items("synth")[0]
-    >>> turns = Turns(vlm, [open_image(item)])
+    >>> steps = [Step("name an object.", "cube", "text", None, "Information Extraction & Understanding")] * 2
+    >>> item = Item("1", "synth", "g", "is a cube red?", "yes", "yesno", steps)
+    >>> turns = Turns(load_vlm("nano-internvl"), [None])
     >>> first = turns.reply([conversation(item, [], 0)])
     >>> second = turns.reply([conversation(item, first, 1)])
     """

@@ -120,7 +120,7 @@ show(nothing, percent=("any_selected", "ci_low", "ci_high"))
 
 # %% tags=["hide-input"]
 nulls = validate.null_models(run)
-show(nulls.pivot(index="model", columns="rule", values="selected").reset_index().assign(of=nulls["of"].iloc[0]))
+show(nulls.pivot(index="case", columns="rule", values="selected").reset_index().assign(of=nulls["of"].iloc[0]))
 
 # %% [markdown]
 # ## What to rely on
@@ -130,7 +130,7 @@ show(nulls.pivot(index="model", columns="rule", values="selected").reset_index()
 
 # %% tags=["hide-input"]
 def picked(which, rule):
-    return int(nulls[(nulls["model"] == which) & (nulls["rule"] == rule)]["selected"].iloc[0])
+    return int(nulls[(nulls["case"] == which) & (nulls["rule"] == rule)]["selected"].iloc[0])
 
 
 single, joint = "probe of the head alone", "importance (paper)"

@@ -2,16 +2,16 @@ import numpy as np
 
 from cogvsr_utils.planted import plant, summary, trials
 
-N, HEADS, DIM = 400, 10, 4
+N, HEADS, DIM = 600, 10, 4
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(N, HEADS, DIM)).astype(np.float32)
-LABELS, GROUPS = np.array(["a", "b"])[RNG.integers(2, size=N)], np.arange(N) // 2
+LABELS, GROUPS = np.array(list("abcdef"))[RNG.integers(6, size=N)], np.arange(N) // 2
 LAYERS, STRATA = np.repeat([0, 1], 5), np.arange(N) % 3
 
 
 def test_planting_moves_the_right_rows_by_the_strength():
     moved = plant(X, LABELS, {"a": [3]}, 2.0, np.random.default_rng(1)) - X
-    assert not moved[LABELS == "b"].any() and not moved[:, [h for h in range(HEADS) if h != 3]].any()
+    assert not moved[LABELS != "a"].any() and not moved[:, [h for h in range(HEADS) if h != 3]].any()
     shift = moved[LABELS == "a", 3] / X[:, 3].std(0)
     np.testing.assert_allclose(np.linalg.norm(shift, axis=1), 2.0, rtol=1e-5)
     assert np.array_equal(plant(X, LABELS, {"a": [3]}, 0.0, RNG), X)
@@ -21,7 +21,7 @@ def test_strong_signals_are_found_and_nothing_else_and_noise_mostly_not():
     table = trials(X, LABELS, GROUPS, STRATA, LAYERS, {0.0: 30, 2.0: 2}, permutations=60, n_heads=2)
     result = summary(table).set_index(["rule", "strength"])
     for rule in ("max-T", "FDR"):
-        assert result.loc[(rule, 2.0), "power"] == 1 and result.loc[(rule, 2.0), "false_share"] < 0.35
-        assert result.loc[(rule, 0.0), "any_false"] < 0.2
-    assert result.loc[("max-T", 2.0), "bias"] == result.loc[("max-T", 2.0), "false_share"] == 0
+        assert result.loc[(rule, 2.0), "power"] == 1 and result.loc[(rule, 0.0), "any_false"] < 0.2
+    # A head that tells one function tells a little of the others too: that it is none of them.
+    assert result.loc[("max-T", 2.0), "false_share"] < 0.3
     assert result.loc[("elbow, joint probe", 0.0), "any_false"] == 1  # an elbow always finds some

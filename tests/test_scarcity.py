@@ -55,7 +55,7 @@ def test_removal_counts_heads_that_cost_accuracy():
     right[3, (function == CLASSES[2]) & (rng.random(480) < 0.5)] = False  # head 2 breaks one function half the time
     table = removal_counts({"right": right, "function": function, "group": group}, CLASSES).set_index("function")
     assert table["value"].to_dict() == {name: float(name == CLASSES[2]) for name in CLASSES}
-    assert (table["low"] <= table["value"]).all() and (table["null_high"] == 0).all()
+    assert (table["low"] <= table["value"]).all() and (table["null"] == 0).all()
 
 
 @given(st.lists(st.tuples(st.sampled_from("ab"), st.integers(0, 2), st.booleans()), min_size=1, max_size=60))

@@ -14,6 +14,7 @@ import pandas as pd
 from tqdm import tqdm
 
 from .. import planted as planting
+from ..activations import HeadActivations
 from ..attribution import gradients, image_attention
 from ..controls import text_guesses
 from ..interventions import mask, random_heads
@@ -24,7 +25,7 @@ from .choose import controls, effects, head_probes, probe
 
 PLANTED_STRENGTHS = (0.25, 0.5, 1.0, 2.0)
 NULL_REPEATS = 20  # times as many repeats where nothing is planted, for the rate of false positives
-CANDIDATES, GREEDY_STEPS, RANDOM_SETS = 5, 3, 10
+CANDIDATES, GREEDY_STEPS, RANDOM_SETS = 4, 3, 5
 
 
 def rankings(run: Run) -> dict[str, np.ndarray]:
@@ -65,7 +66,7 @@ def ranking_quality(run: Run) -> pd.DataFrame:
                 precision = np.isin(best, mine).mean(1)
                 orders = found[:, c].argsort(1).argsort(1)
                 order = pd.Series(belief[c]).rank().to_numpy()
-                spearman = [np.corrcoef(order, each)[0, 1] for each in orders]
+                spearman = [np.corrcoef(order, each)[0, 1] if order.std() else np.nan for each in orders]
                 rows.append({"ranking": name, "function": function, "k": k, "chance": k / len(order),
                              **_interval("precision", precision), **_interval("spearman", spearman)})  # fmt: skip
         return pd.DataFrame(rows)
@@ -123,34 +124,37 @@ def planted(run: Run) -> pd.DataFrame:
 
 
 def null_models(run: Run) -> pd.DataFrame:
-    """How many (function, head) pairs every rule selects in this model, in one of random weights, and with labels shuffled
-    within the step index; columns model, rule, selected, of."""
+    """How many pairs of function and head each rule selects here, in a model of random weights, and with labels shuffled
+    within the step index; columns case, rule, selected, of."""
 
     def compute():
-        from ..activations import HeadActivations
-
         controls(run)  # which keeps the untrained model's activations
-        held = run.activations("A")
+        held, joint, single = run.activations("A"), probe(run), head_probes(run)
         untrained = HeadActivations.open(run.folder / "controls" / "untrained")
-        shuffled = held.index.assign(
-            function=shuffle_within(held.index["function"], held.index["step"], np.random.default_rng(0))
-        )
-        cases = {"this model": (held, held.index), "untrained model": (untrained, untrained.index),
-                 "shuffled labels": (held, shuffled)}  # fmt: skip
+        rng = np.random.default_rng(0)
+        shuffled = held.index.assign(function=shuffle_within(held.index["function"], held.index["step"], rng))
+        cases = {"this model": (joint["importance"], single["strength"], single["null"]),
+                 "untrained model": _choose(run, untrained, untrained.index),
+                 "shuffled labels": _choose(run, held, shuffled)}  # fmt: skip
         rows = []
-        for name, (features, index) in tqdm(cases.items(), desc="null models"):
-            x, y, groups = features.by_head(), index["function"].to_numpy(), index["group_id"].to_numpy()
-            offset = text_guesses(run.items["A"], index)
-            above = HeadProbes().fit(x, y, groups, offset=offset)
-            null = above.permuted(x, y, groups, index["step"], run.settings.permutations, offset=offset)
-            tests = significance(above.strength_, null)
-            importance = FunctionProbe("paper").fit(x, y, groups, features.heads.table["layer"].to_numpy()).importance_
+        for case, (importance, strength, null) in cases.items():
+            tests = significance(strength, null)
             counts = {"elbow (paper)": sum(elbow(row) for row in importance), "FDR": int((tests["q"] < 0.05).sum()),
                       "max-T (strict)": int((tests["p_max"] < 0.05).sum())}  # fmt: skip
-            rows += [{"model": name, "rule": rule, "selected": n, "of": importance.size} for rule, n in counts.items()]
+            rows += [{"case": case, "rule": rule, "selected": n, "of": importance.size} for rule, n in counts.items()]
         return pd.DataFrame(rows)
 
     return run.table("null_models", compute)
+
+
+def _choose(run: Run, held, index):
+    """The joint probe's importance, and each head's strength above the text with its null."""
+    x, y, groups = held.by_head(), index["function"].to_numpy(), index["group_id"].to_numpy()
+    offset = text_guesses(run.items["A"], index)
+    above = HeadProbes().fit(x, y, groups, offset=offset)
+    null = above.permuted(x, y, groups, index["step"], run.settings.permutations, offset=offset)
+    importance = FunctionProbe("paper").fit(x, y, groups, held.heads.table["layer"].to_numpy()).importance_
+    return importance, above.strength_, null
 
 
 def _mean_effects(removed, classes) -> np.ndarray:
