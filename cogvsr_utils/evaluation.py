@@ -73,8 +73,9 @@ class Rehearsal:
     the answers' tokens and the number of the step that each token is of.
     """
 
-    def __init__(self, vlm, items: list[Item], batch_size: int = 32):
+    def __init__(self, vlm, items: list[Item], batch_size: int = 16):
         self.vlm, self.batches, rows = vlm, [], []
+        items = sorted(items, key=lambda item: (len(item.steps), len(item.question)))  # so that little is padding
         for first in range(0, len(items), batch_size):
             some = items[first : first + batch_size]
             inputs, places = encode_chats(vlm, some, {item.uid: [step.answer for step in item.steps] for item in some})

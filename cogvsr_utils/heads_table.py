@@ -28,14 +28,15 @@ COLUMNS = {
     "effect_accuracy": "change of accuracy by the same removal, in [-1, 1]",
     "effect_p_max": "family-wise p, over all heads and functions, that removal lowers accuracy: signs of scenes flipped, max-T",
 }  # fmt: skip
-RANKED = {"importance": np.abs, "auroc": np.asarray, "gain": np.asarray, "effect": np.negative}  # larger is stronger
+RANKED = {"importance": np.abs, "auroc": np.positive, "binary_accuracy": np.positive, "gain": np.positive,
+          "effect": np.negative}  # larger is stronger  # fmt: skip
 
 
 def head_table(heads, classes, measures: dict[str, np.ndarray]):
     """Bring what was measured of every (function, head) together, with ranks.
 
     ``heads`` is a HeadMap; ``measures`` maps names of ``COLUMNS`` to arrays (classes, heads), or (heads,) for what is the
-    same for all functions. Each of importance, auroc, gain and effect that is there gets a column ``rank_...``, 1 for the
+    same for all functions. Each of ``RANKED`` that is there gets a column ``rank_...``, 1 for the
     strongest. Raises KeyError for a name that ``COLUMNS`` does not explain, ValueError for another shape.
     """
     import pandas as pd
@@ -74,5 +75,5 @@ def top_heads(table, function: str, k: int, by: str = "importance") -> list[tupl
         raise ValueError(f"no function {function!r} in the table; it has {sorted(table['function'].unique())}")
     if by not in RANKED:
         raise ValueError(f"by is {by!r}; expected one of {tuple(RANKED)}")
-    order = (-RANKED[by](rows[by])).sort_values(kind="stable").index[:k]
-    return [(int(layer), int(head)) for layer, head in rows.loc[order, ["layer", "head"]].to_numpy()]
+    order = np.argsort(-RANKED[by](rows[by].to_numpy()), kind="stable")[:k]
+    return [(int(layer), int(head)) for layer, head in rows[["layer", "head"]].to_numpy()[order]]

@@ -10,7 +10,7 @@ Labels are shuffled first, so that nothing but what is planted tells a function.
 from __future__ import annotations
 
 import numpy as np
-from tqdm import tqdm
+from joblib import Parallel, delayed
 
 from .probes import FunctionProbe, HeadProbes
 from .stats import elbow, shuffle_within, significance
@@ -70,10 +70,11 @@ def trials(x, labels, groups, strata, layers, repeats: dict[float, int], permuta
     import pandas as pd
 
     plans = [(strength, repeat) for strength, n in repeats.items() for repeat in range(n)]
-    rows = []
-    for strength, repeat in tqdm(plans, desc="planted heads"):
-        rows += trial(x, labels, groups, strata, layers, strength, n_heads, permutations, repeat == 0, seed=repeat)
-    return pd.DataFrame(rows)
+    given = x, labels, groups, strata, layers
+    found = Parallel(n_jobs=-1)(
+        delayed(trial)(*given, strength, n_heads, permutations, repeat == 0, seed=repeat) for strength, repeat in plans
+    )
+    return pd.DataFrame([row for rows in found for row in rows])
 
 
 def summary(table):

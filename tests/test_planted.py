@@ -18,10 +18,10 @@ def test_planting_moves_the_right_rows_by_the_strength():
 
 
 def test_strong_signals_are_found_and_nothing_else_and_noise_mostly_not():
-    table = trials(X, LABELS, GROUPS, STRATA, LAYERS, {0.0: 30, 2.0: 2}, permutations=60, n_heads=2)
+    table = trials(X, LABELS, GROUPS, STRATA, LAYERS, {0.0: 30, 1.0: 2}, permutations=60, n_heads=1)
     result = summary(table).set_index(["rule", "strength"])
     for rule in ("max-T", "FDR"):
-        assert result.loc[(rule, 2.0), "power"] == 1 and result.loc[(rule, 0.0), "any_false"] < 0.2
+        assert result.loc[(rule, 1.0), "power"] > 0.9 and result.loc[(rule, 0.0), "any_false"] < 0.2
     # A head that tells one function tells a little of the others too: that it is none of them.
-    assert result.loc[("max-T", 2.0), "false_share"] < 0.3
+    assert result.loc[("max-T", 1.0), "false_share"] < 0.3
     assert result.loc[("elbow, joint probe", 0.0), "any_false"] == 1  # an elbow always finds some

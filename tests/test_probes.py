@@ -177,8 +177,13 @@ def test_head_table_ranks_and_explains(planted):
     heads = HeadMap(_table(), {0: "a", 1: "b"})
     importance, effect = np.full((4, N_HEADS), 0.01), np.zeros((4, N_HEADS))
     importance[:, 2], effect[:, 5] = -1.0, -0.5
-    table = head_table(heads, CLASSES, {"importance": importance, "effect": effect, "selectivity": np.arange(8.0)})
-    assert len(table) == 4 * N_HEADS and set(table) - set(COLUMNS) == {"rank_importance", "rank_effect"}
+    auroc = np.tile(np.linspace(0.9, 0.5, N_HEADS), (4, 1))
+    measures = {"importance": importance, "auroc": auroc, "effect": effect, "selectivity": np.arange(8.0)}
+    table = head_table(heads, CLASSES, measures)
+    assert len(table) == 4 * N_HEADS and set(table) - set(COLUMNS) == {"rank_importance", "rank_auroc", "rank_effect"}
+    assert top_heads(table, CLASSES[0], 2, by="auroc") == [(0, 0), (0, 1)]
+    for _, part in table.groupby("function"):
+        assert sorted(part["rank_auroc"]) == list(range(1, N_HEADS + 1)) and part["rank_effect"].iloc[5] == 1
     assert top_heads(table, CLASSES[0], 1) == [(0, 2)] and top_heads(table, CLASSES[0], 1, by="effect") == [(1, 1)]
     assert overlap(table, 1)["jaccard"].tolist() == [1.0] * 6
     for bad, message in (({"colour": importance}, "no columns"), ({"auroc": importance.T}, "expected")):

@@ -8,6 +8,8 @@ steered(run)         spatial heads pushed towards right answers
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 from tqdm import tqdm
@@ -49,7 +51,9 @@ def random_sets(run: Run) -> pd.DataFrame:
         shuffled = [run.items["C"][i] for i in rng.permutation(len(run.items["C"]))]
         rows = []
         for name in tqdm(NAMES, desc="random sets"):
-            asked = [item for item in shuffled if any(step.function == name for step in item.steps)]
+            last = [max((i for i, s in enumerate(item.steps) if s.function == name), default=-1) for item in shuffled]
+            # What is asked after the function's last step cannot change it.
+            asked = [replace(item, steps=item.steps[: n + 1]) for item, n in zip(shuffled, last, strict=True) if n >= 0]
             rehearsal = Rehearsal(run.vlm, asked[: run.settings.control_items])
             own = (rehearsal.index["function"] == name).to_numpy()
             plain, _ = rehearsal.run()

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import numpy as np
 import pandas as pd
+from joblib import Parallel, delayed
 from tqdm import tqdm
 
 from .. import planted as planting
@@ -133,9 +134,12 @@ def null_models(run: Run) -> pd.DataFrame:
         untrained = HeadActivations.open(run.folder / "controls" / "untrained")
         rng = np.random.default_rng(0)
         shuffled = held.index.assign(function=shuffle_within(held.index["function"], held.index["step"], rng))
+        items, n = run.items["A"], run.settings.permutations
+        nothing = Parallel(n_jobs=-1)(
+            delayed(_choose)(items, n, *case) for case in ((untrained, untrained.index), (held, shuffled))
+        )
         cases = {"this model": (joint["importance"], single["strength"], single["null"]),
-                 "untrained model": _choose(run, untrained, untrained.index),
-                 "shuffled labels": _choose(run, held, shuffled)}  # fmt: skip
+                 "untrained model": nothing[0], "shuffled labels": nothing[1]}  # fmt: skip
         rows = []
         for case, (importance, strength, null) in cases.items():
             tests = significance(strength, null)
@@ -147,12 +151,12 @@ def null_models(run: Run) -> pd.DataFrame:
     return run.table("null_models", compute)
 
 
-def _choose(run: Run, held, index):
+def _choose(items, permutations: int, held, index):
     """The joint probe's importance, and each head's strength above the text with its null."""
     x, y, groups = held.by_head(), index["function"].to_numpy(), index["group_id"].to_numpy()
-    offset = text_guesses(run.items["A"], index)
+    offset = text_guesses(items, index)
     above = HeadProbes().fit(x, y, groups, offset=offset)
-    null = above.permuted(x, y, groups, index["step"], run.settings.permutations, offset=offset)
+    null = above.permuted(x, y, groups, index["step"], permutations, offset=offset)
     importance = FunctionProbe("paper").fit(x, y, groups, held.heads.table["layer"].to_numpy()).importance_
     return importance, above.strength_, null
 
