@@ -10,7 +10,7 @@ Labels are shuffled first, so that nothing but what is planted tells a function.
 from __future__ import annotations
 
 import numpy as np
-from joblib import Parallel, delayed
+from tqdm import tqdm
 
 from .probes import FunctionProbe, HeadProbes
 from .stats import elbow, shuffle_within, significance
@@ -65,16 +65,15 @@ def trial(x, labels, groups, strata, layers, strength: float, n_heads: int, perm
     ]  # fmt: skip
 
 
-def trials(x, labels, groups, strata, layers, repeats: dict[float, int], permutations: int = 100, n_heads: int = 3):
+def trials(x, labels, groups, strata, layers, repeats: dict[float, int], permutations: int = 60, n_heads: int = 3):
     """Each strength as often as ``repeats`` says, the joint probe in the first repeat only; see ``trial``. A DataFrame."""
     import pandas as pd
 
     plans = [(strength, repeat) for strength, n in repeats.items() for repeat in range(n)]
-    given = x, labels, groups, strata, layers
-    found = Parallel(n_jobs=-1)(
-        delayed(trial)(*given, strength, n_heads, permutations, repeat == 0, seed=repeat) for strength, repeat in plans
-    )
-    return pd.DataFrame([row for rows in found for row in rows])
+    rows = []
+    for strength, repeat in tqdm(plans, desc="planted heads"):
+        rows += trial(x, labels, groups, strata, layers, strength, n_heads, permutations, repeat == 0, seed=repeat)
+    return pd.DataFrame(rows)
 
 
 def summary(table):

@@ -99,7 +99,7 @@ class FunctionProbe:
         """One network and its losses; ``stop`` are the rows that say when to stop, if any."""
         torch.manual_seed(seed)
         network = _Joint(inputs.shape[1], inputs.shape[2], len(self.classes_))
-        optimizer = torch.optim.Adam(network.parameters(), lr=self.lr)
+        optimizer = torch.optim.Adam(network.parameters(), lr=self.lr, fused=True)
         generator = torch.Generator().manual_seed(seed)
         losses, best, since = [], (np.inf, None), 0
         for _ in range(self.epochs):
@@ -288,9 +288,9 @@ def _drawn(groups: np.ndarray, share: float, seed: int) -> np.ndarray:
 def _correlation(scores: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
     """Pearson's r of scores (heads, steps, k) with targets (steps, k): (heads, k); 0 where either is constant."""
     target = target - target.mean(0)
-    centred = scores - scores.mean(1, keepdim=True)
-    product = torch.einsum("hnk,nk->hk", centred, target)
-    return product / (centred.norm(dim=1) * target.norm(dim=0)).clamp_min(1e-12)
+    product = (scores * target).sum(1)
+    spread = (scores.square().sum(1) - scores.shape[1] * scores.mean(1).square()).clamp_min(0).sqrt()
+    return product / (spread * target.norm(dim=0)).clamp_min(1e-6)
 
 
 def _aurocs(scores: torch.Tensor, positive: torch.Tensor) -> np.ndarray:

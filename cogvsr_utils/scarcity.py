@@ -32,6 +32,7 @@ def scarcity(importance: np.ndarray, null: np.ndarray, resampled: np.ndarray, cl
     ``resampled`` (resamples, classes, heads) over resampled groups; ``layers`` (heads,). Statistics: elbow (a count), gini,
     hoyer, participation (a count), and depth, the mean layer weighted by importance, from 0 (first) to 1 (last).
     Columns: function, spatial, statistic, value, low, high (95 % over groups), null (median in noise), null_low, null_high.
+    The null is that of all functions together: with shuffled labels they differ in name and size alone.
     """
     depth = (layers - layers.min()) / max(layers.max() - layers.min(), 1)
     measures = STATISTICS | {"depth": lambda x: float(np.abs(x) @ depth / max(np.abs(x).sum(), 1e-12))}
@@ -40,6 +41,7 @@ def scarcity(importance: np.ndarray, null: np.ndarray, resampled: np.ndarray, cl
         found, noise, again = (
             np.apply_along_axis(measure, -1, part) for part in (importance[None], null, resampled)
         )  # (draws, classes)
+        noise = np.repeat(noise.reshape(-1, 1), len(classes), axis=1)
         rows += _rows(name, found[0], noise, again, classes)
     return _table(rows)
 

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import numpy as np
 import pandas as pd
-from joblib import Parallel, delayed
 from sklearn.metrics import roc_auc_score
 from tqdm import tqdm
 
@@ -37,12 +36,11 @@ def probe(run: Run) -> dict[str, np.ndarray]:
     def compute():
         x, y, groups, layers = _held(run)
         rng, report = np.random.default_rng(0), run.activations("C")
-        labels = [y, *(rng.permutation(y) for _ in range(run.settings.null_fits))]
-        paper, *null = Parallel(n_jobs=-1)(
-            delayed(FunctionProbe("paper").fit)(x, each, groups, layers) for each in labels
-        )
+        paper = FunctionProbe("paper").fit(x, y, groups, layers)
+        null = [FunctionProbe("paper").fit(x, rng.permutation(y), groups, layers).importance_
+                for _ in tqdm(range(run.settings.null_fits), desc="null probes")]  # fmt: skip
         return {
-            "classes": paper.classes_.astype(str), "importance": paper.importance_, "null": np.array([probe.importance_ for probe in null]),
+            "classes": paper.classes_.astype(str), "importance": paper.importance_, "null": np.array(null),
             "predicted": paper.predict(report.by_head()).astype(str),
             "truth": report.index["function"].to_numpy().astype(str),
             "resampled": _resampled(paper, x, y, groups, run.settings.resamples),

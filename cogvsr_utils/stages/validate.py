@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import numpy as np
 import pandas as pd
-from joblib import Parallel, delayed
 from tqdm import tqdm
 
 from .. import planted as planting
@@ -24,8 +23,8 @@ from ..stats import elbow, resampled_means, shuffle_within, significance
 from . import Run
 from .choose import controls, effects, head_probes, probe
 
-PLANTED_STRENGTHS = (0.25, 0.5, 1.0, 2.0)
-NULL_REPEATS = 20  # times as many repeats where nothing is planted, for the rate of false positives
+PLANTED_STRENGTHS = (0.25, 0.5, 1.0)
+NULL_REPEATS = 50  # times as many repeats where nothing is planted, for the rate of false positives
 CANDIDATES, GREEDY_STEPS, RANDOM_SETS = 4, 3, 5
 
 
@@ -135,9 +134,7 @@ def null_models(run: Run) -> pd.DataFrame:
         rng = np.random.default_rng(0)
         shuffled = held.index.assign(function=shuffle_within(held.index["function"], held.index["step"], rng))
         items, n = run.items["A"], run.settings.permutations
-        nothing = Parallel(n_jobs=-1)(
-            delayed(_choose)(items, n, *case) for case in ((untrained, untrained.index), (held, shuffled))
-        )
+        nothing = [_choose(items, n, *case) for case in ((untrained, untrained.index), (held, shuffled))]
         cases = {"this model": (joint["importance"], single["strength"], single["null"]),
                  "untrained model": nothing[0], "shuffled labels": nothing[1]}  # fmt: skip
         rows = []
