@@ -48,26 +48,31 @@ counts = choose.scarce(run)
 n_heads = len(run.vlm.heads)
 count_figure({model: counts}, {model: n_heads})
 
-# %% [markdown]
-# *Over text* asks whether a head's probe tells what the text's guess gets wrong. Where the wording gives the function away
-# altogether, nothing is left to tell, and no head passes.
-
 # %% tags=["hide-input"]
 rules = {name: part.set_index("function").loc[list(NAMES)] for name, part in counts.groupby("statistic")}
-lines = pd.DataFrame({"function": NAMES})
-for title, rule in {
-    "elbow": "elbow",
-    "over text, FDR": "n_fdr",
-    "over text, max-T": "n_max_t",
-    "removal, max-T": "n_removal",
-}.items():
-    part = rules[rule]
-    lines[title] = part["value"].astype(int).to_numpy()
-    lines[f"{title} interval"] = [f"{a:.0f} to {b:.0f}" for a, b in zip(part["low"], part["high"], strict=True)]
-    lines[f"{title} in noise"] = [
-        f"{a:.0f} to {b:.0f}" for a, b in zip(part["null_low"], part["null_high"], strict=True)
-    ]
-show(lines)
+
+
+def beside(titles, digits=0):
+    """Values of some statistics, each with its interval over scenes and with what noise gives."""
+    lines = {"function": NAMES}
+    for title, rule in titles.items():
+        part = rules[rule]
+        lines[title] = [f"{v:.{digits}f}" for v in part["value"]]
+        for name, low, high in (("interval", "low", "high"), ("in noise", "null_low", "null_high")):
+            lines[f"{title} {name}"] = [
+                f"{a:.{digits}f} to {b:.{digits}f}" for a, b in zip(part[low], part[high], strict=True)
+            ]
+    return pd.DataFrame(lines)
+
+
+show(beside({"elbow": "elbow", "removal costs accuracy": "n_removal"}))
+
+# %% [markdown]
+# And heads whose own probe tells what the text's guess gets wrong. Where the wording gives the function away altogether,
+# nothing is left to tell, and no head passes.
+
+# %% tags=["hide-input"]
+show(beside({"FDR": "n_fdr", "max-T": "n_max_t"}))
 
 # %% [markdown]
 # ## How sparse, and where
@@ -76,15 +81,10 @@ show(lines)
 # that would be spread as these are. Depth is the mean layer, weighted by importance: 0 is the first, 1 the last.
 
 # %% tags=["hide-input"]
-sparse = {"function": NAMES}
-for rule in ("gini", "hoyer", "participation", "depth"):
-    part = rules[rule]
-    sparse[rule] = part["value"].to_numpy()
-    sparse[f"{rule} interval"] = [f"{a:.2f} to {b:.2f}" for a, b in zip(part["low"], part["high"], strict=True)]
-    sparse[f"{rule} in noise"] = [
-        f"{a:.2f} to {b:.2f}" for a, b in zip(part["null_low"], part["null_high"], strict=True)
-    ]
-show(pd.DataFrame(sparse))
+show(beside({"gini": "gini", "hoyer": "hoyer"}, digits=2))
+
+# %% tags=["hide-input"]
+show(beside({"participation": "participation", "depth": "depth"}, digits=2))
 
 # %% [markdown]
 # ## Are spatial heads the scarcest?
