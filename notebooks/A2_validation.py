@@ -134,6 +134,7 @@ def picked(which, rule):
     return int(nulls[(nulls["case"] == which) & (nulls["rule"] == rule)]["selected"].iloc[0])
 
 
+told = choose.controls(run).set_index("predictor")["accuracy"]
 single, joint = "probe of the head alone", "importance (paper)"
 own = sets.groupby("set")["change"].mean()
 size = nothing.set_index("rule")
@@ -145,13 +146,15 @@ verdict = pd.DataFrame(
     [
         {
             "step of the paper": "a joint probe reads the function from the heads",
-            "what was found": "an untrained model's heads and the text alone tell it nearly as well",
-            "rely on it": "no, unless above the controls",
+            "what was found": f"all heads tell {told['all heads']:.1%} of the steps, the text alone {told['text']:.1%}, "
+            f"an untrained model's heads {told['untrained model']:.1%}",
+            "rely on it": "only for what is above the text" if told["all heads"] - told["text"] < 0.02 else "above the controls",
         },
         {
             "step of the paper": "gradient × activation ranks the heads",
-            "what was found": f"{mean_precision[joint]:.0%} of its top heads are among those whose removal costs most; chance {chance:.0%}",
-            "rely on it": "as a hint" if mean_precision[joint] > chance else "no",
+            "what was found": f"{mean_precision[joint]:.0%} of its top heads are among those whose removal costs most (chance "
+            f"{chance:.0%}); rank correlation {means.loc[joint, 'spearman']:.2f}",
+            "rely on it": "as a hint" if means.loc[joint, "spearman"] > 0.1 else "not for single heads",
         },
         {
             "step of the paper": "the elbow counts functional heads",
@@ -160,7 +163,8 @@ verdict = pd.DataFrame(
         },
         {
             "step of the paper": "removing a function's heads breaks it",
-            "what was found": f"{100 * own[joint]:+.1f} points against {100 * own['random']:+.1f} for random heads",
+            "what was found": f"{100 * own[joint]:+.1f} points for the first {run.n_top} together, {100 * own['random']:+.1f} for "
+            "random heads of the same layers",
             "rely on it": "yes" if own[joint] < own["random"] else "no",
         },
         {
@@ -202,7 +206,7 @@ quote(
 # %% [markdown]
 # ## Summary
 #
-# Believe removal first, a backward pass as its cheap stand-in, a probe's ranking as a hint, and an elbow not at all. A
-# count means something beside its null.
+# Believe removal, measured on other scenes than those that it is reported on. A ranking of probes picks sets of heads that
+# matter, not the order in which they do. An elbow's count is no evidence of anything.
 #
 # **What's next.** [What it costs](A1_speed.ipynb), and [how to rerun it](../book/rerun.md).
