@@ -191,13 +191,13 @@ def share_of_heads_figure(tops: dict):
 
 
 def quality_figure(table):
-    """Precision at k and rank correlation of every ranking, a dot a function, a bar their mean, chance dotted."""
+    """Precision at k and rank correlation of every ranking, a dot a function, a tick their mean, chance dotted."""
     order = table.groupby("ranking")["spearman"].mean().sort_values().index
     figure, axes = plt.subplots(1, 2, figsize=(8.6, 3.4), sharey=True)
     for axis, column, chance in zip(axes, ("precision", "spearman"), (table["chance"].iloc[0], 0.0), strict=True):
         for i, ranking in enumerate(order):
             part = table[table["ranking"] == ranking]
-            axis.hlines(i, *part[column].mean() * np.ones(2) + [-1e-3, 1e-3], lw=14, color="#333")
+            axis.plot(part[column].mean(), i, "|", color="#222", ms=26, mew=2.5)
             spread = np.linspace(-0.25, 0.25, len(part))
             axis.hlines(i + spread, part[f"{column}_low"], part[f"{column}_high"], color="#ccc", lw=1)
             axis.scatter(part[column], i + spread, color=[COLOR[n] for n in part["function"]], s=16, zorder=3)

@@ -56,7 +56,7 @@ show(
 # %% [markdown]
 # ## Which ranking foretells it?
 #
-# Every way of ranking heads, from split A alone, against that truth. Bars are means over the eight functions, dots the
+# Every way of ranking heads, from split A alone, against that truth. Ticks are means over the eight functions, dots the
 # functions, grey lines their intervals over scenes; the dotted line is chance. *Removal on split A* is the same measurement
 # on other scenes: no ranking can be expected to do better.
 
