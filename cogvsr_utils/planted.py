@@ -66,13 +66,17 @@ def trial(x, labels, groups, strata, layers, strength: float, n_heads: int, perm
 
 
 def trials(x, labels, groups, strata, layers, repeats: dict[float, int], permutations: int = 60, n_heads: int = 3):
-    """Each strength as often as ``repeats`` says, the joint probe in the first repeat only; see ``trial``. A DataFrame."""
+    """Each strength as often as ``repeats`` says; see ``trial``. A DataFrame.
+
+    The joint probe, which takes long, is fitted in the first repeat of nothing planted and of the strongest.
+    """
     import pandas as pd
 
     plans = [(strength, repeat) for strength, n in repeats.items() for repeat in range(n)]
     rows = []
     for strength, repeat in tqdm(plans, desc="planted heads"):
-        rows += trial(x, labels, groups, strata, layers, strength, n_heads, permutations, repeat == 0, seed=repeat)
+        joint = repeat == 0 and strength in (min(repeats), max(repeats))
+        rows += trial(x, labels, groups, strata, layers, strength, n_heads, permutations, joint, seed=repeat)
     return pd.DataFrame(rows)
 
 

@@ -157,12 +157,11 @@ lines = []
 for name in NAMES:
     part = table[table["function"] == name]
     strength = part["importance"].abs()
-    told = part["gain"].nunique() == 1  # where the text tells all, no head gains anything
     lines.append(
         {
             "function": name,
             "with_auroc": strength.corr(part["auroc"], method="spearman"),
-            "with_gain": float("nan") if told else strength.corr(part["gain"], method="spearman"),
+            "with_gain": strength.corr(part["gain"], method="spearman") if part["gain"].nunique() > 1 else float("nan"),
             "with_effect": strength.corr(-part["effect"], method="spearman"),
         }
     )

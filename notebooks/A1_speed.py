@@ -20,7 +20,7 @@
 # %% tags=["parameters"]
 model: str = "nano-internvl"  # a nano name, a folder, or a hub id such as Qwen/Qwen2.5-VL-7B-Instruct
 quantize: str = ""  # "", "4bit" or "8bit"
-profile: str = "light"  # "light" or "full": up to 500 or to 10,000 items
+profile: str = "light"  # "light" or "full": up to 400 or to 10,000 items
 
 # %% tags=["hide-input"]
 import tempfile
@@ -111,7 +111,7 @@ show(probing, percent=("accuracy",))
 # Time should grow in line with the items and memory not at all.
 
 # %% tags=["hide-input"] mystnb={"image": {"alt": "Seconds of capture against number of items on a straight line, and peak memory of the process, flat"}, "figure": {"caption": "Seconds to capture, and the process's peak memory, against the number of items.", "name": "fig-growth"}}
-sizes = [100, 250, 500] if profile == "light" else [100, 300, 1000, 3000, 10_000]
+sizes = [100, 200, 400] if profile == "light" else [100, 300, 1000, 3000, 10_000]
 hundred = items[:100]
 grown = growth(vlm, hundred, scratch, sizes, judge(answer(vlm, hundred, progress=False)))
 growth_figure(grown)

@@ -86,8 +86,9 @@ show(lines.assign(k=sets["k"].iloc[0]), points=("change",))
 #
 # Labels are shuffled among steps of the same index, so that nothing tells a function; then, for each function, three
 # heads are moved by a known number of standard deviations. Which rule finds them, and what else does it find? The joint
-# probe is fitted once for each strength, the others several times. A head that is moved far for one function tells a
-# little of the others too (that it is none of them), which counts as false here.
+# probe, which takes long, is fitted once where nothing is planted and once at the strongest, the others several times. A
+# head that is moved far for one function tells a little of the others too (that it is none of them), which counts as
+# false here.
 
 # %% tags=["hide-input"] mystnb={"image": {"alt": "Share of planted heads found and share of false ones among the selected against planted strength, a line for each rule"}, "figure": {"caption": "Power (left) and false discoveries (right) of each rule, by planted strength. At 0 nothing is planted.", "name": "fig-power"}}
 planted = summary(validate.planted(run))

@@ -42,7 +42,7 @@ class Profile:
 
 PROFILES = {
     "light": Profile(
-        null_fits=3, permutations=200, resamples=500, random_sets=100, control_items=24, effect_items=64, planted=2
+        null_fits=2, permutations=200, resamples=500, random_sets=100, control_items=24, effect_items=64, planted=2
     ),
     "full": Profile(
         null_fits=25,

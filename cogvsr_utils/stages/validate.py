@@ -25,7 +25,7 @@ from .choose import controls, effects, head_probes, probe
 
 PLANTED_STRENGTHS = (0.25, 0.5, 1.0)
 NULL_REPEATS = 50  # times as many repeats where nothing is planted, for the rate of false positives
-CANDIDATES, GREEDY_STEPS, RANDOM_SETS = 8, 3, 5
+CANDIDATES, GREEDY_STEPS, RANDOM_SETS = 6, 3, 5
 
 
 def rankings(run: Run) -> dict[str, np.ndarray]:
