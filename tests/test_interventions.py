@@ -155,8 +155,9 @@ def test_rehearsed_steps_are_right_where_each_alone_would_be(vlm, items):
     edit = mask([(1, head) for head in range(8)])
     rehearsal = Rehearsal(vlm, items, batch_size=5)
     for edits in (None, edit):
-        right = rehearsal.run(edits)[0]
-        expected = []
+        keys = zip(rehearsal.index["uid"], rehearsal.index["step"], strict=True)
+        right = dict(zip(keys, rehearsal.run(edits)[0].tolist(), strict=True))
+        expected = {}
         for item in items:
             said = [step.answer for step in item.steps]
             for step, reply in enumerate(said):
@@ -164,6 +165,5 @@ def test_rehearsed_steps_are_right_where_each_alone_would_be(vlm, items):
                 inputs = vlm.encode([prompt + reply], [open_image(item)])
                 n = len(vlm.tokenizer(reply).input_ids)
                 best = logits(vlm, inputs, edits)[0, -n - 1 : -1].argmax(-1)
-                expected.append(torch.equal(best, inputs["input_ids"][0, -n:]))
-        assert right.tolist() == expected
-        assert len(rehearsal.index) == len(expected) and 0 < sum(expected) < len(expected)
+                expected[item.uid, step] = torch.equal(best, inputs["input_ids"][0, -n:])
+        assert right == expected and 0 < sum(expected.values()) < len(expected)
