@@ -8,7 +8,7 @@ head_counts(strength, null, resampled)      heads that pass the false discovery 
 removal_counts(removed, classes)            heads whose removal costs accuracy, with the same
 spatial_difference(resampled, classes)      are spatial heads scarcer? the difference with its interval
 equalise(labels, *features)                 rows in which no function differs from another in these features
-overlap(table, k)                           Jaccard of the top k of every two functions, beside what chance gives
+overlap(table, k, resampled, classes)       Jaccard of the top k of every two functions, beside what chance gives
 """
 
 from __future__ import annotations
@@ -116,15 +116,23 @@ def equalise(labels, *features, seed: int = 0) -> np.ndarray:
     return np.sort(np.concatenate(kept))
 
 
-def overlap(table, k: int):
-    """Jaccard of the top k heads of every two functions; ``chance`` is what two random sets of k share on average."""
+def overlap(table, k: int, resampled: np.ndarray, classes):
+    """How much the top k heads of every two functions overlap.
+
+    ``table`` is head_table's; ``resampled`` (resamples, classes, heads) importances over resampled groups. Columns: one,
+    other, jaccard, low, high (95 % over groups), k, chance (what two random sets of k share).
+    """
     import pandas as pd
 
-    n_heads = int(table.groupby("function").size().iloc[0])
-    tops = {f: set(top_heads(table, f, k)) for f in table["function"].unique()}
-    rows = [{"one": a, "other": b, "jaccard": len(tops[a] & tops[b]) / len(tops[a] | tops[b])}
-            for a, b in combinations(tops, 2)]  # fmt: skip
-    return pd.DataFrame(rows).assign(k=k, chance=chance_jaccard(k, n_heads))
+    tops = {name: set(top_heads(table, name, k)) for name in classes}
+    again = (-np.abs(resampled)).argsort(axis=2, kind="stable").argsort(axis=2, kind="stable") < k
+    rows = []
+    for (i, one), (j, other) in combinations(enumerate(classes), 2):
+        shared = (again[:, i] & again[:, j]).sum(1)
+        low, high = np.quantile(shared / (2 * k - shared), [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+        jaccard = len(tops[one] & tops[other]) / len(tops[one] | tops[other])
+        rows.append({"one": one, "other": other, "jaccard": jaccard, "low": low, "high": high})
+    return pd.DataFrame(rows).assign(k=k, chance=chance_jaccard(k, resampled.shape[2]))
 
 
 def _rows(name, found, noise, again, classes, reflected: bool = False):

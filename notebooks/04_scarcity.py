@@ -124,10 +124,10 @@ show(shares.assign(elbow=rules["elbow"]["value"].astype(int).to_numpy()))
 share_of_heads_figure({name: set(top_heads(table, name, run.n_top)) for name in NAMES})
 
 # %% [markdown]
-# Jaccard overlap of the pairs that share most, beside what two random sets of that size share:
+# Jaccard overlap of the pairs that share most, with intervals over scenes, beside what two random sets of that size share:
 
 # %% tags=["hide-input"]
-shared = overlap(table, run.n_top)
+shared = overlap(table, run.n_top, probe["resampled"], probe["classes"])
 show(shared.sort_values("jaccard", ascending=False).head(6))
 
 # %% tags=["hide-input"]

@@ -185,7 +185,14 @@ def test_head_table_ranks_and_explains(planted):
     for _, part in table.groupby("function"):
         assert sorted(part["rank_auroc"]) == list(range(1, N_HEADS + 1)) and part["rank_effect"].iloc[5] == 1
     assert top_heads(table, CLASSES[0], 1) == [(0, 2)] and top_heads(table, CLASSES[0], 1, by="effect") == [(1, 1)]
-    assert overlap(table, 1)["jaccard"].tolist() == [1.0] * 6
+    shared = overlap(table, 1, np.stack([importance, np.roll(importance, 1, axis=0)]), CLASSES)
+    assert (shared[["jaccard", "low", "high"]] == 1).all(axis=None) and len(shared) == 6
+    apart = overlap(table, 2, np.random.default_rng(0).random((400, 4, N_HEADS)), CLASSES)
+    assert (
+        (apart["low"] == 0).all()
+        and (apart["low"] <= apart["chance"]).all()
+        and (apart["high"] >= apart["chance"]).all()
+    )
     for bad, message in (({"colour": importance}, "no columns"), ({"auroc": importance.T}, "expected")):
         with pytest.raises((KeyError, ValueError), match=message):
             head_table(heads, CLASSES, bad)
