@@ -104,9 +104,8 @@ def equalise(labels, *features, seed: int = 0) -> np.ndarray:
     """
     rng, labels = np.random.default_rng(seed), np.asarray(labels)
     names, kept = np.unique(labels), []
-    cells = np.unique(np.stack([np.unique(f, return_inverse=True)[1] for f in features]), axis=1, return_inverse=True)[
-        1
-    ]
+    codes = np.stack([np.unique(feature, return_inverse=True)[1] for feature in features])
+    _, cells = np.unique(codes, axis=1, return_inverse=True)
     for cell in np.unique(cells):
         members = [np.flatnonzero((cells == cell) & (labels == name)) for name in names]
         least = min(map(len, members))

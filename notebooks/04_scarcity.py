@@ -139,6 +139,7 @@ quote(
     elbow_most=elbow["value"].max(),
     elbow_null=elbow["null"].median(),
     elbow_inside_null=float(inside),
+    null_curves=float(probe["null"].shape[0] * probe["null"].shape[1]),
     strict_least=rules["n_removal"]["value"].min(),
     strict_most=rules["n_removal"]["value"].max(),
     spatial_difference=plain["difference"],

@@ -26,6 +26,7 @@ from .choose import controls, effects, head_probes, probe
 PLANTED_STRENGTHS = (0.25, 0.5, 1.0)
 NULL_REPEATS = 50  # times as many repeats where nothing is planted, for the rate of false positives
 CANDIDATES, GREEDY_STEPS, RANDOM_SETS = 6, 3, 5
+MATCHED = ("importance (paper)", "removal on split A")  # whose layers the random sets have
 
 
 def rankings(run: Run) -> dict[str, np.ndarray]:
@@ -78,32 +79,38 @@ def set_effects(run: Run) -> pd.DataFrame:
     """Change of the function's own steps on C when whole sets of heads are removed, all chosen on A.
 
     Sets: the first k of each ranking; a greedy one, to which the head is added that costs most beside those before; and
-    random ones of the same layers as the paper's. Columns: function, set, k, n, change (accuracy), nats.
+    random ones of the same layers as the paper's and as the measured. Columns: set, k, change (accuracy, mean over functions),
+    low and high (95 % over scenes), nats (log-probability).
     """
 
     def compute():
         classes, beliefs, table = probe(run)["classes"], rankings(run), run.vlm.heads.table
         pairs = list(table[["layer", "head"]].itertuples(index=False, name=None))
-        sets, trying = {}, run.rehearsal("A")
+        chosen, trying = [], run.rehearsal("A")  # (function number, name of the set, its heads)
         for c, function in enumerate(tqdm(classes, desc="greedy sets")):
-            for name, belief in beliefs.items():
-                sets[function, name] = [pairs[i] for i in np.argsort(-belief[c], kind="stable")[: run.n_top]]
-            sets[function, "greedy on split A"] = _greedy(trying, function, beliefs["removal on split A"][c], pairs)[
-                : run.n_top
-            ]
-            for number, drawn in enumerate(
-                random_heads(table, sets[function, "importance (paper)"], RANDOM_SETS, seed=c)
-            ):
-                sets[function, f"random {number}"] = list(drawn)
+            first = {name: [pairs[i] for i in np.argsort(-belief[c], kind="stable")[: run.n_top]]
+                     for name, belief in beliefs.items()}  # fmt: skip
+            chosen += [(c, name, heads) for name, heads in first.items()]
+            greedy = _greedy(trying, function, beliefs["removal on split A"][c], pairs)
+            chosen.append((c, "greedy on split A", greedy[: run.n_top]))
+            for name in MATCHED:
+                drawn = random_heads(table, first[name], RANDOM_SETS, seed=c)
+                chosen += [(c, f"random, layers as: {name}", heads) for heads in drawn]
         rehearsal = run.rehearsal("C")
-        label, (right, told) = rehearsal.index["function"].to_numpy(), rehearsal.run()
+        label, groups = rehearsal.index["function"], rehearsal.index["group_id"]
+        right, told = rehearsal.run()
+        runs = [rehearsal.run(mask(heads)) for *_, heads in tqdm(chosen, desc="whole sets")]
+        change = np.array([after.astype(float) - right for after, _ in runs]).T
+        nats = np.array([after - told for _, after in runs]).T
+        again = resampled_means(change, label, groups, run.settings.resamples)
         rows = []
-        for (function, name), heads in tqdm(sets.items(), desc="whole sets"):
-            after, then = rehearsal.run(mask(heads))
-            mine = label == function
-            rows.append({"function": function, "set": "random" if name.startswith("random") else name, "k": len(heads),
-                         "n": int(mine.sum()), "change": after[mine].mean() - right[mine].mean(),
-                         "nats": (then - told)[mine].mean()})  # fmt: skip
+        for name in dict.fromkeys(name for _, name, _ in chosen):
+            mine = [(c, i) for i, (c, other, _) in enumerate(chosen) if other == name]
+            own = [(label == classes[c]).to_numpy() for c, _ in mine]
+            low, high = np.quantile(np.mean([again[:, c, i] for c, i in mine], axis=0), [0.025, 0.975])
+            rows.append({"set": name, "k": run.n_top, "low": low, "high": high,
+                         "change": np.mean([change[rows, i].mean() for rows, (_, i) in zip(own, mine, strict=True)]),
+                         "nats": np.mean([nats[rows, i].mean() for rows, (_, i) in zip(own, mine, strict=True)])})  # fmt: skip
         return pd.DataFrame(rows)
 
     return run.table("set_effects", compute)
