@@ -39,7 +39,7 @@ def capture(
     content_tokens: int = 3,
     dry_run: bool = False,
     answers=None,
-    batch_size: int = 32,
+    batch_size: int = 16,
     shard: int = 256,
     progress: bool = True,
 ) -> HeadActivations | dict:
@@ -115,9 +115,15 @@ class _Reader:
     def read(self, numbers: range) -> tuple[np.ndarray, np.ndarray]:
         """Features (rows, width) float16 of some items and where they come from: (rows, [item, step, tokens, token]).
 
-        Pictures of one size go together, so that little of a batch is padding.
+        Pictures of one size go together, and chats of like length, so that little of a batch is padding.
         """
-        ordered = sorted((i for i in numbers if self.items[i].steps), key=lambda i: (image_size(self.items[i]), i))
+
+        def length(i):
+            item = self.items[i]
+            return len(item.question) + sum(map(len, self.said[item.uid])) + sum(len(s.question) for s in item.steps)
+
+        ordered = [i for i in numbers if self.items[i].steps]
+        ordered.sort(key=lambda i: (image_size(self.items[i]), length(i), i))
         blocks, places = [], []
         for first in range(0, len(ordered), self.batch_size):
             for features, place in in_halves(self._batch, ordered[first : first + self.batch_size]):

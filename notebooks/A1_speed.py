@@ -64,7 +64,7 @@ show(contest.assign(difference=shown), digits=3)
 # Medians of five turns; ratios are those of the turns.
 
 # %% tags=["hide-input"]
-some, seconds, reading, ours = items[:32], [], [], []
+some, seconds, reading, ours = items[:64], [], [], []
 for turn in range(5):
     replies, by_hand, kept, spent = one_by_one(vlm, some)
     begun = time.perf_counter()
