@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+from scipy.stats import binomtest
 from sklearn.linear_model import Ridge
 from sklearn.metrics import accuracy_score, balanced_accuracy_score, roc_auc_score
 from sklearn.model_selection import GroupKFold
@@ -140,6 +141,21 @@ def test_permutation_keeps_labels_within_their_stratum():
     y, groups = np.array(["a", "b"])[code], np.arange(200)
     null = HeadProbes().permuted(x, y, groups, strata=code, n=2)
     np.testing.assert_allclose(null[0], HeadProbes().fit(x, y, groups).strength_, atol=1e-6)
+
+
+def test_strict_holds_its_level_where_step_and_scene_tell_but_no_head_does():
+    """Labels and activations both hang on the step, and scenes colour the activations. Shuffled across steps all would pass."""
+    strata, groups, across, hits = np.arange(120) % 4, np.arange(120) // 4, np.zeros(120), {"within": 0, "across": 0}
+    for seed in range(300):
+        rng = np.random.default_rng(seed)
+        code = (strata + (rng.random(120) < 0.3)) % 4
+        x = rng.normal(size=(120, 6, 4)) + rng.normal(size=(30, 1, 4))[groups] + 2 * np.eye(4)[strata][:, None]
+        strength = HeadProbes(seed=seed).fit(x, code, groups).strength_
+        for name, rows in {"within": strata, "across": across}.items():
+            null = HeadProbes(seed=seed).permuted(x, code, groups, rows, n=39)
+            hits[name] += (significance(strength, null)["p_max"] <= 0.05).any()
+    assert binomtest(int(hits["within"]), 300, 0.05, alternative="greater").pvalue > 0.01, hits
+    assert hits["across"] == 300
 
 
 def test_chunks_of_heads_change_nothing(planted, fitted, monkeypatch):
