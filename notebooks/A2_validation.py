@@ -68,7 +68,9 @@ quality_figure(quality)
 # %% tags=["hide-input"]
 means = quality.groupby("ranking")[["precision", "spearman"]].mean().sort_values("spearman", ascending=False)
 means["functions_above_chance"] = (quality["precision_low"] > quality["chance"]).groupby(quality["ranking"]).sum()
-show(means.reset_index().assign(chance=quality["chance"].iloc[0], k=quality["k"].iloc[0]))
+show(
+    means.reset_index().assign(chance=quality["chance"].iloc[0], k=quality["k"].iloc[0]), percent=("precision", "chance")
+)
 
 # %% [markdown]
 # ## Whole sets
