@@ -69,7 +69,8 @@ quality_figure(quality)
 means = quality.groupby("ranking")[["precision", "spearman"]].mean().sort_values("spearman", ascending=False)
 means["functions_above_chance"] = (quality["precision_low"] > quality["chance"]).groupby(quality["ranking"]).sum()
 show(
-    means.reset_index().assign(chance=quality["chance"].iloc[0], k=quality["k"].iloc[0]), percent=("precision", "chance")
+    means.reset_index().assign(chance=quality["chance"].iloc[0], k=quality["k"].iloc[0]),
+    percent=("precision", "chance"),
 )
 
 # %% [markdown]
