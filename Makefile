@@ -15,7 +15,8 @@ help:  ## list the verbs
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test,book,peers]'
+	@# What is never imported, which is most of it, need not be compiled: that halves the set-up.
+	$(BIN)/python -m pip install --no-compile --quiet --disable-pip-version-check -c constraints.txt -e '.[test,book,peers]'
 	@touch $@
 
 book: $(READY)  ## run every notebook and build the book (MODEL=, QUANTIZE= for another model)

@@ -97,18 +97,19 @@ class ShardedStore:
 
         ``index(place)`` makes the table of rows from (rows, [item, step, tokens, token]).
         """
-        place = np.concatenate([np.load(path)["place"] for path in self.shards])
-        partial, row = self.folder / "features.part", 0
-        order = np.lexsort(place.T[[3, 1, 0]])
-        target = np.argsort(order)
-        out = np.lib.format.open_memmap(partial, "w+", np.float16, (len(place), heads.width))
-        for path in self.shards:
-            block = np.load(path)["features"]
-            out[target[row : row + len(block)]] = block
-            row += len(block)
-        out.flush()
-        partial.replace(self.folder / "features.npy")
-        self._replace(self.folder / "index.parquet", index(place[order]).to_parquet)
+        # Shards hold runs of items, one after the other, so what is in order within each is in order in all.
+        places = [np.load(path)["place"] for path in self.shards]
+        orders = [np.lexsort(place.T[[3, 1, 0]]) for place in places]
+        place = np.concatenate([place[order] for place, order in zip(places, orders, strict=True)])
+
+        def write(file):
+            shape = {"descr": "<f2", "fortran_order": False, "shape": (len(place), heads.width)}
+            np.lib.format.write_array_header_1_0(file, shape)
+            for path, order in zip(self.shards, orders, strict=True):
+                file.write(np.load(path)["features"][order].tobytes())
+
+        self._replace(self.folder / "features.npy", write)
+        self._replace(self.folder / "index.parquet", index(place).to_parquet)
         self._replace(self.folder / "heads.parquet", heads.table.to_parquet)
         header = json.dumps({**self.header, **more}, indent=1)
         self._replace(self.folder / "header.json", lambda file: file.write(header.encode()))

@@ -2,6 +2,7 @@
 
 gradients(rehearsal, functions)          one backward pass a function: gradient x activation
 image_attention(rehearsal, functions)    how much of a head's attention goes to the picture
+output_norms(vlm, activations)           how much a head writes into the residual stream
 """
 
 from __future__ import annotations
@@ -86,3 +87,23 @@ def image_attention(rehearsal, functions) -> np.ndarray:
         if (label == function).any():
             means[number] = per_step[label == function].mean(0)
     return means
+
+
+@torch.inference_mode()
+def output_norms(vlm, activations) -> np.ndarray:
+    """How much each head writes into the residual stream: (heads,), the mean over rows of ||W x||, not negative.
+
+    x is the head's slice in ``activations`` (``capture``'s), W its columns of the output projection. These are read by
+    sending unit vectors through the module, so packed 4-bit weights count as they compute.
+    """
+    norms, modules = np.empty(len(vlm.heads)), dict(vlm.model.named_modules())
+    for name, part in vlm.heads.table.groupby("module", sort=False):
+        first, last = vlm.heads.projections[name]
+        units = torch.eye(last - first, device=vlm.device, dtype=vlm.model.dtype)
+        weight = modules[name](units).float() - modules[name](0 * units[:1]).float()  # (columns, model)
+        weight = weight.unflatten(0, (len(part), -1))
+        x = torch.as_tensor(np.asarray(activations.features[:, first:last], dtype=np.float32), device=vlm.device)
+        x = x.unflatten(1, (len(part), -1))  # (rows, heads, head_dim)
+        squares = torch.einsum("rhd,hde,rhe->rh", x, weight @ weight.mT, x)
+        norms[part.index] = squares.clamp_min(0).sqrt().mean(0).cpu()
+    return norms

@@ -63,7 +63,7 @@ def capture(
     n_rows = sum(len(item.steps) for item in items)
     if dry_run:
         return {"rows": n_rows, "bytes": n_rows * vlm.heads.width * 2, "passes": len(items), **reader.rehearse()}
-    store = ShardedStore(store, _header(vlm, items, position, at, pool, content_tokens))
+    store = ShardedStore(store, _header(vlm, items, answers, position, at, pool, content_tokens))
     if store.finished:
         return HeadActivations.open(store.folder)
     needed, free = 2 * n_rows * vlm.heads.width * 2, shutil.disk_usage(store.folder).free
@@ -204,14 +204,20 @@ def _kept_answers(vlm, items, store, progress):
     return pd.read_parquet(path)
 
 
-def _header(vlm, items, position, at, pool, content_tokens) -> dict:
+def _header(vlm, items, answers, position, at, pool, content_tokens) -> dict:
     import transformers
 
+    said = None if answers is None else answers[["uid", "step", "prediction"]].sort_values(["uid", "step"])
     return {
         "model": vlm.name, "revision": vlm.revision, "quantize": vlm.quantize, "dtype": str(vlm.model.dtype),
-        "weights": vlm.fingerprint, "data": fingerprint(items), "prompt": hashlib.sha256(
-            f"{INSTRUCTION}|{CLOSING}|{vlm.processor.chat_template}".encode()).hexdigest()[:16],
+        "weights": vlm.fingerprint, "data": fingerprint(items),
+        "prompt": _short_hash(f"{INSTRUCTION}|{CLOSING}|{vlm.processor.chat_template}"),
+        "answers": "the model's own" if said is None else _short_hash(said.to_csv(index=False)),
         "position": position, "at": at, "pool": pool, "modules": list(vlm.heads.projections),
         "content_tokens": content_tokens if position == "answer_content" else None,
         "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
     }  # fmt: skip
+
+
+def _short_hash(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:16]

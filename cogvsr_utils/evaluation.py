@@ -4,6 +4,7 @@ evaluate(vlm, items, edits=None)    answer, judge and tabulate: accuracy by func
 accuracy_table(judged)              the same from replies already judged
 compare(after, before)              paired differences by function, with interval, p and n
 Rehearsal(vlm, items).run(edit)     all steps of an item in one teacher-forced pass, for many random controls
+Rehearsal(vlm, items).means()       what every head holds in the mean, to put in its place
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import numpy as np
 import torch
 
 from .answering import answer
+from .capture import read_heads
 from .interventions import Edit, intervene
 from .items import Item
 from .judging import judge
@@ -101,3 +103,16 @@ class Rehearsal:
             each = logits.log_softmax(1).gather(1, said[:, None])[:, 0]
             np.add.at(told, owner, each.double().cpu().numpy())
         return right, told
+
+    @torch.inference_mode()
+    def means(self) -> dict[str, np.ndarray]:
+        """Mean of every head over the tokens of all items, by scope of an edit: ``all`` (width,), that of the text, and
+        ``image`` (width,), that of the picture, where the model has tokens for it."""
+        total, count = 0, 0
+        for inputs, *_ in self.batches:
+            real = inputs["attention_mask"].flatten().nonzero().flatten()
+            kind = (inputs["input_ids"].flatten()[real] == (self.vlm.image_token_id or -1)).long()
+            n = torch.bincount(kind, minlength=2)[:, None]
+            total, count = total + n * read_heads(self.vlm, inputs, real, kind, 2), count + n
+        text, image = (total / count.clamp(min=1)).cpu().numpy()
+        return {"all": text, "image": image} if count[1] else {"all": text}

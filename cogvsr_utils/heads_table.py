@@ -25,6 +25,7 @@ COLUMNS = {
     "effect": "change of the log-probability of the right answer to the function's steps when this head alone is removed, nats; below 0: removal hurts",
     "effect_low": "lower end of the effect's 95 % interval over scenes",
     "effect_high": "upper end of it",
+    "effect_mean": "the effect where the head is not removed but replaced by its mean over other scenes",
     "effect_accuracy": "change of accuracy by the same removal, in [-1, 1]",
     "effect_p_max": "family-wise p, over all heads and functions, that removal lowers accuracy: signs of scenes flipped, max-T",
 }  # fmt: skip

@@ -2,7 +2,7 @@
 
     with intervene(vlm, mask(heads)):          what runs inside runs with the heads edited
     mask, scale, mean_ablate, steer            make edits; edits are frozen and go to JSON and back
-    random_heads(vlm, heads, n, seed)          sets with as many heads in each layer, none of them chosen
+    random_heads(table, heads, n, seed)        sets with as many heads in each layer, none of them chosen
 
 Every edit is affine on the head's slice x of the input of its output projection: x -> factor * x + shift. It is made
 by a forward pre-hook that returns a new tensor, and the hooks come off whatever happens.
@@ -98,28 +98,32 @@ def directions(activations, heads: Iterable[Head], rows: np.ndarray, correct: np
     return out
 
 
-def random_heads(table, heads: Iterable[Head], n_sets: int, seed: int = 0) -> list[tuple[Head, ...]]:
+def random_heads(
+    table, heads: Iterable[Head], n_sets: int, seed: int = 0, norms: np.ndarray | None = None
+) -> list[tuple[Head, ...]]:
     """``n_sets`` random sets with as many heads in each layer as ``heads``, drawn from the heads not in it.
 
-    ``table`` is a HeadMap's table. Where a layer has too few heads left, the missing ones come from the set itself.
+    ``table`` is a HeadMap's table. Where a layer has too few heads left, the missing ones come from the set itself. With
+    ``norms`` (heads,), such as ``attribution.output_norms``, a hundred times as many are drawn and of the distinct ones those
+    kept whose summed norm is nearest to that of ``heads``; fewer where there are not so many.
     """
-    rng = np.random.default_rng(seed)
-    chosen = set(_tuples(heads))
-    wanted = Counter(layer for layer, _ in chosen)
-    sets = []
-    for _ in range(n_sets):
-        picked: list[Head] = []
-        for layer, count in sorted(wanted.items()):
-            here = [(layer, int(h)) for h in table.loc[table["layer"] == layer, "head"]]
-            others = [h for h in here if h not in chosen]
-            if len(others) >= count:
-                picked += [others[i] for i in rng.choice(len(others), count, replace=False)]
-            else:
-                inside = [h for h in here if h in chosen]
-                extra = rng.choice(len(inside), count - len(others), replace=False)
-                picked += others + [inside[i] for i in extra]
-        sets.append(tuple(sorted(picked)))
-    return sets
+    rng, pairs = np.random.default_rng(seed), _tuples(table[["layer", "head"]].itertuples(index=False, name=None))
+    chosen, layers = set(_tuples(heads)), table["layer"].to_numpy()
+    inside = np.array([pair in chosen for pair in pairs])
+    n_draws, columns = (1 if norms is None else 100) * n_sets, []
+
+    def draw(rows, count):  # (draws, count), without replacement
+        columns.append(rows[rng.random((n_draws, len(rows))).argsort(1)[:, :count]])
+
+    for layer, count in sorted(Counter(layer for layer, _ in chosen).items()):
+        others, own = (np.flatnonzero((layers == layer) & (inside == within)) for within in (False, True))
+        draw(others, count)
+        draw(own, max(0, count - len(others)))
+    drawn = np.sort(np.concatenate(columns, axis=1), axis=1)
+    if norms is not None:
+        gap = np.abs(norms[drawn].sum(1) - norms[inside].sum())
+        drawn = np.array(list(dict.fromkeys(map(tuple, drawn[gap.argsort(kind="stable")])))[:n_sets])
+    return [tuple(pairs[row] for row in rows) for rows in drawn]
 
 
 @contextmanager
@@ -137,10 +141,14 @@ def intervene(vlm, edits: Edit | Sequence[Edit] | None, rows: Sequence[Sequence[
         yield fired
         return
     scopes = sorted({edit.scope for row in per_row for edit in row})
+    if "image" in scopes and vlm.image_token_id is None:
+        raise ValueError(f"{vlm.name} has no image token; expected another scope than 'image'")
     plans = {scope: _affine(vlm, per_row, scope) for scope in scopes}
     state = _Pass(vlm)
     modules = dict(vlm.model.named_modules())
-    handles = [vlm.model.register_forward_pre_hook(state.before, with_kwargs=True)]
+    # The model may be asked for scores, or its trunk alone for what comes before them.
+    trunks = dict.fromkeys((vlm.model, vlm.model.base_model))
+    handles = [trunk.register_forward_pre_hook(state.before, with_kwargs=True) for trunk in trunks]
     try:
         for name in vlm.heads.projections:
             mine = {scope: plan[name] for scope, plan in plans.items() if name in plan}
@@ -166,6 +174,8 @@ class _Pass:
 
     def before(self, module, args, kwargs):
         ids = kwargs.get("input_ids", args[0] if args else None)
+        if ids is None:  # a trunk that is given embeddings
+            return
         cache = kwargs.get("past_key_values")
         # A prompt may go on from what was read of the chat before, but is never one token.
         self.prefill = cache is None or cache.get_seq_length() == 0 or ids.shape[1] > 1

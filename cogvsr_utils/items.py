@@ -196,9 +196,13 @@ def split_groups(groups, shares: dict[str, float], seed: int = 0) -> dict[str, s
 
 
 def fingerprint(items: list[Item]) -> str:
-    """Short hash of the questions and steps: tells one data set from another."""
-    told = [[item.uid, item.question, [step.question for step in item.steps]] for item in items]
-    return hashlib.sha256(json.dumps(told).encode()).hexdigest()[:16]
+    """Short hash of the questions, their steps and which pictures they are about: tells one data set from another."""
+    digest = hashlib.sha256()
+    for item in items:
+        steps = [[step.question, step.answer, step.function] for step in item.steps]
+        digest.update(json.dumps([item.uid, item.question, item.answer, item.mirror, steps]).encode())
+        digest.update(item.image if isinstance(item.image, bytes) else Path(item.image or "").name.encode())
+    return digest.hexdigest()[:16]
 
 
 def steps_table(items: list[Item]):

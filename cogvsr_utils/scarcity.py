@@ -6,7 +6,9 @@ basic bootstrap, reflected at the count, since a resampled test carries the nois
 scarcity(importance, null, resampled, ...)  per function and statistic: value, interval over groups, null
 head_counts(strength, null, resampled)      heads that pass the false discovery rate and max-T, with the same
 removal_counts(removed, classes)            heads whose removal costs accuracy, with the same
+threshold_counts(importance, removed, ...)  how many heads pass under stricter and laxer thresholds
 spatial_difference(resampled, classes)      are spatial heads scarcer? the difference with its interval
+removal_difference(removed, classes)        the same of the heads whose removal costs accuracy
 equalise(labels, *features)                 rows in which no function differs from another in these features
 overlap(table, k, resampled, classes)       Jaccard of the top k of every two functions, beside what chance gives
 """
@@ -23,6 +25,8 @@ from .stats import chance_jaccard, elbow, gini, hoyer, participation, sign_flips
 
 STATISTICS = {"elbow": elbow, "gini": gini, "hoyer": hoyer, "participation": participation}
 LEVEL = 0.95
+TAILS = [(1 - LEVEL) / 2, (1 + LEVEL) / 2]
+SHARES, LEVELS = (0.1, 0.25, 0.5, 0.75), (0.01, 0.05, 0.1)  # thresholds to try
 
 
 def scarcity(importance: np.ndarray, null: np.ndarray, resampled: np.ndarray, classes, layers: np.ndarray):
@@ -68,10 +72,28 @@ def removal_counts(removed: dict[str, np.ndarray], classes):
 
     ``removed`` holds ``right`` (1 + heads, steps), the first row untouched, ``function`` and ``group`` (steps,).
     """
-    change = (removed["right"][1:].astype(float) - removed["right"][0]).T
-    tests = sign_flips(change, removed["function"], removed["group"])
+    tests = _removal_tests(removed)
     found = (tests["p_max"] < 1 - LEVEL).sum(1)
     return _table(_rows("n_removal", found, tests["null"], tests["resampled"], classes, True))
+
+
+def threshold_counts(importance: np.ndarray, removed: dict[str, np.ndarray], classes):
+    """How many heads of each function pass, under several thresholds of the paper's kind and of the strict one.
+
+    ``importance`` (classes, heads), ``removed`` as in ``removal_counts``. Columns: function, spatial, rule (the importance is
+    above a share of the function's strongest, or the family-wise p that removal costs accuracy is below a level),
+    threshold, heads.
+    """
+    import pandas as pd
+
+    share = np.abs(importance) / np.abs(importance).max(1, keepdims=True)
+    p, rows = _removal_tests(removed)["p_max"], []
+    for c, function in enumerate(classes):
+        counts = {("share of the strongest", t): (share[c] > t).sum() for t in SHARES}
+        counts |= {("removal, p below", t): (p[c] < t).sum() for t in LEVELS}
+        rows += [{"function": function, "spatial": find_function(function).spatial, "rule": rule, "threshold": threshold,
+                  "heads": int(n)} for (rule, threshold), n in counts.items()]  # fmt: skip
+    return pd.DataFrame(rows)
 
 
 def spatial_difference(resampled: np.ndarray, classes):
@@ -82,15 +104,22 @@ def spatial_difference(resampled: np.ndarray, classes):
     """
     import pandas as pd
 
-    spatial, rows = np.array([find_function(name).spatial for name in classes]), []
+    rows = []
     for name, measure in STATISTICS.items():
-        values = np.apply_along_axis(measure, -1, resampled).astype(float)
-        difference = values[:, spatial].mean(1) - values[:, ~spatial].mean(1)
-        low, high = np.quantile(difference, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-        fewer, more = (high < 0, low > 0) if name in ("elbow", "participation") else (low > 0, high < 0)
-        rows.append({"statistic": name, "difference": difference.mean(), "low": low, "high": high,
-                     "scarcer": "yes" if fewer else "no" if more else "open"})  # fmt: skip
+        difference = _spatial_less_others(np.apply_along_axis(measure, -1, resampled), classes)
+        low, high = np.quantile(difference, TAILS)
+        rows.append(_verdict(name, difference.mean(), low, high, name in ("elbow", "participation")))
     return pd.DataFrame(rows)
+
+
+def removal_difference(removed: dict[str, np.ndarray], classes):
+    """``spatial_difference`` of the count of heads whose removal costs accuracy, ``n_removal``; ``removed`` as there."""
+    import pandas as pd
+
+    tests = _removal_tests(removed)
+    (found,) = _spatial_less_others((tests["p_max"] < 1 - LEVEL).sum(1)[None], classes)
+    high, low = 2 * found - np.quantile(_spatial_less_others(tests["resampled"], classes), TAILS)
+    return pd.DataFrame([_verdict("n_removal", found, low, high, True)])
 
 
 def equalise(labels, *features, seed: int = 0) -> np.ndarray:
@@ -119,29 +148,51 @@ def overlap(table, k: int, resampled: np.ndarray, classes):
     """How much the top k heads of every two functions overlap.
 
     ``table`` is head_table's; ``resampled`` (resamples, classes, heads) importances over resampled groups. Columns: one,
-    other, jaccard, low, high (95 % over groups), k, chance (what two random sets of k share).
+    other, jaccard, low, high (95 % over groups), k, chance (what two random sets of k share), chance_high (97.5 % of random
+    pairs share no more).
     """
     import pandas as pd
+    from scipy.stats import hypergeom
 
     tops = {name: set(top_heads(table, name, k)) for name in classes}
     again = (-np.abs(resampled)).argsort(axis=2, kind="stable").argsort(axis=2, kind="stable") < k
     rows = []
     for (i, one), (j, other) in combinations(enumerate(classes), 2):
         shared = (again[:, i] & again[:, j]).sum(1)
-        low, high = np.quantile(shared / (2 * k - shared), [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+        low, high = np.quantile(shared / (2 * k - shared), TAILS)
         jaccard = len(tops[one] & tops[other]) / len(tops[one] | tops[other])
         rows.append({"one": one, "other": other, "jaccard": jaccard, "low": low, "high": high})
-    return pd.DataFrame(rows).assign(k=k, chance=chance_jaccard(k, resampled.shape[2]))
+    most = hypergeom(resampled.shape[2], k, k).ppf(TAILS[1])
+    return pd.DataFrame(rows).assign(
+        k=k, chance=chance_jaccard(k, resampled.shape[2]), chance_high=most / (2 * k - most)
+    )
+
+
+def _removal_tests(removed) -> dict[str, np.ndarray]:
+    change = (removed["right"][1:].astype(float) - removed["right"][0]).T
+    return sign_flips(change, removed["function"], removed["group"])
+
+
+def _spatial_less_others(values: np.ndarray, classes) -> np.ndarray:
+    """(draws, classes) -> (draws,)."""
+    spatial = np.array([find_function(name).spatial for name in classes])
+    return values[:, spatial].mean(1) - values[:, ~spatial].mean(1)
+
+
+def _verdict(name, difference, low, high, fewer: bool) -> dict:
+    """``fewer`` says that scarcer is a lower value."""
+    below, above = high < 0, low > 0
+    scarcer = "yes" if (below if fewer else above) else "no" if (above if fewer else below) else "open"
+    return {"statistic": name, "difference": difference, "low": low, "high": high, "scarcer": scarcer}
 
 
 def _rows(name, found, noise, again, classes, reflected: bool = False):
     """One row a class from a statistic's value (classes,), its null and its resamples (draws, classes)."""
-    tails = [(1 - LEVEL) / 2, (1 + LEVEL) / 2]
     for c, function in enumerate(classes):
-        low, high = np.quantile(again[:, c], tails)
+        low, high = np.quantile(again[:, c], TAILS)
         if reflected:
             low, high = np.clip([2 * found[c] - high, 2 * found[c] - low], 0, None)
-        null_low, null_high = np.quantile(noise[:, c], tails)
+        null_low, null_high = np.quantile(noise[:, c], TAILS)
         yield {"function": function, "spatial": find_function(function).spatial, "statistic": name,
                "value": float(found[c]), "low": low, "high": high,
                "null": float(np.median(noise[:, c])), "null_low": null_low, "null_high": null_high}  # fmt: skip

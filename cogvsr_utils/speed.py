@@ -22,7 +22,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from .answering import conversation
+from .answering import MAIN, conversation
 from .capture import capture, read_heads
 from .items import Item, open_image
 from .positions import encode_chats, group_steps
@@ -138,15 +138,16 @@ def race(vlm, batches: list[Batch], repeats: int = 5):
 
 @torch.inference_mode()
 def one_by_one(vlm, items: list[Item], max_new_tokens: int = 12):
-    """Answer and keep as the predecessors do: each step alone, every head at every token in full precision.
+    """Answer and keep as the predecessors do: each question alone, every head at every token in full precision.
 
-    Returns (replies by uid, features (steps, width) at the tokens that predict each reply, bytes kept, seconds).
+    Returns (replies by uid, the main question's last; features (steps, width) at the tokens that predict the steps' replies;
+    bytes kept of the steps; seconds).
     """
     modules, replies, means, kept_bytes = dict(vlm.model.named_modules()), {}, [], 0
     start = time.perf_counter()
     for item in items:
         said, image = [], open_image(item)
-        for step in range(len(item.steps)):
+        for step in [*range(len(item.steps)), MAIN]:
             seen = {name: [] for name in vlm.heads.projections}
             hooks = [
                 modules[name].register_forward_pre_hook(lambda module, args, rows=rows: rows.append(args[0][0].float().cpu()))
@@ -160,6 +161,8 @@ def one_by_one(vlm, items: list[Item], max_new_tokens: int = 12):
                     hook.remove()
             new = out[0, inputs["input_ids"].shape[1] :]
             said.append(vlm.tokenizer.decode(new, skip_special_tokens=True).strip())
+            if step == MAIN:
+                break
             whole = torch.cat([torch.cat(rows) for rows in seen.values()], dim=1)
             kept_bytes += whole.nelement() * whole.element_size()
             first = inputs["input_ids"].shape[1] - 1
@@ -176,11 +179,12 @@ def growth(vlm, items: list[Item], store: Path, sizes: list[int], answers):
     """
     import pandas as pd
 
-    rows = []
+    rows, number = [], answers["uid"].map({item.uid: i for i, item in enumerate(items)})
     for size in sizes:
         many = [replace(items[i % len(items)], uid=f"{i}") for i in range(size)]
-        by_uid = dict(tuple(answers.groupby("uid")))
-        said = pd.concat([by_uid[items[i % len(items)].uid].assign(uid=f"{i}") for i in range(size)])
+        again = range(-(-size // len(items)))
+        said = pd.concat([answers.assign(uid=number + turn * len(items)) for turn in again])
+        said = said[said["uid"] < size].astype({"uid": str})
         start = time.perf_counter()
         held = capture(vlm, many, store=Path(store) / str(size), answers=said, progress=False)
         rows.append({"items": size, "seconds": time.perf_counter() - start, "rows": len(held.features),

@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 import torch
 
-from cogvsr_utils.attribution import gradients, image_attention
+from cogvsr_utils import capture, load_vlm
+from cogvsr_utils.attribution import gradients, image_attention, output_norms
 from cogvsr_utils.evaluation import Rehearsal
 from cogvsr_utils.functions import NAMES
 from cogvsr_utils.interventions import intervene, scale
@@ -56,3 +57,20 @@ def test_attention_to_the_picture_is_the_model_s_own(vlm, rehearsal):
         mine = [(int(r), int(t)) for r, t, o in zip(row, token, owner, strict=True) if o == step]
         per_step.append(np.mean([float(maps[2][r, 3, t - 1, picture[r]].sum()) for r, t in mine]))
     assert alone[NAMES.index(label[0]), 2 * 8 + 3] == pytest.approx(np.mean(per_step), abs=1e-5)
+
+
+@pytest.mark.parametrize("quantize", [None, "4bit"])
+def test_norms_are_of_each_head_sent_alone_through_its_projection(items, answers, tmp_path, quantize):
+    vlm = load_vlm("nano-internvl", quantize=quantize)
+    held = capture(vlm, items[:3], store=tmp_path, answers=answers)
+    found, modules = output_norms(vlm, held), dict(vlm.model.named_modules())
+    for number in (0, 19, 47):
+        row = vlm.heads.table.loc[number]
+        first, last = vlm.heads.projections[row["module"]]
+        alone = torch.zeros(len(held.features), last - first)
+        alone[:, row["start"] - first : row["stop"] - first] = torch.tensor(
+            held.features[:, row["start"] : row["stop"]]
+        )
+        with torch.no_grad():
+            written = modules[row["module"]](alone) - modules[row["module"]](0 * alone)
+        assert found[number] == pytest.approx(float(written.norm(dim=1).mean()), rel=1e-3)

@@ -1,5 +1,6 @@
 import importlib
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -118,6 +119,10 @@ def test_a_store_of_another_making_is_refused(vlm, items, answers, held, tmp_pat
         capture(vlm, items[:4], store=tmp_path, answers=answers)
     with pytest.raises(ValueError, match="at: there 'predicts', now 'reads'"):
         capture(vlm, items[:3], store=tmp_path, answers=answers, at="reads")
+    with pytest.raises(ValueError, match="data: there"):
+        capture(vlm, [replace(items[0], image=items[3].image), *items[1:3]], store=tmp_path, answers=answers)
+    with pytest.raises(ValueError, match="answers: there"):
+        capture(vlm, items[:3], store=tmp_path, answers=answers.assign(prediction="green"))
     with pytest.raises(FileNotFoundError, match="no finished activations"):
         HeadActivations.open(tmp_path / "none")
 

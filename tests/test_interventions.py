@@ -1,3 +1,5 @@
+from itertools import combinations
+
 import numpy as np
 import pytest
 import torch
@@ -132,6 +134,23 @@ def test_random_sets_match_layers_and_avoid_the_chosen(vlm):
     assert {(0, 6), (0, 7)} <= set(full) and len(set(full)) == 6
 
 
+def test_random_sets_by_norm_are_distinct_and_the_nearest_of_all(vlm):
+    """The oracle writes out every set of two heads of layer 0 and one of layer 3."""
+    table, chosen = vlm.heads.table, [(0, 1), (0, 2), (3, 7)]
+    norms = np.random.default_rng(0).lognormal(size=len(table))
+    norm = {head: value for head, value in zip(map(tuple, table[["layer", "head"]].to_numpy()), norms, strict=True)}
+    others = [[(layer, h) for h in range(8) if (layer, h) not in chosen] for layer in (0, 3)]
+    every = [(*two, one) for two in combinations(others[0], 2) for one in others[1]]
+
+    def gap(heads):
+        return abs(sum(norm[h] for h in heads) - sum(norm[h] for h in chosen))
+
+    drawn = random_heads(table, chosen, 10, norms=norms)
+    assert [gap(heads) for heads in drawn] == pytest.approx(sorted(map(gap, every))[:10])
+    assert len(set(drawn)) == 10 and set(drawn) <= set(every)
+    assert set(random_heads(table, chosen, 500, norms=norms)) == set(every)  # as many as there are
+
+
 def test_direction_points_from_wrong_to_right(vlm):
     class Held:
         heads = vlm.heads
@@ -167,3 +186,44 @@ def test_rehearsed_steps_are_right_where_each_alone_would_be(vlm, items):
                 best = logits(vlm, inputs, edits)[0, -n - 1 : -1].argmax(-1)
                 expected[item.uid, step] = torch.equal(best, inputs["input_ids"][0, -n:])
         assert right == expected and 0 < sum(expected.values()) < len(expected)
+
+
+def test_a_mean_in_a_head_s_place_is_that_of_the_tokens_of_its_kind(vlm, items):
+    """The oracle writes the means into the projection's input itself, over whole unpadded chats."""
+    from cogvsr_utils.evaluation import Rehearsal
+
+    rehearsal, head = Rehearsal(vlm, items[:4], batch_size=3), (2, 5)
+    ((name, start, stop),) = vlm.heads.locate([head])
+    first, projection, seen = vlm.heads.projections[name][0], dict(vlm.model.named_modules())[name], []
+    chats = []
+    for item in items[:4]:
+        text, _ = chat_spans(vlm, item, [step.answer for step in item.steps])
+        chats.append(vlm.encode([text], [open_image(item)]))
+        hook = projection.register_forward_hook(lambda m, a, out: seen.append(a[0][0, :, start - first : stop - first]))
+        logits(vlm, chats[-1])
+        hook.remove()
+    picture = torch.cat([chat["input_ids"][0] == vlm.image_token_id for chat in chats])
+    means = rehearsal.means()
+    for scope, mine in {"all": ~picture, "image": picture}.items():
+        expected = torch.cat(seen)[mine].mean(0)
+        np.testing.assert_allclose(means[scope][start:stop], expected, rtol=1e-3, atol=1e-4)
+
+    edits = [mean_ablate([head], [mean[start:stop]], scope) for scope, mean in means.items()]
+    told = dict(
+        zip(zip(rehearsal.index["uid"], rehearsal.index["step"], strict=True), rehearsal.run(edits)[1], strict=True)
+    )
+
+    def replaced(module, args):
+        x, here = args[0].clone(), chats[0]["input_ids"] == vlm.image_token_id
+        for scope, tokens in {"all": ~here, "image": here}.items():
+            x[..., start - first : stop - first][tokens] = torch.tensor(means[scope][start:stop])
+        return (x,)
+
+    hook = projection.register_forward_pre_hook(replaced)
+    says = logits(vlm, chats[0])[0].log_softmax(-1)
+    hook.remove()
+    item, ids = items[0], chats[0]["input_ids"][0].tolist()
+    answer = vlm.tokenizer(item.steps[-1].answer).input_ids
+    assert ids[-len(answer) :] == answer
+    expected = sum(float(says[i - 1, ids[i]]) for i in range(len(ids) - len(answer), len(ids)))
+    assert told[item.uid, len(item.steps) - 1] == pytest.approx(expected, abs=1e-3)

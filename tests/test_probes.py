@@ -209,6 +209,10 @@ def test_head_table_ranks_and_explains(planted):
         and (apart["low"] <= apart["chance"]).all()
         and (apart["high"] >= apart["chance"]).all()
     )
+    rng = np.random.default_rng(0)
+    pairs = [len(set(rng.permutation(N_HEADS)[:2]) & set(rng.permutation(N_HEADS)[:2])) for _ in range(4000)]
+    most = np.quantile(pairs, 0.975)
+    assert set(apart["chance_high"]) == {most / (4 - most)}
     for bad, message in (({"colour": importance}, "no columns"), ({"auroc": importance.T}, "expected")):
         with pytest.raises((KeyError, ValueError), match=message):
             head_table(heads, CLASSES, bad)

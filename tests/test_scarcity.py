@@ -4,7 +4,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cogvsr_utils.functions import FUNCTIONS, NAMES
-from cogvsr_utils.scarcity import equalise, head_counts, removal_counts, scarcity, spatial_difference
+from cogvsr_utils.scarcity import (
+    equalise,
+    head_counts,
+    removal_counts,
+    removal_difference,
+    scarcity,
+    spatial_difference,
+    threshold_counts,
+)
 
 CLASSES = sorted(NAMES)
 SPATIAL = np.array([{f.name: f.spatial for f in FUNCTIONS}[name] for name in CLASSES])
@@ -48,14 +56,42 @@ def test_counts_of_noise_are_nought_and_of_strong_heads_are_theirs():
         assert table[rule][CLASSES[0]] == 5 and table[rule].sum() <= 6
 
 
-def test_removal_counts_heads_that_cost_accuracy():
-    rng = np.random.default_rng(0)
-    function, group = np.tile(CLASSES, 60), np.repeat(np.arange(60), 8).astype(str)
+def broken(heads: dict):
+    """Sixty chats of eight steps; ``heads`` maps a function's number to heads that break it half the time."""
+    rng, function = np.random.default_rng(0), np.tile(CLASSES, 60)
     right = np.ones((41, 480), dtype=bool)
-    right[3, (function == CLASSES[2]) & (rng.random(480) < 0.5)] = False  # head 2 breaks one function half the time
-    table = removal_counts({"right": right, "function": function, "group": group}, CLASSES).set_index("function")
+    for c, numbers in heads.items():
+        for head in numbers:
+            right[1 + head, (function == CLASSES[c]) & (rng.random(480) < 0.5)] = False
+    return {"right": right, "function": function, "group": np.repeat(np.arange(60), 8).astype(str)}
+
+
+def test_removal_counts_heads_that_cost_accuracy():
+    table = removal_counts(broken({2: [2]}), CLASSES).set_index("function")
     assert table["value"].to_dict() == {name: float(name == CLASSES[2]) for name in CLASSES}
     assert (table["low"] <= table["value"]).all() and (table["null"] == 0).all()
+
+
+def test_removal_tells_which_functions_have_more_heads():
+    spatial, others = np.flatnonzero(SPATIAL), np.flatnonzero(~SPATIAL)
+    for heads, verdict in (
+        ({c: range(10) for c in spatial}, "no"),
+        ({c: range(10) for c in others}, "yes"),
+        ({c: [1] for c in range(8)}, "open"),
+    ):
+        (row,) = removal_difference(broken(heads), CLASSES).itertuples()
+        assert row.scarcer == verdict and row.low <= row.difference <= row.high
+
+
+def test_fewer_heads_pass_a_stricter_threshold_and_all_that_should_pass_a_lax_one():
+    importance = np.tile(np.r_[1.0, -0.6, np.full(38, 0.05)], (8, 1))
+    table = threshold_counts(importance, broken({2: [2, 3]}), CLASSES)
+    share = table[table["rule"] == "share of the strongest"].pivot(
+        index="function", columns="threshold", values="heads"
+    )
+    assert (share.to_numpy() == [2, 2, 2, 1]).all()
+    p = table[table["rule"] == "removal, p below"].pivot(index="function", columns="threshold", values="heads")
+    assert (p.loc[CLASSES[2]] == 2).all() and not p.drop(CLASSES[2]).to_numpy().any()
 
 
 @given(st.lists(st.tuples(st.sampled_from("ab"), st.integers(0, 2), st.booleans()), min_size=1, max_size=60))

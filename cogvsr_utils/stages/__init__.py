@@ -3,7 +3,7 @@
     run = Run("nano-internvl")      names the model, the profile and the folder; loads model and items when needed
     run.answers(split)              judged replies
     run.activations(split)          head features at the answers
-    run.rehearsal(split)            some items of a split, for many teacher-forced runs
+    run.rehearsal(split, n)         some items of a split, for many teacher-forced runs
 
     choose                          stages that tell which heads serve a function, and how sure that is
     remove                          stages that remove, emphasise and steer them
@@ -42,7 +42,7 @@ class Profile:
 
 PROFILES = {
     "light": Profile(
-        null_fits=2, permutations=200, resamples=500, random_sets=100, control_items=24, effect_items=64, planted=2
+        null_fits=2, permutations=200, resamples=500, random_sets=100, control_items=32, effect_items=96, planted=2
     ),
     "full": Profile(
         null_fits=25,
@@ -122,12 +122,18 @@ class Run:
             self.vlm, self.items[split], store=self.folder / "activations" / place, answers=said.answers(split)
         )
 
-    def rehearsal(self, split: str):
-        """As many items of a split as the profile asks for, drawn at random, for many teacher-forced runs."""
+    def rehearsal(self, split: str, n: int, function: str | None = None):
+        """``n`` items of a split, drawn at random, for many teacher-forced runs.
+
+        With a function, items that ask for it, each up to the last step that does: what comes after cannot change it.
+        """
         from ..evaluation import Rehearsal
 
-        order = np.random.default_rng(0).permutation(len(self.items[split]))
-        return Rehearsal(self.vlm, [self.items[split][i] for i in order[: self.settings.effect_items]])
+        items = [self.items[split][i] for i in np.random.default_rng(0).permutation(len(self.items[split]))]
+        if function:
+            asked = [max((i for i, s in enumerate(x.steps) if s.function == function), default=-1) for x in items]
+            items = [replace(x, steps=x.steps[: i + 1]) for x, i in zip(items, asked, strict=True) if i >= 0]
+        return Rehearsal(self.vlm, items[:n])
 
     @property
     def n_top(self) -> int:

@@ -4,7 +4,8 @@ probe(run)            the paper's joint probe: importance, its null, its spread 
 strict_probe(run)     the same of five seeds, stopped early; and where functions are equally frequent and hard
 head_probes(run)      each head alone, and what it adds to the text
 controls(run)         what a probe has to beat
-effects(run, split)   what removing each single head does
+effects(run, split)   what removing each single head does, or putting its mean in its place
+mean_edits(run)       how a set's heads are replaced by their means
 heads_table(run)      all of it, one row a function and head
 scarce(run)           how few heads, how sparse and where, with null and intervals
 """
@@ -19,7 +20,7 @@ from tqdm import tqdm
 from ..controls import controls as probe_controls
 from ..controls import random_functions, text_guesses
 from ..heads_table import head_table
-from ..interventions import mask
+from ..interventions import mask, mean_ablate
 from ..probes import FunctionProbe, HeadProbes, binary_accuracy
 from ..scarcity import equalise, head_counts, removal_counts, scarcity
 from ..stats import resampled_means, sign_flips, significance, stability
@@ -135,21 +136,42 @@ def controls(run: Run) -> pd.DataFrame:
     return run.table("controls", compute)
 
 
-def effects(run: Run, split: str) -> dict[str, np.ndarray]:
-    """What removing each single head does to some items of a split.
+def effects(run: Run, split: str, ablation: str = "mask") -> dict[str, np.ndarray]:
+    """What removing each single head does to some items of a split; ``ablation`` is ``mask`` or ``mean``.
 
     ``log_probability`` and ``right`` (1 + heads, steps), the first row untouched; ``function`` and ``group`` (steps,).
     """
 
     def compute():
-        rehearsal = run.rehearsal(split)
-        heads = run.vlm.heads.table[["layer", "head"]].itertuples(index=False, name=None)
-        runs = [rehearsal.run(), *(rehearsal.run(mask([head])) for head in tqdm(list(heads), desc="single heads"))]
+        rehearsal = run.rehearsal(split, run.settings.effect_items)
+        edits = mask if ablation == "mask" else mean_edits(run)
+        heads = list(run.vlm.heads.table[["layer", "head"]].itertuples(index=False, name=None))
+        runs = [rehearsal.run(), *(rehearsal.run(edits([head])) for head in tqdm(heads, desc="single heads"))]
         return {"right": np.array([right for right, _ in runs]), "log_probability": np.array([told for _, told in runs]),
                 "function": rehearsal.index["function"].to_numpy().astype(str),
                 "group": rehearsal.index["group_id"].to_numpy().astype(str)}  # fmt: skip
 
-    return run.arrays(f"effects-{split}", compute)
+    return run.arrays(f"effects-{split}-{ablation}", compute)
+
+
+def mean_edits(run: Run):
+    """A function of heads that gives the edits which put each head's mean over split A in its place.
+
+    The mean is that of the text's tokens at these, of the picture's at those, so that the head still tells them apart.
+    """
+    means = run.rehearsal("A", run.settings.effect_items).means()
+
+    def edits(heads):
+        columns = run.vlm.heads.columns(heads)
+        return [mean_ablate(heads, [mean[place] for place in columns], scope) for scope, mean in means.items()]
+
+    return edits
+
+
+def mean_effects(removed, classes) -> np.ndarray:
+    """Mean change of the log-probability of the right answer by function and head: (classes, heads)."""
+    change = removed["log_probability"][1:] - removed["log_probability"][0]
+    return np.stack([change[:, removed["function"] == name].mean(1) for name in classes])
 
 
 def heads_table(run: Run) -> pd.DataFrame:
@@ -161,7 +183,6 @@ def heads_table(run: Run) -> pd.DataFrame:
         right = (removed["right"][1:].astype(float) - removed["right"][0]).T
         label, groups = removed["function"], removed["group"]
         low, high = np.quantile(resampled_means(change, label, groups, 1000), [0.025, 0.975], axis=0)
-        means = [np.stack([part[label == name].mean(0) for name in joint["classes"]]) for part in (change, right)]
         tests = significance(single["strength"], single["null"])
         measures = {
             "importance": joint["importance"], "auroc": single["auroc"].T, "gain": single["gain"].T,
@@ -169,7 +190,9 @@ def heads_table(run: Run) -> pd.DataFrame:
             "binary_accuracy": single["binary_accuracy"].T,
             "selectivity": single["accuracy"] - single["control_accuracy"],
             **{name: values.T for name, values in tests.items()},
-            "effect": means[0], "effect_low": low, "effect_high": high, "effect_accuracy": means[1],
+            "effect": mean_effects(removed, joint["classes"]), "effect_low": low, "effect_high": high,
+            "effect_mean": mean_effects(effects(run, "C", "mean"), joint["classes"]),
+            "effect_accuracy": np.stack([right[label == name].mean(0) for name in joint["classes"]]),
             "effect_p_max": sign_flips(right, label, groups)["p_max"],
         }  # fmt: skip
         table = head_table(run.vlm.heads, joint["classes"], measures)

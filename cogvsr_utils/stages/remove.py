@@ -1,20 +1,18 @@
 """What do a function's heads do? Remove them, emphasise them, steer them; tuned on B, reported on C.
 
-masked(run)          a function's heads removed, all of C answered again
-random_sets(run)     the same against random heads of the same layers
-emphasised(run)      spatial heads scaled up
-steered(run)         spatial heads pushed towards right answers
+masked(run)                     a function's heads removed, all of C answered again
+random_sets(run, name, tops)    the same against random heads of the same layers and output norms
+emphasised(run)                 spatial heads scaled up
+steered(run)                    spatial heads pushed towards right answers
 """
 
 from __future__ import annotations
 
-from dataclasses import replace
-
-import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from ..evaluation import Rehearsal, compare
+from ..attribution import output_norms
+from ..evaluation import compare
 from ..functions import NAMES
 from ..heads_table import top_heads
 from ..interventions import directions, mask, random_heads, scale, steer
@@ -43,30 +41,33 @@ def masked(run: Run) -> pd.DataFrame:
     return run.table("masked", compute)
 
 
-def random_sets(run: Run) -> pd.DataFrame:
-    """Teacher-forced change of each function's own steps: its heads (set -1), and layer-matched random sets."""
+def random_sets(run: Run, name: str, tops: dict[str, list[tuple[int, int]]]) -> pd.DataFrame:
+    """Teacher-forced change of each function's own steps on C: its heads in ``tops`` (set -1), and random sets.
+
+    These have as many heads in each layer, none of them chosen, and of all such draws the nearest summed output norms.
+    Columns: function, set, n, k, norm, accuracy_before, change, elsewhere (change of other functions' steps in the same
+    chats), nats. ``name`` tells such runs apart.
+    """
 
     def compute():
-        rng = np.random.default_rng(0)
-        shuffled = [run.items["C"][i] for i in rng.permutation(len(run.items["C"]))]
-        rows = []
-        for name in tqdm(NAMES, desc="random sets"):
-            last = [max((i for i, s in enumerate(item.steps) if s.function == name), default=-1) for item in shuffled]
-            # What is asked after the function's last step cannot change it.
-            asked = [replace(item, steps=item.steps[: n + 1]) for item, n in zip(shuffled, last, strict=True) if n >= 0]
-            rehearsal = Rehearsal(run.vlm, asked[: run.settings.control_items])
-            own = (rehearsal.index["function"] == name).to_numpy()
-            plain, _ = rehearsal.run()
-            heads = top(run, name)
-            sets = random_heads(run.vlm.heads.table, heads, run.settings.random_sets, seed=NAMES.index(name))
-            for number, chosen in enumerate([heads, *sets]):
-                right, _ = rehearsal.run(mask(chosen))
-                rows.append({"function": name, "set": number - 1, "n": int(own.sum()), "k": len(chosen),
-                             "accuracy_before": plain[own].mean(), "accuracy_after": right[own].mean(),
-                             "change": right[own].mean() - plain[own].mean()})  # fmt: skip
+        table, rows = run.vlm.heads.table, []
+        norms = output_norms(run.vlm, run.activations("A"))
+        norm = dict(zip(table[["layer", "head"]].itertuples(index=False, name=None), norms, strict=True))
+        for function, heads in tqdm(tops.items(), desc="random sets"):
+            rehearsal = run.rehearsal("C", run.settings.control_items, function)
+            own = (rehearsal.index["function"] == function).to_numpy()
+            right, told = rehearsal.run()
+            sets = random_heads(table, heads, run.settings.random_sets, NAMES.index(function), norms)
+            for number, drawn in enumerate([heads, *sets]):
+                after, after_told = rehearsal.run(mask(drawn))
+                changed = after.astype(float) - right
+                rows.append({"function": function, "set": number - 1, "n": int(own.sum()), "k": len(drawn),
+                             "norm": sum(norm[head] for head in drawn), "accuracy_before": right[own].mean(),
+                             "change": changed[own].mean(), "elsewhere": changed[~own].mean(),
+                             "nats": (after_told - told)[own].mean()})  # fmt: skip
         return pd.DataFrame(rows)
 
-    return run.table("random_sets", compute)
+    return run.table(f"random_sets-{name}", compute)
 
 
 def emphasised(run: Run) -> pd.DataFrame:

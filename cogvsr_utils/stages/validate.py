@@ -9,31 +9,41 @@ null_models(run)        the pipeline where there is nothing to find
 
 from __future__ import annotations
 
+from itertools import product
+
 import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
 from .. import planted as planting
 from ..activations import HeadActivations
-from ..attribution import gradients, image_attention
+from ..attribution import gradients, image_attention, output_norms
 from ..controls import text_guesses
-from ..interventions import mask, random_heads
+from ..interventions import mask
 from ..probes import FunctionProbe, HeadProbes
 from ..stats import elbow, resampled_means, shuffle_within, significance
 from . import Run
-from .choose import controls, effects, head_probes, probe
+from .choose import controls, effects, head_probes, mean_edits, mean_effects, probe
+from .remove import random_sets
 
 PLANTED_STRENGTHS = (0.25, 0.5, 1.0)
-NULL_REPEATS = 50  # times as many repeats where nothing is planted, for the rate of false positives
-CANDIDATES, GREEDY_STEPS, RANDOM_SETS = 6, 3, 5
-MATCHED = ("importance (paper)", "removal on split A")  # whose layers the random sets have
+NULL_REPEATS = 125  # times as many repeats where nothing is planted, for the rate of false positives
+CANDIDATES, GREEDY_STEPS = 10, 5
+ABLATIONS = ("mask", "mean")
+MATCHED = {
+    "importance (paper)": "paper",
+    "removal on split A": "measured",
+}  # rankings whose first heads have random sets
+TAILS = [0.025, 0.975]
 
 
 def rankings(run: Run) -> dict[str, np.ndarray]:
     """How strongly each way of choosing holds each head to serve each function: (classes, heads), larger is stronger."""
 
     def compute():
-        joint, single, rehearsal = probe(run), head_probes(run), run.rehearsal("A")
+        joint, single = probe(run), head_probes(run)
+        rehearsal = run.rehearsal("A", run.settings.effect_items)
+        norms = output_norms(run.vlm, run.activations("A"))
         return {
             "importance (paper)": np.abs(joint["importance"]),
             "probe of the head alone": single["auroc"].T,
@@ -41,76 +51,89 @@ def rankings(run: Run) -> dict[str, np.ndarray]:
             "gain over text": single["gain"].T,
             "one backward pass": -gradients(rehearsal, joint["classes"]),
             "attention to the picture": image_attention(rehearsal, joint["classes"]),
-            "removal on split A": -_mean_effects(effects(run, "A"), joint["classes"]),
+            "output norm": np.tile(norms, (len(joint["classes"]), 1)),
+            "removal on split A": -mean_effects(effects(run, "A"), joint["classes"]),
         }
 
     return run.arrays("rankings", compute)
 
 
 def ranking_quality(run: Run) -> pd.DataFrame:
-    """Each ranking against the measured effect of removing each head on C, by function, with intervals over scenes.
+    """Each ranking against the measured effect of ablating each head on C, by function, with intervals over scenes.
 
-    Columns: ranking, function, precision (of the ranking's top k heads, the share among the k whose removal costs most),
-    its low and high, chance (k over the number of heads), spearman with low and high, and k.
+    Columns: ranking, function, ablation (``mask`` or ``mean``), k, precision (of the ranking's top k heads, the share among
+    the k whose ablation costs most), its low and high, chance (k over the number of heads), spearman with low and high.
     """
 
     def compute():
-        classes, removed, k = probe(run)["classes"], effects(run, "C"), run.n_top
-        change = (removed["log_probability"][0] - removed["log_probability"][1:]).T
-        again = resampled_means(change, removed["function"], removed["group"], 500)
-        found = np.concatenate([-_mean_effects(removed, classes)[None], again])  # the first draw is what was measured
-        rows = []
-        for name, belief in rankings(run).items():
-            for c, function in enumerate(classes):
-                mine = np.argsort(-belief[c], kind="stable")[:k]
-                best = np.argsort(-found[:, c], axis=1, kind="stable")[:, :k]
-                precision = np.isin(best, mine).mean(1)
-                orders = found[:, c].argsort(1).argsort(1)
-                order = pd.Series(belief[c]).rank().to_numpy()
-                spearman = [np.corrcoef(order, each)[0, 1] if order.std() else np.nan for each in orders]
-                rows.append({"ranking": name, "function": function, "k": k, "chance": k / len(order),
-                             **_interval("precision", precision), **_interval("spearman", spearman)})  # fmt: skip
+        classes, top, rows = probe(run)["classes"], run.n_top, []
+        for ablation in ABLATIONS:
+            removed = effects(run, "C", ablation)
+            change = (removed["log_probability"][0] - removed["log_probability"][1:]).T
+            again = resampled_means(change, removed["function"], removed["group"], 500)
+            found = np.concatenate(
+                [-mean_effects(removed, classes)[None], again]
+            )  # the first draw is what was measured
+            places = (-found).argsort(2, kind="stable").argsort(2, kind="stable")
+            for name, belief in rankings(run).items():
+                for c, function in enumerate(classes):
+                    mine, order = np.argsort(-belief[c], kind="stable"), pd.Series(belief[c]).rank().to_numpy()
+                    spearman = [np.corrcoef(order, -each)[0, 1] if order.std() else np.nan for each in places[:, c]]
+                    for k in (max(1, top // 2), top, 2 * top):
+                        precision = (places[:, c, mine[:k]] < k).mean(1)
+                        rows.append({"ranking": name, "function": function, "ablation": ablation, "k": k,
+                                     "chance": k / len(order), **_interval("precision", precision),
+                                     **_interval("spearman", spearman)})  # fmt: skip
         return pd.DataFrame(rows)
 
     return run.table("ranking_quality", compute)
 
 
 def set_effects(run: Run) -> pd.DataFrame:
-    """Change of the function's own steps on C when whole sets of heads are removed, all chosen on A.
+    """Change of the function's own steps on C when whole sets of heads are ablated, all chosen on A.
 
     Sets: the first k of each ranking; a greedy one, to which the head is added that costs most beside those before; and
-    random ones of the same layers as the paper's and as the measured. Columns: set, k, change (accuracy, mean over functions),
-    low and high (95 % over scenes), nats (log-probability).
+    random ones with the layers and output norms of the paper's and of the measured. Columns: set, ablation, k, change
+    (accuracy, mean over functions), low and high (95 %: over scenes, for random sets over these), elsewhere (change of other
+    functions' steps in the same chats), nats (log-probability), and singles, the nats of the set's heads ablated one by
+    one, added up.
     """
 
     def compute():
-        classes, beliefs, table = probe(run)["classes"], rankings(run), run.vlm.heads.table
-        pairs = list(table[["layer", "head"]].itertuples(index=False, name=None))
-        chosen, trying = [], run.rehearsal("A")  # (function number, name of the set, its heads)
-        for c, function in enumerate(tqdm(classes, desc="greedy sets")):
-            first = {name: [pairs[i] for i in np.argsort(-belief[c], kind="stable")[: run.n_top]]
-                     for name, belief in beliefs.items()}  # fmt: skip
-            chosen += [(c, name, heads) for name, heads in first.items()]
-            greedy = _greedy(trying, function, beliefs["removal on split A"][c], pairs)
-            chosen.append((c, "greedy on split A", greedy[: run.n_top]))
+        classes, beliefs, n = probe(run)["classes"], rankings(run), run.settings.control_items
+        pairs = list(run.vlm.heads.table[["layer", "head"]].itertuples(index=False, name=None))
+        edits = {"mask": mask, "mean": mean_edits(run)}
+        alone = {ablation: mean_effects(effects(run, "C", ablation), classes) for ablation in ABLATIONS}
+        tops, frames = {name: {} for name in MATCHED}, []
+        for c, function in enumerate(tqdm(classes, desc="whole sets")):
+            order = {name: np.argsort(-belief[c], kind="stable") for name, belief in beliefs.items()}
+            sets = {name: [pairs[i] for i in rows[: run.n_top]] for name, rows in order.items()}
             for name in MATCHED:
-                drawn = random_heads(table, first[name], RANDOM_SETS, seed=c)
-                chosen += [(c, f"random, layers as: {name}", heads) for heads in drawn]
-        rehearsal = run.rehearsal("C")
-        label, groups = rehearsal.index["function"], rehearsal.index["group_id"]
-        right, told = rehearsal.run()
-        runs = [rehearsal.run(mask(heads)) for *_, heads in tqdm(chosen, desc="whole sets")]
-        change = np.array([after.astype(float) - right for after, _ in runs]).T
-        nats = np.array([after - told for _, after in runs]).T
-        again = resampled_means(change, label, groups, run.settings.resamples)
+                tops[name][str(function)] = sets[name]
+            measured = [pairs[i] for i in order["removal on split A"]]
+            sets["greedy on split A"] = _greedy(run.rehearsal("A", n, function), function, measured)[: run.n_top]
+            rehearsal = run.rehearsal("C", n, function)
+            own = (rehearsal.index["function"] == function).to_numpy()
+            right, told = rehearsal.run()
+            for (name, heads), ablation in product(sets.items(), ABLATIONS):
+                after, after_told = rehearsal.run(edits[ablation](heads))
+                changed = after.astype(float) - right
+                frames.append(pd.DataFrame({
+                    "set": name, "ablation": ablation, "function": function, "group": rehearsal.index["group_id"][own],
+                    "change": changed[own], "elsewhere": changed[~own].mean(), "nats": (after_told - told)[own],
+                    "singles": sum(alone[ablation][c, pairs.index(head)] for head in heads)}))  # fmt: skip
         rows = []
-        for name in dict.fromkeys(name for _, name, _ in chosen):
-            mine = [(c, i) for i, (c, other, _) in enumerate(chosen) if other == name]
-            own = [(label == classes[c]).to_numpy() for c, _ in mine]
-            low, high = np.quantile(np.mean([again[:, c, i] for c, i in mine], axis=0), [0.025, 0.975])
-            rows.append({"set": name, "k": run.n_top, "low": low, "high": high,
-                         "change": np.mean([change[rows, i].mean() for rows, (_, i) in zip(own, mine, strict=True)]),
-                         "nats": np.mean([nats[rows, i].mean() for rows, (_, i) in zip(own, mine, strict=True)])})  # fmt: skip
+        for (name, ablation), part in pd.concat(frames).groupby(["set", "ablation"], sort=False):
+            means = part.groupby("function")[["change", "elsewhere", "nats", "singles"]].mean().mean()
+            again = resampled_means(part[["change"]].to_numpy(), part["function"], part["group"], 1000)
+            low, high = np.quantile(again.mean((1, 2)), TAILS)
+            rows.append({"set": name, "ablation": ablation, "k": run.n_top, **means, "low": low, "high": high})
+        for name, key in MATCHED.items():
+            drawn = random_sets(run, key, tops[name])
+            drawn = drawn[drawn["set"] >= 0].groupby("set")[["change", "elsewhere", "nats"]].mean()
+            low, high = np.quantile(drawn["change"], TAILS)
+            rows.append({"set": f"random, matched to: {name}", "ablation": "mask", "k": run.n_top, **drawn.mean(),
+                         "low": low, "high": high})  # fmt: skip
         return pd.DataFrame(rows)
 
     return run.table("set_effects", compute)
@@ -165,16 +188,9 @@ def _choose(items, permutations: int, held, index):
     return importance, above.strength_, null
 
 
-def _mean_effects(removed, classes) -> np.ndarray:
-    """Mean change of the log-probability of the right answer by function and head: (classes, heads)."""
-    change = removed["log_probability"][1:] - removed["log_probability"][0]
-    return np.stack([change[:, removed["function"] == name].mean(1) for name in classes])
-
-
-def _greedy(rehearsal, function, belief, pairs) -> list[tuple[int, int]]:
+def _greedy(rehearsal, function, order) -> list[tuple[int, int]]:
     """Of the strongest candidates, one after the other the head whose removal costs the function's steps on A most."""
     mine = (rehearsal.index["function"] == function).to_numpy()
-    order = [pairs[i] for i in np.argsort(-belief, kind="stable")]
     chosen, left = order[:1], order[1:CANDIDATES]
     while len(chosen) < GREEDY_STEPS:
         cost = [rehearsal.run(mask([*chosen, head]))[1][mine].mean() for head in left]
@@ -183,5 +199,5 @@ def _greedy(rehearsal, function, belief, pairs) -> list[tuple[int, int]]:
 
 
 def _interval(name: str, draws) -> dict[str, float]:
-    low, high = np.quantile(draws[1:], [0.025, 0.975])
+    low, high = np.quantile(draws[1:], TAILS)
     return {name: float(draws[0]), f"{name}_low": low, f"{name}_high": high}
