@@ -250,7 +250,7 @@ def control_figure(table):
     rows = 100 * rows[["change", "random_low", "random_mean", "random_high"]]
     y = np.arange(len(rows))
     axis.barh(y, rows["random_high"] - rows["random_low"], left=rows["random_low"], color="#ddd", height=0.6,
-              label="random heads of the same layers, 95 %")  # fmt: skip
+              label="random heads like them, 95 %")  # fmt: skip
     axis.scatter(rows["random_mean"], y, marker="|", color="#777", s=80)
     axis.scatter(rows["change"], y, color=[COLOR[n] for n in rows.index], zorder=3, s=46, label="the function's heads")
     axis.axvline(0, color="#333", lw=0.8)

@@ -5,6 +5,7 @@ race(vlm, batches, ways)        the same capture by several ways, in turns: seco
 one_by_one(vlm, items)          the predecessors' way: one step at a time, a hook on every token, all tokens kept
 growth(vlm, items, store, ...)  seconds and memory for more and more items
 probe_race(...)                 all heads' probes at once, and a scikit-learn loop over heads
+permutation_minutes(...)        what a thousand permutations of all heads' probes take
 
 nnsight and pyvene come with the extra ``peers``; each is used as its documentation shows.
 """
@@ -179,11 +180,12 @@ def growth(vlm, items: list[Item], store: Path, sizes: list[int], answers):
     """
     import pandas as pd
 
-    rows, number = [], answers["uid"].map({item.uid: i for i, item in enumerate(items)})
+    rows, numbers = [], {item.uid: i for i, item in enumerate(items)}
+    answers = answers[answers["uid"].isin(numbers)]
     for size in sizes:
         many = [replace(items[i % len(items)], uid=f"{i}") for i in range(size)]
         again = range(-(-size // len(items)))
-        said = pd.concat([answers.assign(uid=number + turn * len(items)) for turn in again])
+        said = pd.concat([answers.assign(uid=answers["uid"].map(numbers) + turn * len(items)) for turn in again])
         said = said[said["uid"] < size].astype({"uid": str})
         start = time.perf_counter()
         held = capture(vlm, many, store=Path(store) / str(size), answers=said, progress=False)
@@ -207,10 +209,7 @@ def probe_race(n_steps: int = 2000, n_heads: int = 1024, head_dim: int = 128, lo
 
     from .probes import HeadProbes
 
-    rng = np.random.default_rng(0)
-    y, groups = rng.integers(8, size=n_steps), np.arange(n_steps) // 4
-    x = rng.standard_normal((n_steps, n_heads, head_dim), dtype=np.float32).astype(np.float16)
-    x[:, :, :8] += np.eye(8, dtype=np.float16)[y][:, None] * np.float16(1.5)
+    x, y, groups = _drawn(n_steps, n_heads, head_dim)
     folds = GroupKFold(5, shuffle=True, random_state=0)
 
     def at_once():
@@ -234,3 +233,30 @@ def probe_race(n_steps: int = 2000, n_heads: int = 1024, head_dim: int = 128, lo
         rows.append({"way": way, "heads": n, "median": np.median(seconds), "least": min(seconds), "most": max(seconds),
                      "ms_a_head": 1e3 * np.median(seconds) / n, "accuracy": accuracy})  # fmt: skip
     return pd.DataFrame(rows)
+
+
+def permutation_minutes(n_steps: int = 2000, n_heads: int = 1024, head_dim: int = 128, few: int = 8, more: int = 24):
+    """CPU minutes of 1,000 permutations of the max-statistic over all heads and eight functions, at a 7B model's shape.
+
+    ``few`` and ``more`` are run at the full size; what the further ones took is scaled, what all share is counted once.
+    """
+    from .probes import HeadProbes
+
+    x, y, groups = _drawn(n_steps, n_heads, head_dim)
+
+    def minutes(n):
+        start = time.process_time()
+        HeadProbes().permuted(x, y, groups, np.zeros(n_steps), n).max(axis=(1, 2))
+        return (time.process_time() - start) / 60
+
+    least, most = minutes(few), minutes(more)
+    return least + (1000 - few) * (most - least) / (more - few)
+
+
+def _drawn(n_steps: int, n_heads: int, head_dim: int):
+    """Activations (steps, heads, head_dim) float16 with a signal of eight classes in every head, labels, groups."""
+    rng = np.random.default_rng(0)
+    y, groups = rng.integers(8, size=n_steps), np.arange(n_steps) // 4
+    x = rng.standard_normal((n_steps, n_heads, head_dim), dtype=np.float32).astype(np.float16)
+    x[:, :, :8] += np.eye(8, dtype=np.float16)[y][:, None] * np.float16(1.5)
+    return x, y, groups

@@ -29,7 +29,7 @@ from cogvsr_utils import top_heads
 from cogvsr_utils.functions import NAMES
 from cogvsr_utils.pages import quote, show, start
 from cogvsr_utils.plots import count_figure, share_of_heads_figure
-from cogvsr_utils.scarcity import overlap, spatial_difference
+from cogvsr_utils.scarcity import overlap, removal_difference, spatial_difference, threshold_counts
 from cogvsr_utils.stages import Run, choose
 
 run = Run(model, quantize, profile)
@@ -91,29 +91,32 @@ show(beside({"participation": "participation", "depth": "depth"}, digits=2))
 #
 # The two spatial functions less the other six, with intervals over scenes. *As it is* takes the paper's probe; *equalised*
 # a strict one fitted and read on steps in which every function is as frequent as any other at each length of answer
-# and each difficulty (whether all heads together tell the step). Lower counts, or higher Gini and Hoyer, mean scarcer.
+# and each difficulty (whether all heads together tell the step); *strict* counts the heads whose removal costs accuracy.
+# Lower counts, or higher Gini and Hoyer, mean scarcer.
 
 # %% tags=["hide-input"]
 lines = []
 for reading, draws in {"as it is": probe["resampled"], "equalised": choose.strict_probe(run)["equal"]}.items():
     lines.append(spatial_difference(draws, probe["classes"]).assign(steps=reading))
+removed = choose.effects(run, "C")
+lines.append(removal_difference(removed, probe["classes"]).assign(steps="strict"))
 differences = pd.concat(lines)
-show(differences)
+show(differences[["steps", "statistic", "difference", "low", "high", "scarcer"]])
 
 # %% [markdown]
 # ## How much hangs on the threshold?
 #
-# Heads above a fixed share of the strongest head's importance, for several shares, beside the elbow.
+# Heads above a share of the strongest head's importance, beside the elbow; and heads whose removal costs accuracy with a
+# family-wise p below a level.
 
 # %% tags=["hide-input"]
-rows = []
-for name, part in table.groupby("function"):
-    strength = part["importance"].abs() / part["importance"].abs().max()
-    rows.append(
-        {"function": name, **{f"above {share:.0%}": int((strength > share).sum()) for share in (0.1, 0.25, 0.5, 0.75)}}
-    )
-shares = pd.DataFrame(rows).set_index("function").loc[list(NAMES)].reset_index()
-show(shares.assign(elbow=rules["elbow"]["value"].astype(int).to_numpy()))
+passing = threshold_counts(probe["importance"], removed, probe["classes"])
+shares, levels = (
+    passing[passing["rule"] == rule].pivot(index="function", columns="threshold", values="heads").loc[list(NAMES)]
+    for rule in ("share of the strongest", "removal, p below")
+)
+shown = shares.rename(columns="above {:.0%}".format).assign(elbow=rules["elbow"]["value"].astype(int))
+show(shown.join(levels.rename(columns="p below {:.0%}".format)).reset_index())
 
 # %% [markdown]
 # ## Do functions share heads?
@@ -124,7 +127,8 @@ show(shares.assign(elbow=rules["elbow"]["value"].astype(int).to_numpy()))
 share_of_heads_figure({name: set(top_heads(table, name, run.n_top)) for name in NAMES})
 
 # %% [markdown]
-# Jaccard overlap of the pairs that share most, with intervals over scenes, beside what two random sets of that size share:
+# Jaccard overlap of the pairs that share most, with intervals over scenes, beside what two random sets of that size share
+# (`chance`; 97.5 % of such pairs share no more than `chance high`):
 
 # %% tags=["hide-input"]
 shared = overlap(table, run.n_top, probe["resampled"], probe["classes"])
@@ -150,7 +154,12 @@ quote(
     equal_low=equal["low"],
     equal_high=equal["high"],
     equal_verdict={"yes": "fewer", "no": "more", "open": "no difference that this data can tell"}[equal["scarcer"]],
-    n_scarcer=float((differences.loc[differences["steps"] == "equalised", "scarcer"] == "yes").sum()),
+    n_scarcer=float((differences.loc[differences["steps"] != "as it is", "scarcer"] == "yes").sum()),
+    strict_difference=differences["difference"].iloc[-1],
+    strict_low=differences["low"].iloc[-1],
+    strict_high=differences["high"].iloc[-1],
+    overlapping=float((shared["jaccard"] > shared["chance_high"]).sum()),
+    n_overlaps=float(len(shared)),
     mean_overlap=shared["jaccard"].mean(),
     chance_overlap=shared["chance"].iloc[0],
 )

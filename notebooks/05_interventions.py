@@ -76,14 +76,15 @@ show(
 )
 
 # %% [markdown]
-# ## Against random heads of the same layers
+# ## Against random heads like them
 #
-# Any heads may hurt when removed. Each function's heads are set against random sets with as many heads in each layer.
+# Any heads may hurt when removed, most of all those that write much. Each function's heads are set against random sets with
+# as many heads in each layer and, as nearly as these allow, the same output norm (what a head adds to the residual stream).
 # Here a part of split C is scored, all steps of an item in one pass with the true earlier answers, which makes so many
 # sets affordable; the numbers therefore differ a little from the generated ones above.
 
-# %% tags=["hide-input"] mystnb={"image": {"alt": "For each function the change of its own accuracy when its heads are removed, over a grey bar of what random heads of the same layers do"}, "figure": {"caption": "Effect on a function's own steps: its heads (dot) and random heads of the same layers (grey: 95 % of the random sets, tick: their mean).", "name": "fig-controls"}}
-controls = remove.random_sets(run)
+# %% tags=["hide-input"] mystnb={"image": {"alt": "For each function the change of its own accuracy when its heads are removed, over a grey bar of what random heads of the same layers and like norm do"}, "figure": {"caption": "Effect on a function's own steps: its heads (dot) and random heads of the same layers and like output norm (grey: 95 % of the random sets, tick: their mean).", "name": "fig-controls"}}
+controls = remove.random_sets(run, "paper", {name: remove.top(run, name) for name in NAMES})
 rows = []
 for name, part in controls.groupby("function"):
     chosen, random = part[part["set"] == -1].iloc[0], part[part["set"] >= 0]["change"]
@@ -98,6 +99,8 @@ for name, part in controls.groupby("function"):
             "random_low": low,
             "random_high": high,
             "sets": len(random),
+            "norm": chosen["norm"],
+            "random_norm": part.loc[part["set"] >= 0, "norm"].mean(),
             "p": (1 + (random <= chosen["change"]).sum()) / (1 + len(random)),
         }
     )

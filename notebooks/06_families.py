@@ -31,7 +31,7 @@ from cogvsr_utils.models import nano_names
 from cogvsr_utils.pages import quote, show, start
 from cogvsr_utils.plots import accuracy_figure, count_figure, family_maps
 from cogvsr_utils.probes import HeadProbes
-from cogvsr_utils.scarcity import spatial_difference
+from cogvsr_utils.scarcity import removal_difference, spatial_difference, threshold_counts
 from cogvsr_utils.stages import Run, choose
 
 runs = {name: Run(name, profile=profile) for name in nano_names()}
@@ -88,15 +88,31 @@ counts = {name: choose.scarce(run) for name, run in runs.items()}
 count_figure(counts, {name: len(run.vlm.heads) for name, run in runs.items()})
 
 # %% [markdown]
-# Spatial functions less the others, by two counts and two measures of sparseness: is the whole interval over scenes on
+# Spatial functions less the others, by three counts and two measures of sparseness: is the whole interval over scenes on
 # the side that means scarcer?
 
 # %% tags=["hide-input"]
-scarce = pd.concat(
-    spatial_difference(choose.probe(run)["resampled"], choose.probe(run)["classes"]).assign(model=name)
-    for name, run in runs.items()
-)
+scarce, passing = [], []
+for name, run in runs.items():
+    probe, removed = choose.probe(run), choose.effects(run, "C")
+    classes = probe["classes"]
+    scarce.append(spatial_difference(probe["resampled"], classes).assign(model=name))
+    scarce.append(removal_difference(removed, classes).assign(model=name))
+    passing.append(threshold_counts(probe["importance"], removed, classes).assign(model=name))
+scarce, passing = pd.concat(scarce), pd.concat(passing)
 show(scarce[["model", "statistic", "difference", "low", "high", "scarcer"]])
+
+# %% [markdown]
+# Does the answer hang on the threshold? Heads a function, mean over the two spatial functions and over the other six, that
+# are above a share of the strongest head's importance, or whose removal costs accuracy with a family-wise p below a level.
+
+# %% tags=["hide-input"]
+passing["rule"] = passing["rule"] + " " + passing["threshold"].map("{:.0%}".format)
+means = passing.groupby(["model", "rule", "spatial"], sort=False)["heads"].mean().unstack("spatial")
+means = means.rename(columns={True: "spatial", False: "others"}).unstack("model").swaplevel(axis=1)
+means = means[[(name, kind) for name in runs for kind in ("spatial", "others")]]
+means.columns = [f"{name}, {kind}" for name, kind in means.columns]
+show(means.reset_index(), digits=1)
 
 # %% [markdown]
 # ## What removing them does
