@@ -89,6 +89,11 @@ class HeadMap:
         grouped = self.table.groupby("module", sort=False)
         return {name: (int(g["start"].min()), int(g["stop"].max())) for name, g in grouped}
 
+    @cached_property
+    def pairs(self) -> list[tuple[int, int]]:
+        """(layer, head) of every head, in the order of the table."""
+        return list(self.table[["layer", "head"]].itertuples(index=False, name=None))
+
     def columns(self, heads) -> list[slice]:
         """The feature columns of each (layer, head); raises KeyError naming a head that the model does not have."""
         return [slice(start, stop) for _, start, stop in self.locate(heads)]

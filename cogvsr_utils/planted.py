@@ -36,8 +36,9 @@ def trial(x, labels, groups, strata, layers, strength: float, n_heads: int, perm
     """One truth of ``n_heads`` heads a function, and what each rule makes of it.
 
     Rules: ``max-T`` and ``FDR`` of each head's strength at 5 %; ``elbow, single heads`` of the same strengths; and, where
-    ``joint``, ``elbow, joint probe``, the paper's. Returns rows: strength, seed, rule, functions, planted, found (planted ones among the
-    selected), selected (a sum over functions), any_false.
+    ``joint``, ``elbow, joint probe``, the paper's. Returns rows: strength, seed, rule, functions, planted, selected (pairs of
+    head and function), of these found (planted), crossed (the head is planted for another function, so it does tell a little
+    of this one) and false (the head is planted for none).
     """
     rng = np.random.default_rng(seed)
     labels = shuffle_within(labels, strata, rng)
@@ -59,8 +60,9 @@ def trial(x, labels, groups, strata, layers, strength: float, n_heads: int, perm
     for c, name in enumerate(classes):
         real[truth.get(name, []), c] = True
     return [
-        {"strength": strength, "seed": seed, "rule": rule, "functions": len(classes), "planted": int(real.sum()), "selected": int(chosen.sum()),
-         "found": int((chosen & real).sum()), "any_false": bool((chosen & ~real).any())}
+        {"strength": strength, "seed": seed, "rule": rule, "functions": len(classes), "planted": int(real.sum()),
+         "selected": int(chosen.sum()), "found": int((chosen & real).sum()),
+         "crossed": int((chosen & ~real)[real.any(1)].sum()), "false": int(chosen[~real.any(1)].sum())}
         for rule, chosen in selected.items()
     ]  # fmt: skip
 
@@ -83,18 +85,19 @@ def trials(x, labels, groups, strata, layers, repeats: dict[float, int], permuta
 def summary(table):
     """Power, false discoveries and bias of counts of each rule at each strength.
 
-    Columns: rule, strength, repeats, power (planted heads that are found), false_share (of the selected, those not
-    planted; 0 where none is selected), any_false (share of repeats with a false one), bias (selected less planted, heads
-    a function).
+    Columns: rule, strength, repeats, power (planted pairs that are found), crossed_share and false_share (of the selected,
+    those in heads planted for another function, and for none; 0 where none is selected), any_false (share of repeats with a
+    false one), bias (selected less planted, heads a function).
     """
     import pandas as pd
 
     rows = []
     for (rule, strength), part in table.groupby(["rule", "strength"], sort=False):
-        false = (part["selected"] - part["found"]) / part["selected"].clip(lower=1)
+        share = part[["crossed", "false"]].div(part["selected"].clip(lower=1), axis=0).mean()
         rows.append({"rule": rule, "strength": strength, "repeats": len(part),
                      "power": part["found"].sum() / part["planted"].sum() if part["planted"].any() else np.nan,
-                     "false_share": false.mean(), "any_false": part["any_false"].mean(),
+                     "crossed_share": share["crossed"], "false_share": share["false"],
+                     "any_false": (part["false"] > 0).mean(),
                      "bias": ((part["selected"] - part["planted"]) / part["functions"]).mean()})  # fmt: skip
     return pd.DataFrame(rows)
 

@@ -107,11 +107,11 @@ show(scarce[["model", "statistic", "difference", "low", "high", "scarcer"]])
 # are above a share of the strongest head's importance, or whose removal costs accuracy with a family-wise p below a level.
 
 # %% tags=["hide-input"]
-passing["rule"] = passing["rule"] + " " + passing["threshold"].map("{:.0%}".format)
-means = passing.groupby(["model", "rule", "spatial"], sort=False)["heads"].mean().unstack("spatial")
-means = means.rename(columns={True: "spatial", False: "others"}).unstack("model").swaplevel(axis=1)
-means = means[[(name, kind) for name in runs for kind in ("spatial", "others")]]
-means.columns = [f"{name}, {kind}" for name, kind in means.columns]
+words = {"share of the strongest": "above {:.0%}", "removal, p below": "p below {:.0%}"}
+passing["rule"] = [words[rule].format(at) for rule, at in zip(passing["rule"], passing["threshold"], strict=True)]
+means = passing.assign(functions=passing["spatial"].map({True: "spatial", False: "others"})).pivot_table(
+    index=["model", "functions"], columns="rule", values="heads", sort=False
+)
 show(means.reset_index(), digits=1)
 
 # %% [markdown]

@@ -18,7 +18,7 @@ def test_gradients_are_what_a_small_removal_changes(vlm, rehearsal):
     """By finite differences: a head made a little smaller, all else as it was."""
     found, step = gradients(rehearsal, NAMES), 1e-2
     label = rehearsal.index["function"].to_numpy()
-    heads = list(vlm.heads.table[["layer", "head"]].itertuples(index=False, name=None))
+    heads = vlm.heads.pairs
 
     def log_odds(edit):
         total = np.zeros(len(label))

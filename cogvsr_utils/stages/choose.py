@@ -145,8 +145,8 @@ def effects(run: Run, split: str, ablation: str = "mask") -> dict[str, np.ndarra
     def compute():
         rehearsal = run.rehearsal(split, run.settings.effect_items)
         edits = mask if ablation == "mask" else mean_edits(run)
-        heads = list(run.vlm.heads.table[["layer", "head"]].itertuples(index=False, name=None))
-        runs = [rehearsal.run(), *(rehearsal.run(edits([head])) for head in tqdm(heads, desc="single heads"))]
+        heads = tqdm(run.vlm.heads.pairs, desc="single heads")
+        runs = [rehearsal.run(), *(rehearsal.run(edits([head])) for head in heads)]
         return {"right": np.array([right for right, _ in runs]), "log_probability": np.array([told for _, told in runs]),
                 "function": rehearsal.index["function"].to_numpy().astype(str),
                 "group": rehearsal.index["group_id"].to_numpy().astype(str)}  # fmt: skip

@@ -50,14 +50,13 @@ def random_sets(run: Run, name: str, tops: dict[str, list[tuple[int, int]]]) -> 
     """
 
     def compute():
-        table, rows = run.vlm.heads.table, []
-        norms = output_norms(run.vlm, run.activations("A"))
-        norm = dict(zip(table[["layer", "head"]].itertuples(index=False, name=None), norms, strict=True))
+        heads_of, rows, norms = run.vlm.heads, [], output_norms(run.vlm, run.activations("A"))
+        norm = dict(zip(heads_of.pairs, norms, strict=True))
         for function, heads in tqdm(tops.items(), desc="random sets"):
             rehearsal = run.rehearsal("C", run.settings.control_items, function)
             own = (rehearsal.index["function"] == function).to_numpy()
             right, told = rehearsal.run()
-            sets = random_heads(table, heads, run.settings.random_sets, NAMES.index(function), norms)
+            sets = random_heads(heads_of.table, heads, run.settings.random_sets, NAMES.index(function), norms)
             for number, drawn in enumerate([heads, *sets]):
                 after, after_told = rehearsal.run(mask(drawn))
                 changed = after.astype(float) - right

@@ -34,7 +34,6 @@ MATCHED = {
     "importance (paper)": "paper",
     "removal on split A": "measured",
 }  # rankings whose first heads have random sets
-TAILS = [0.025, 0.975]
 
 
 def rankings(run: Run) -> dict[str, np.ndarray]:
@@ -94,49 +93,56 @@ def set_effects(run: Run) -> pd.DataFrame:
 
     Sets: the first k of each ranking; a greedy one, to which the head is added that costs most beside those before; and
     random ones with the layers and output norms of the paper's and of the measured. Columns: set, ablation, k, change
-    (accuracy, mean over functions), low and high (95 %: over scenes, for random sets over these), elsewhere (change of other
-    functions' steps in the same chats), nats (log-probability), and singles, the nats of the set's heads ablated one by
-    one, added up.
+    (accuracy), elsewhere (that of other functions' steps in the same chats), specific (their difference), nats
+    (log-probability), singles (nats of the set's heads ablated one by one, added up), all means over functions; low and high
+    of change and of specific: 95 % over scenes, for random sets over these.
     """
 
     def compute():
-        classes, beliefs, n = probe(run)["classes"], rankings(run), run.settings.control_items
-        pairs = list(run.vlm.heads.table[["layer", "head"]].itertuples(index=False, name=None))
-        edits = {"mask": mask, "mean": mean_edits(run)}
+        classes, edits, frames = probe(run)["classes"].tolist(), {"mask": mask, "mean": mean_edits(run)}, []
         alone = {ablation: mean_effects(effects(run, "C", ablation), classes) for ablation in ABLATIONS}
-        tops, frames = {name: {} for name in MATCHED}, []
+        number = {head: i for i, head in enumerate(run.vlm.heads.pairs)}
+        chosen = {function: _sets(run, c, function) for c, function in enumerate(tqdm(classes, desc="greedy sets"))}
         for c, function in enumerate(tqdm(classes, desc="whole sets")):
-            order = {name: np.argsort(-belief[c], kind="stable") for name, belief in beliefs.items()}
-            sets = {name: [pairs[i] for i in rows[: run.n_top]] for name, rows in order.items()}
-            for name in MATCHED:
-                tops[name][str(function)] = sets[name]
-            measured = [pairs[i] for i in order["removal on split A"]]
-            sets["greedy on split A"] = _greedy(run.rehearsal("A", n, function), function, measured)[: run.n_top]
-            rehearsal = run.rehearsal("C", n, function)
-            own = (rehearsal.index["function"] == function).to_numpy()
+            rehearsal = run.rehearsal("C", run.settings.control_items, function)
             right, told = rehearsal.run()
-            for (name, heads), ablation in product(sets.items(), ABLATIONS):
+            for (name, heads), ablation in product(chosen[function].items(), ABLATIONS):
                 after, after_told = rehearsal.run(edits[ablation](heads))
-                changed = after.astype(float) - right
                 frames.append(pd.DataFrame({
-                    "set": name, "ablation": ablation, "function": function, "group": rehearsal.index["group_id"][own],
-                    "change": changed[own], "elsewhere": changed[~own].mean(), "nats": (after_told - told)[own],
-                    "singles": sum(alone[ablation][c, pairs.index(head)] for head in heads)}))  # fmt: skip
-        rows = []
-        for (name, ablation), part in pd.concat(frames).groupby(["set", "ablation"], sort=False):
-            means = part.groupby("function")[["change", "elsewhere", "nats", "singles"]].mean().mean()
-            again = resampled_means(part[["change"]].to_numpy(), part["function"], part["group"], 1000)
-            low, high = np.quantile(again.mean((1, 2)), TAILS)
-            rows.append({"set": name, "ablation": ablation, "k": run.n_top, **means, "low": low, "high": high})
+                    "set": name, "ablation": ablation, "function": function, "group": rehearsal.index["group_id"],
+                    "own": rehearsal.index["function"] == function, "change": after.astype(float) - right,
+                    "nats": after_told - told, "singles": alone[ablation][c, [number[head] for head in heads]].sum(),
+                }))  # fmt: skip
+        rows = [{"set": name, "ablation": ablation, **_set_row(part)}
+                for (name, ablation), part in pd.concat(frames).groupby(["set", "ablation"], sort=False)]  # fmt: skip
         for name, key in MATCHED.items():
-            drawn = random_sets(run, key, tops[name])
+            drawn = random_sets(run, key, {function: sets[name] for function, sets in chosen.items()})
             drawn = drawn[drawn["set"] >= 0].groupby("set")[["change", "elsewhere", "nats"]].mean()
-            low, high = np.quantile(drawn["change"], TAILS)
-            rows.append({"set": f"random, matched to: {name}", "ablation": "mask", "k": run.n_top, **drawn.mean(),
-                         "low": low, "high": high})  # fmt: skip
-        return pd.DataFrame(rows)
+            drawn["specific"] = drawn["change"] - drawn["elsewhere"]
+            rows.append({"set": f"random, matched to: {name}", "ablation": "mask", **drawn.mean(),
+                         **_tails(drawn["change"]), **_tails(drawn["specific"], "specific_")})  # fmt: skip
+        return pd.DataFrame(rows).assign(k=run.n_top)
 
     return run.table("set_effects", compute)
+
+
+def _sets(run: Run, c: int, function: str) -> dict[str, list[tuple[int, int]]]:
+    """The first heads of every ranking of a function, the ``c``-th, and a greedy set."""
+    pairs, k = run.vlm.heads.pairs, run.n_top
+    order = {name: [pairs[i] for i in np.argsort(-belief[c], kind="stable")] for name, belief in rankings(run).items()}
+    greedy = _greedy(run.rehearsal("A", run.settings.control_items, function), function, order["removal on split A"])
+    return {name: heads[:k] for name, heads in order.items()} | {"greedy on split A": greedy[:k]}
+
+
+def _set_row(part) -> dict[str, float]:
+    """Means over functions, and intervals over scenes, of one set's steps."""
+    means = part.groupby(["own", "function"])[["change", "nats", "singles"]].mean().groupby("own").mean()
+    place = part["own"].map({True: "1 own ", False: "0 elsewhere "}) + part["function"]
+    again = resampled_means(part[["change"]].to_numpy(), place, part["group"], 1000)[..., 0]
+    elsewhere, own = (half.mean(1) for half in np.split(again, 2, axis=1))
+    row = {**means.loc[True], "elsewhere": means.loc[False, "change"]}
+    row["specific"] = row["change"] - row["elsewhere"]
+    return {**row, **_tails(own), **_tails(own - elsewhere, "specific_")}
 
 
 def planted(run: Run) -> pd.DataFrame:
@@ -199,5 +205,9 @@ def _greedy(rehearsal, function, order) -> list[tuple[int, int]]:
 
 
 def _interval(name: str, draws) -> dict[str, float]:
-    low, high = np.quantile(draws[1:], TAILS)
-    return {name: float(draws[0]), f"{name}_low": low, f"{name}_high": high}
+    return {name: float(draws[0]), **_tails(draws[1:], f"{name}_")}
+
+
+def _tails(draws, prefix: str = "") -> dict[str, float]:
+    low, high = np.quantile(draws, [0.025, 0.975])
+    return {f"{prefix}low": low, f"{prefix}high": high}
