@@ -39,13 +39,18 @@ def start(run=None):
 def show(table, percent: tuple[str, ...] = (), points: tuple[str, ...] = (), digits: int = 2):
     """A table without its index: ``percent`` columns as 12.3 %, ``points`` as +1.2, other numbers to ``digits``.
 
-    Columns are headed by their names with spaces, which break over lines where there is little room.
+    Columns are headed by their names with spaces, which break over lines where there is little room; names that are not
+    one word, such as a model's, stay as they are.
     """
+
+    def head(name):
+        return str(name).replace("_", " ") if str(name).isidentifier() else str(name)
+
     numbers = table.select_dtypes("float").columns
     formats = {c: f"{{:.{digits}f}}" for c in numbers}
     formats |= {c: "{:.1%}" for c in percent} | {c: (lambda v: f"{100 * v:+.1f}") for c in points}
-    plain = table.rename(columns=lambda name: str(name).replace("_", " "))
-    formats = {name.replace("_", " "): form for name, form in formats.items()}
+    plain = table.rename(columns=head)
+    formats = {head(name): form for name, form in formats.items()}
     return plain.style.format(formats, na_rep="–", escape="html").hide(axis="index")
 
 

@@ -70,15 +70,14 @@ def trial(x, labels, groups, strata, layers, strength: float, n_heads: int, perm
 def trials(x, labels, groups, strata, layers, repeats: dict[float, int], permutations: int = 60, n_heads: int = 3):
     """Each strength as often as ``repeats`` says; see ``trial``. A DataFrame.
 
-    The joint probe, which takes long, is fitted in the first repeat of nothing planted and of the strongest.
+    The joint probe, which takes long, is fitted in the first repeat of each strength.
     """
     import pandas as pd
 
     plans = [(strength, repeat) for strength, n in repeats.items() for repeat in range(n)]
     rows = []
     for strength, repeat in tqdm(plans, desc="planted heads"):
-        joint = repeat == 0 and strength in (min(repeats), max(repeats))
-        rows += trial(x, labels, groups, strata, layers, strength, n_heads, permutations, joint, seed=repeat)
+        rows += trial(x, labels, groups, strata, layers, strength, n_heads, permutations, repeat == 0, seed=repeat)
     return pd.DataFrame(rows)
 
 

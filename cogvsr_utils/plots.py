@@ -145,7 +145,7 @@ def curve_figure(table, null_importance, classes):
 def count_figure(tables: dict, n_heads: dict):
     """Elbow counts beside what noise gives, and heads whose removal costs accuracy; a panel a model, a row a function, intervals over
     groups. ``tables`` maps a model to a table of scarcity's and head_counts' rows, ``n_heads`` to its number of heads."""
-    figure, axes = plt.subplots(1, len(tables), figsize=(4.0 + 2.9 * len(tables), 3.7), sharey=True, squeeze=False)
+    figure, axes = plt.subplots(1, len(tables), figsize=(5.4 + 1.4 * len(tables), 3.9), sharey=True, squeeze=False)
     names = NAMES[::-1]
     y = np.arange(len(names))
     for axis, (model, table) in zip(axes[0], tables.items(), strict=True):
@@ -204,6 +204,23 @@ def quality_figure(table):
         axis.axvline(chance, color="#c33", ls=":", lw=1.2)
     axes[0].set(xlabel=f"precision at {table['k'].iloc[0]}", yticks=range(len(order)), yticklabels=order)
     axes[1].set_xlabel("rank correlation")
+    return _finish(figure)
+
+
+def set_figure(table):
+    """Change of accuracy on a function's own steps, with interval, and on others; ``table`` has set, change, low, high, elsewhere."""
+    figure, axis = plt.subplots(figsize=(7.6, 0.36 * len(table) + 1.1))
+    rows = table.set_index("set")[["change", "low", "high", "elsewhere"]].iloc[::-1] * 100
+    y, color = np.arange(len(rows)), ["#999" if name.startswith("random") else "#1b6ca8" for name in rows.index]
+    axis.hlines(y, rows["low"], rows["high"], color=color, lw=2)
+    axis.scatter(rows["change"], y, color=color, s=36, zorder=3, label="the function's own steps")
+    axis.scatter(
+        rows["elsewhere"], y, facecolor="white", edgecolor=color, s=36, zorder=3, label="other functions' steps"
+    )
+    axis.axvline(0, color="#333", lw=0.8)
+    axis.set_yticks(y, rows.index)
+    axis.set_xlabel("change of accuracy, points")
+    axis.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2, fontsize=8)
     return _finish(figure)
 
 

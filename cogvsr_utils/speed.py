@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -111,27 +112,34 @@ def _pyvene(vlm):
 
 @torch.inference_mode()
 def race(vlm, batches: list[Batch], repeats: int = 5):
-    """Every way over all batches, in turns, after one round that is not counted.
+    """Every way over all batches, in turns batch by batch, each round beginning with another way; the first is not counted.
 
     Returns a DataFrame: way, median seconds, least, most, ratio (median of the rounds' ratios to the bare pass), and
     difference, the largest from what capture reads (NaN for the bare pass).
     """
     import pandas as pd
 
-    runners, seconds, read = ways(vlm), {}, {}
-    for turn in range(repeats + 1):
-        for name, way in runners.items():
+    runners = ways(vlm)
+    names, seconds, got = (
+        list(runners),
+        {name: np.zeros(repeats + 1) for name in runners},
+        {name: [] for name in runners},
+    )
+    for turn, batch in product(range(repeats + 1), batches):
+        first = turn % len(names)
+        for name in names[first:] + names[:first]:
             start = time.perf_counter()
-            got = [way(batch) for batch in batches]
+            found = runners[name](batch)
             if vlm.device.type == "cuda":
                 torch.cuda.synchronize()
-            if turn:
-                seconds.setdefault(name, []).append(time.perf_counter() - start)
-            elif got[0] is not None:
-                read[name] = torch.cat(got)
-    bare = np.array(seconds["bare forward pass"])
+            seconds[name][turn] += time.perf_counter() - start
+            if turn == 0 and found is not None:
+                got[name].append(found)
+    seconds = {name: spent[1:] for name, spent in seconds.items()}
+    read = {name: torch.cat(parts) for name, parts in got.items() if parts}
+    bare = seconds["bare forward pass"]
     return pd.DataFrame(
-        {"way": name, "median": np.median(t), "least": min(t), "most": max(t), "ratio": np.median(np.array(t) / bare),
+        {"way": name, "median": np.median(t), "least": t.min(), "most": t.max(), "ratio": np.median(t / bare),
          "difference": float((read[name] - read["capture"]).abs().max()) if name in read else np.nan}
         for name, t in seconds.items()
     )  # fmt: skip

@@ -40,7 +40,7 @@ start(next(iter(runs.values())))
 # %% [markdown]
 # ## The models
 #
-# Real `transformers` classes of the paper's families, small, trained on the same scenes by the same recipe. Heads are found
+# Real `transformers` classes (`…ForConditionalGeneration`) of the paper's families, small, trained on the same scenes by the same recipe. Heads are found
 # from the modules; where a family has layers of cross-attention, these hold heads as well.
 
 # %% tags=["hide-input"]
@@ -50,7 +50,7 @@ for name, run in runs.items():
     shapes.append(
         {
             "model": name,
-            "class": type(run.vlm.model).__name__,
+            "class": type(run.vlm.model).__name__.removesuffix("ForConditionalGeneration"),
             "million weights": sum(w.numel() for w in run.vlm.model.parameters()) / 1e6,
             "layers": heads["layer"].nunique(),
             "heads": len(heads),

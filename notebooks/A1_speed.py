@@ -60,13 +60,13 @@ show(grown.assign(**{"ms an item": 1e3 * grown["seconds"] / grown["items"]}), di
 # %% [markdown]
 # ## Beside the bare pass and beside peers
 #
-# The same batches, the same tokens, the same means; in turns, medians of five rounds. `ratio` is to the bare pass of the
+# The same batches, the same tokens, the same means; in turns batch by batch, medians of fifteen rounds. `ratio` is to the bare pass of the
 # same round, `difference` the largest from what `capture` reads. The peers are used as their documentation shows; both
 # hand over whole activations, which are then selected and averaged as ours are.
 
 # %% tags=["hide-input"]
 some = items[:64]
-contest = race(vlm, finished_chats(vlm, some), repeats=5)
+contest = race(vlm, finished_chats(vlm, some), repeats=15)
 shown = ["–" if np.isnan(gap) else f"{gap:.0e}" for gap in contest["difference"]]
 show(contest.assign(difference=shown), digits=3)
 

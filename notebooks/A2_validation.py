@@ -28,7 +28,7 @@ from cogvsr_utils.functions import NAMES
 from cogvsr_utils.models import nano_names
 from cogvsr_utils.pages import quote, show, start
 from cogvsr_utils.planted import summary
-from cogvsr_utils.plots import head_maps, power_figure, quality_figure
+from cogvsr_utils.plots import head_maps, power_figure, quality_figure, set_figure
 from cogvsr_utils.stages import Run, choose, validate
 from cogvsr_utils.stats import wilson
 
@@ -93,21 +93,28 @@ show(grid.reset_index(), percent=tuple(grid.columns))
 # %% [markdown]
 # ## In the other models
 #
-# The same in each of the small models that come with this book: precision at a tenth of the heads and rank correlation, means
-# over the eight functions, with how many functions are above chance by the whole interval.
+# The same in each of the small models that come with this book. Precision at a tenth of the heads, mean over the eight
+# functions, and in how many of these the whole interval is above chance:
 
 # %% tags=["hide-input"]
 lines = []
 for name in dict.fromkeys([model, *nano_names()]):
     other = run if name == model else Run(name, profile=profile)
     part = validate.ranking_quality(other)
-    part = part[(part["ablation"] == "mask") & (part["k"] == other.n_top)]
-    part = part.assign(above=part["precision_low"] > part["chance"])
-    line = part.groupby("ranking").agg(precision=("precision", "mean"), chance=("chance", "first"),
-                                       spearman=("spearman", "mean"), above_chance=("above", "sum"))  # fmt: skip
-    lines.append(line.loc[means.index].reset_index().assign(model=name))
+    lines.append(part[(part["ablation"] == "mask") & (part["k"] == other.n_top)].assign(model=name))
 families = pd.concat(lines)
-show(families[["model", "ranking", "precision", "chance", "above_chance", "spearman"]], percent=("precision", "chance"))
+families["above"] = families["precision_low"] > families["chance"]
+by_model = families.groupby(["ranking", "model"], sort=False)
+cells = by_model["precision"].mean().map("{:.0%}".format) + " (" + by_model["above"].sum().astype(str) + " of 8)"
+cells = cells.unstack("model").loc[means.index]
+cells.loc["chance"] = families.groupby("model")["chance"].first().map("{:.0%}".format)
+show(cells.reset_index())
+
+# %% [markdown]
+# And the rank correlation with the effect of removal, mean over functions:
+
+# %% tags=["hide-input"]
+show(by_model["spearman"].mean().unstack("model").loc[means.index].reset_index())
 
 # %% [markdown]
 # ## Whole sets
@@ -115,28 +122,40 @@ show(families[["model", "ranking", "precision", "chance", "above_chance", "spear
 # Heads back each other up, so sets are removed as well: the first of each ranking, a greedy set (each time the head that
 # costs most beside those already gone), and a hundred random sets a function with the layers and, as nearly as these allow,
 # the output norms of the paper's set or of the measured one. Chosen on A; means over the eight functions of what happens on C
-# to the function's own steps, `elsewhere` to other functions' steps of the same chats, and how much more on the own
-# (`specific`). Intervals are over scenes, those of random sets over these. `singles` adds up what the heads cost one by one: where the set costs more, heads stood in for
-# each other.
+# to the function's own steps and to other functions' steps of the same chats.
 
-# %% tags=["hide-input"]
+# %% tags=["hide-input"] mystnb={"image": {"alt": "For each set of heads a dot for the change of accuracy on the function's own steps, with its interval, and a ring for the change on other steps"}, "figure": {"caption": "Change of accuracy when a set is removed: on the function's own steps (dots, 95 % over scenes, of random sets over these) and on other functions' steps of the same chats (rings).", "name": "fig-sets"}}
 sets = validate.set_effects(run).sort_values("change")
-masked = sets[sets["ablation"] == "mask"]
-shares = ("change", "low", "high", "elsewhere", "specific", "specific_low", "specific_high")
-show(masked[["set", "k", *shares, "nats", "singles"]], points=shares)
+set_figure(sets[sets["ablation"] == "mask"])
 
 # %% [markdown]
-# The same sets with each head's mean in its place:
+# In points, with intervals: the own steps, and how much more these lose than others (`specific`; below 0: the own lose more),
+# where heads are removed and where each head's mean stands in its place.
 
 # %% tags=["hide-input"]
-show(sets[sets["ablation"] == "mean"][["set", "k", *shares, "nats", "singles"]], points=shares)
+lines = {}
+for row in sets.itertuples():
+    kind, line = {"mask": "removed", "mean": "its mean"}[row.ablation], lines.setdefault(row.set, {"set": row.set})
+    line[f"{kind}: own"] = f"{100 * row.change:+.1f} ({100 * row.low:+.1f} to {100 * row.high:+.1f})"
+    line[f"{kind}: specific"] = (
+        f"{100 * row.specific:+.1f} ({100 * row.specific_low:+.1f} to {100 * row.specific_high:+.1f})"
+    )
+show(pd.DataFrame(lines.values()).fillna("–"))
+
+# %% [markdown]
+# Log-probability of the right answers, in nats a step: what the set costs, and what its heads cost one by one, added up. Where
+# the set costs more, heads had stood in for each other.
+
+# %% tags=["hide-input"]
+alone = sets[(sets["ablation"] == "mask") & sets["singles"].notna()]
+show(alone[["set", "k", "nats", "singles"]].rename(columns={"nats": "together", "singles": "one by one"}))
 
 # %% [markdown]
 # ## Planted truth
 #
 # Labels are shuffled among steps of the same index, so that nothing tells a function; then, for each function, three
 # heads are moved by a known number of standard deviations. Which rule finds them, and what else does it find? The joint
-# probe, which takes long, is fitted once where nothing is planted and once at the strongest, the others several times. A
+# probe, which takes long, is fitted once at each strength, the others several times. A
 # head that is moved far for one function tells a little of the others too (that it is none of them): such pairs are
 # `crossed`, and `false` are those in heads planted for no function.
 
@@ -188,7 +207,7 @@ def picked(which, rule):
 
 told = choose.controls(run).set_index("predictor")["accuracy"]
 single, joint = "probe of the head alone", "importance (paper)"
-own = masked.set_index("set")
+own = sets[sets["ablation"] == "mask"].set_index("set")
 matched = own.loc[f"random, matched to: {joint}"]
 hint = {
     name: "as a hint" if n >= len(NAMES) / 2 else "not for single heads"

@@ -42,7 +42,7 @@ class Profile:
 
 PROFILES = {
     "light": Profile(
-        null_fits=2, permutations=200, resamples=500, random_sets=100, control_items=32, effect_items=96, planted=2
+        null_fits=4, permutations=200, resamples=500, random_sets=100, control_items=32, effect_items=96, planted=10
     ),
     "full": Profile(
         null_fits=25,

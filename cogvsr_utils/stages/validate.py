@@ -27,7 +27,7 @@ from .choose import controls, effects, head_probes, mean_edits, mean_effects, pr
 from .remove import random_sets
 
 PLANTED_STRENGTHS = (0.25, 0.5, 1.0)
-NULL_REPEATS = 125  # times as many repeats where nothing is planted, for the rate of false positives
+NULL_REPEATS = 25  # times as many repeats where nothing is planted, for the rate of false positives
 CANDIDATES, GREEDY_STEPS = 10, 5
 ABLATIONS = ("mask", "mean")
 MATCHED = {
