@@ -32,7 +32,7 @@ from cogvsr_utils.pages import quote, show, start
 from cogvsr_utils.plots import accuracy_figure, count_figure, family_maps
 from cogvsr_utils.probes import HeadProbes
 from cogvsr_utils.scarcity import removal_difference, spatial_difference, threshold_counts
-from cogvsr_utils.stages import Run, choose
+from cogvsr_utils.stages import Run, choose, remove
 
 runs = {name: Run(name, profile=profile) for name in nano_names()}
 start(next(iter(runs.values())))
@@ -72,7 +72,11 @@ accuracy_figure({name: accuracy_table(run.answers("C")) for name, run in runs.it
 # %% tags=["hide-input"] mystnb={"image": {"alt": "Small layer by head maps of AUROC, a column for each function and a row for each model"}, "figure": {"caption": "How well a linear probe on each head alone tells a function's steps from all others (AUROC on split A, cross-validated by scene; from 0.5 to each map's own maximum).", "name": "fig-family-maps"}}
 single = {name: choose.head_probes(run) for name, run in runs.items()}
 tables = {
-    name: head_table(run.vlm.heads, single[name]["classes"], {"auroc": single[name]["auroc"].T})
+    name: head_table(
+        run.vlm.heads,
+        single[name]["classes"],
+        {"auroc": single[name]["auroc"].T, "importance": choose.probe(run)["importance"]},
+    )
     for name, run in runs.items()
 }
 family_maps(tables, NAMES)
@@ -117,16 +121,18 @@ show(means.reset_index(), digits=1)
 # %% [markdown]
 # ## What removing them does
 #
-# In each model the top tenth of all heads by the AUROC above are removed, for each of the two spatial functions; all of
-# split C is answered again. The paper's way of choosing heads is on [its own page](05_interventions.ipynb).
+# In each model the top tenth of all heads by the paper's importance are removed, for each of the two spatial functions; all
+# of split C is answered again.
 
 # %% tags=["hide-input"]
 SPATIAL = tuple(function.name for function in FUNCTIONS if function.spatial)
+tops = {
+    name: {function: top_heads(tables[name], function, run.n_top) for function in NAMES} for name, run in runs.items()
+}
 effects = []
 for name, run in runs.items():
     for function in SPATIAL:
-        heads = top_heads(tables[name], function, run.n_top, by="auroc")
-        after = run.answers("C", edits=mask(heads), name=f"mask-auroc-{NAMES.index(function)}")
+        after = run.answers("C", edits=mask(tops[name][function]), name=f"mask-{NAMES.index(function)}")
         change = compare(after, run.answers("C"))
         effects.append(
             change[change["function"].isin([*SPATIAL, "Main question"])].assign(model=name, removed=function)
@@ -138,6 +144,23 @@ show(
     points=("change", "ci_low", "ci_high"),
     digits=4,
 )
+
+# %% [markdown]
+# Would other heads do as much? A function's heads against random ones of the same layers and like output norm, on the
+# function's own steps of a part of split C, with the true earlier answers: change in points, beside the random sets' mean and
+# the p value of doing as much as the function's heads.
+
+# %% tags=["hide-input"]
+lines, beaten = {function: {"function": function} for function in NAMES}, {}
+for name, run in runs.items():
+    controls = remove.random_sets(run, "paper", tops[name])
+    beaten[name] = 0
+    for function, part in controls.groupby("function"):
+        chosen, random = part.loc[part["set"] == -1, "change"].iloc[0], part.loc[part["set"] >= 0, "change"]
+        p = (1 + (random <= chosen).sum()) / (1 + len(random))
+        lines[function][name] = f"{100 * chosen:+.1f} ({100 * random.mean():+.1f}, p {p:.3f})"
+        beaten[name] += int(p < 0.05)
+show(pd.DataFrame(lines.values()))
 
 # %% [markdown]
 # ## 4-bit against full precision
@@ -173,7 +196,12 @@ lines = [
 show(pd.DataFrame(lines, columns=[name, "4-bit against full precision"]), digits=3)
 
 # %% tags=["hide-input"]
-quote(n_families=len(runs), least_cosine=cosine.min(), flips=flips)
+quote(
+    n_families=len(runs),
+    least_cosine=cosine.min(),
+    flips=flips,
+    beaten_by_family=", ".join(f"{n} of {len(NAMES)} in {name}" for name, n in beaten.items()),
+)
 
 # %% [markdown]
 # ## Summary
