@@ -134,7 +134,7 @@ set_figure(sets[sets["ablation"] == "mask"])
 
 # %% tags=["hide-input"]
 lines = {}
-for row in sets.sort_values("ablation", ascending=False, kind="stable").itertuples():
+for row in sets.sort_values("ablation", kind="stable").itertuples():
     kind, line = {"mask": "removed", "mean": "its mean"}[row.ablation], lines.setdefault(row.set, {"set": row.set})
     line[f"{kind}: own"] = f"{100 * row.change:+.1f} ({100 * row.low:+.1f} to {100 * row.high:+.1f})"
     line[f"{kind}: specific"] = (
