@@ -2,7 +2,7 @@
 
 gradients(rehearsal, functions)          one backward pass a function: gradient x activation
 image_attention(rehearsal, functions)    how much of a head's attention goes to the picture
-output_norms(vlm, activations)           how much a head writes into the residual stream
+output_norms(vlm, activations)           how much a head's columns of the output projection give out
 """
 
 from __future__ import annotations
@@ -91,10 +91,11 @@ def image_attention(rehearsal, functions) -> np.ndarray:
 
 @torch.inference_mode()
 def output_norms(vlm, activations) -> np.ndarray:
-    """How much each head writes into the residual stream: (heads,), the mean over rows of ||W x||, not negative.
+    """How much each head's columns of its output projection give out: (heads,), the mean over rows of ||W x||.
 
-    x is the head's slice in ``activations`` (``capture``'s), W its columns of the output projection. These are read by
-    sending unit vectors through the module, so packed 4-bit weights count as they compute.
+    x is the head's slice in ``activations`` (``capture``'s), so at the tokens that these hold; W is read by sending unit vectors
+    through the projection, so packed 4-bit weights count as they compute. What a family puts behind the projection, such
+    as a gate or a norm, is not counted.
     """
     norms, modules = np.empty(len(vlm.heads)), dict(vlm.model.named_modules())
     for name, part in vlm.heads.table.groupby("module", sort=False):

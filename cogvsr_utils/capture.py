@@ -8,7 +8,6 @@ head of the text decoder at all its steps at once: for a causal model the same a
 
 from __future__ import annotations
 
-import hashlib
 import shutil
 import time
 from pathlib import Path
@@ -19,7 +18,7 @@ from tqdm import tqdm
 
 from .activations import HeadActivations, ShardedStore
 from .answering import CLOSING, INSTRUCTION, MAIN, answer
-from .items import Item, fingerprint, image_size
+from .items import Item, fingerprint, image_size, short_hash
 from .judging import judge
 from .models import in_halves
 from .positions import POSITIONS, encode_chats, group_steps
@@ -207,17 +206,16 @@ def _kept_answers(vlm, items, store, progress):
 def _header(vlm, items, answers, position, at, pool, content_tokens) -> dict:
     import transformers
 
-    said = None if answers is None else answers[["uid", "step", "prediction"]].sort_values(["uid", "step"])
+    said = answers
+    if said is not None:
+        said = said[(said["step"] != MAIN) & said["uid"].isin([item.uid for item in items])]
+        said = said[["uid", "step", "prediction"]].sort_values(["uid", "step"])
     return {
         "model": vlm.name, "revision": vlm.revision, "quantize": vlm.quantize, "dtype": str(vlm.model.dtype),
         "weights": vlm.fingerprint, "data": fingerprint(items),
-        "prompt": _short_hash(f"{INSTRUCTION}|{CLOSING}|{vlm.processor.chat_template}"),
-        "answers": "the model's own" if said is None else _short_hash(said.to_csv(index=False)),
+        "prompt": short_hash(f"{INSTRUCTION}|{CLOSING}|{vlm.processor.chat_template}"),
+        "answers": "the model's own" if said is None else short_hash(said.to_csv(index=False)),
         "position": position, "at": at, "pool": pool, "modules": list(vlm.heads.projections),
         "content_tokens": content_tokens if position == "answer_content" else None,
         "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
     }  # fmt: skip
-
-
-def _short_hash(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -2,7 +2,7 @@
 
     with intervene(vlm, mask(heads)):          what runs inside runs with the heads edited
     mask, scale, mean_ablate, steer            make edits; edits are frozen and go to JSON and back
-    random_heads(table, heads, n, seed)        sets with as many heads in each layer, none of them chosen
+    random_heads(table, heads, n, seed)        random sets of the same layers, none of them chosen; of like norm too
 
 Every edit is affine on the head's slice x of the input of its output projection: x -> factor * x + shift. It is made
 by a forward pre-hook that returns a new tensor, and the hooks come off whatever happens.
@@ -21,6 +21,7 @@ import torch
 
 SCOPES = ("all", "prompt", "prompt_last", "image", "answer")
 Head = tuple[int, int]
+CALIPER = 0.05  # share by which the summed norm of a random set may differ
 
 
 @dataclass(frozen=True)
@@ -101,29 +102,44 @@ def directions(activations, heads: Iterable[Head], rows: np.ndarray, correct: np
 def random_heads(
     table, heads: Iterable[Head], n_sets: int, seed: int = 0, norms: np.ndarray | None = None
 ) -> list[tuple[Head, ...]]:
-    """``n_sets`` random sets with as many heads in each layer as ``heads``, drawn from the heads not in it.
+    """``n_sets`` random sets, as large as ``heads`` and without any of them, a head of the same layer for each.
 
-    ``table`` is a HeadMap's table. Where a layer has too few heads left, the missing ones come from the set itself. With
-    ``norms`` (heads,), such as ``attribution.output_norms``, a hundred times as many are drawn and of the distinct ones those
-    kept whose summed norm is nearest to that of ``heads``; fewer where there are not so many.
+    ``table`` is a HeadMap's table. With ``norms`` (heads,), such as ``attribution.output_norms``, the sets are distinct and
+    their summed norm differs from that of ``heads`` by no more than a twentieth. Where a layer has too few heads
+    left, or too few sets are within the caliper, heads come from neighbouring layers too, from as few as will do; where all
+    layers do not give so many, the sets are fewer. Raises ValueError where fewer heads are left than wanted.
     """
     rng, pairs = np.random.default_rng(seed), _tuples(table[["layer", "head"]].itertuples(index=False, name=None))
     chosen, layers = set(_tuples(heads)), table["layer"].to_numpy()
     inside = np.array([pair in chosen for pair in pairs])
-    n_draws, columns = (1 if norms is None else 100) * n_sets, []
+    if 2 * inside.sum() > len(pairs):
+        raise ValueError(f"{inside.sum()} of {len(pairs)} heads chosen; no as large set can be drawn without them")
+    found: list[tuple[int, ...]] = []
+    for window in range(layers.max() + 1):
+        drawn = _draw(rng, layers, inside, window, n_sets if norms is None else 100 * n_sets)
+        if norms is not None:
+            wanted = norms[inside].sum()
+            drawn = drawn[np.abs(norms[drawn].sum(1) - wanted) <= CALIPER * wanted]
+            drawn = np.array(list(dict.fromkeys(map(tuple, drawn)))[:n_sets])
+        if len(drawn) > len(found):
+            found = [tuple(rows) for rows in drawn]
+        if len(found) == n_sets:
+            break
+    return [tuple(pairs[row] for row in rows) for rows in found]
 
-    def draw(rows, count):  # (draws, count), without replacement
-        columns.append(rows[rng.random((n_draws, len(rows))).argsort(1)[:, :count]])
 
-    for layer, count in sorted(Counter(layer for layer, _ in chosen).items()):
-        others, own = (np.flatnonzero((layers == layer) & (inside == within)) for within in (False, True))
-        draw(others, count)
-        draw(own, max(0, count - len(others)))
-    drawn = np.sort(np.concatenate(columns, axis=1), axis=1)
-    if norms is not None:
-        gap = np.abs(norms[drawn].sum(1) - norms[inside].sum())
-        drawn = np.array(list(dict.fromkeys(map(tuple, drawn[gap.argsort(kind="stable")])))[:n_sets])
-    return [tuple(pairs[row] for row in rows) for rows in drawn]
+def _draw(rng, layers, inside, window: int, n: int) -> np.ndarray:
+    """Up to ``n`` sets of row numbers, sorted: for each row inside another one outside, at most ``window`` layers off."""
+    keys = rng.random((n, len(layers)), dtype=np.float32)
+    keys[:, inside] = np.inf
+    picked = []
+    for row in np.flatnonzero(inside):
+        near = np.flatnonzero(np.abs(layers - layers[row]) <= window)
+        taken = near[keys[:, near].argmin(1)]
+        picked.append(np.where(np.isfinite(keys[np.arange(n), taken]), taken, -1))
+        keys[np.arange(n), taken] = np.inf
+    drawn = np.stack(picked, axis=1)
+    return np.sort(drawn[(drawn >= 0).all(1)], axis=1)
 
 
 @contextmanager

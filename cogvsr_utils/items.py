@@ -195,6 +195,11 @@ def split_groups(groups, shares: dict[str, float], seed: int = 0) -> dict[str, s
     return {group: str(name) for group, name in zip(order, names, strict=True)}
 
 
+def short_hash(text: str) -> str:
+    """Sixteen characters that tell one text from another."""
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
 def fingerprint(items: list[Item]) -> str:
     """Short hash of the questions, their steps and which pictures they are about: tells one data set from another."""
     digest = hashlib.sha256()

@@ -91,7 +91,8 @@ show(beside({"participation": "participation", "depth": "depth"}, digits=2))
 #
 # The two spatial functions less the other six, with intervals over scenes. *As it is* takes the paper's probe; *equalised*
 # a strict one fitted and read on steps in which every function is as frequent as any other at each length of answer
-# and each difficulty (whether all heads together tell the step); *strict* counts the heads whose removal costs accuracy.
+# and each difficulty (whether all heads together tell the step); *strict* counts the heads whose removal costs
+# accuracy, with equally many steps of each function, since a test finds more the more it has.
 # Lower counts, or higher Gini and Hoyer, mean scarcer.
 
 # %% tags=["hide-input"]
@@ -102,6 +103,7 @@ removed = choose.effects(run, "C")
 lines.append(removal_difference(removed, probe["classes"]).assign(steps="strict"))
 differences = pd.concat(lines)
 show(differences[["steps", "statistic", "difference", "low", "high", "scarcer"]])
+n_equal = int(differences["n"].iloc[-1])
 
 # %% [markdown]
 # ## How much hangs on the threshold?
@@ -158,7 +160,9 @@ quote(
     strict_difference=differences["difference"].iloc[-1],
     strict_low=differences["low"].iloc[-1],
     strict_high=differences["high"].iloc[-1],
+    strict_n=float(n_equal),
     overlapping=float((shared["jaccard"] > shared["chance_high"]).sum()),
+    overlapping_chance=len(shared) * float(shared["p_chance"].iloc[0]),
     n_overlaps=float(len(shared)),
     mean_overlap=shared["jaccard"].mean(),
     chance_overlap=shared["chance"].iloc[0],

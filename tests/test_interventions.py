@@ -129,26 +129,38 @@ def test_random_sets_match_layers_and_avoid_the_chosen(vlm):
     for drawn in random_heads(vlm.heads.table, chosen, 50):
         assert sorted(layer for layer, _ in drawn) == [0, 0, 3] and not set(drawn) & set(chosen)
         assert len(set(drawn)) == 3
-    most = [(0, h) for h in range(6)]
-    (full,) = random_heads(vlm.heads.table, most, 1)
-    assert {(0, 6), (0, 7)} <= set(full) and len(set(full)) == 6
+    for most in (
+        [(0, h) for h in range(6)],
+        [(0, h) for h in range(8)],
+    ):  # more than the layer has left: the next one helps
+        for drawn in random_heads(vlm.heads.table, most, 20):
+            assert (
+                len(set(drawn)) == len(most) and {layer for layer, _ in drawn} <= {0, 1} and not set(drawn) & set(most)
+            )
+    with pytest.raises(ValueError, match="25 of 48 heads chosen"):
+        random_heads(vlm.heads.table, vlm.heads.pairs[:25], 1)
 
 
-def test_random_sets_by_norm_are_distinct_and_the_nearest_of_all(vlm):
+def test_random_sets_by_norm_are_distinct_and_within_the_caliper(vlm):
     """The oracle writes out every set of two heads of layer 0 and one of layer 3."""
     table, chosen = vlm.heads.table, [(0, 1), (0, 2), (3, 7)]
-    norms = np.random.default_rng(0).lognormal(size=len(table))
-    norm = {head: value for head, value in zip(map(tuple, table[["layer", "head"]].to_numpy()), norms, strict=True)}
+    norms = np.random.default_rng(0).uniform(1, 2, size=len(table))
+    norms[[vlm.heads.pairs.index(head) for head in chosen]] = 1.5
+    norm = dict(zip(vlm.heads.pairs, norms, strict=True))
+    wanted = sum(norm[head] for head in chosen)
+
+    def near(heads):
+        return abs(sum(norm[head] for head in heads) - wanted) <= 0.05 * wanted
+
     others = [[(layer, h) for h in range(8) if (layer, h) not in chosen] for layer in (0, 3)]
-    every = [(*two, one) for two in combinations(others[0], 2) for one in others[1]]
-
-    def gap(heads):
-        return abs(sum(norm[h] for h in heads) - sum(norm[h] for h in chosen))
-
-    drawn = random_heads(table, chosen, 10, norms=norms)
-    assert [gap(heads) for heads in drawn] == pytest.approx(sorted(map(gap, every))[:10])
-    assert len(set(drawn)) == 10 and set(drawn) <= set(every)
-    assert set(random_heads(table, chosen, 500, norms=norms)) == set(every)  # as many as there are
+    every = {(*two, one) for two in combinations(others[0], 2) for one in others[1] if near((*two, one))}
+    assert 5 < len(every) < 100
+    assert set(random_heads(table, chosen, len(every), norms=norms)) == every
+    assert len(set(random_heads(table, chosen, 5, seed=1, norms=norms)) & every) == 5
+    further = random_heads(table, chosen, 200, norms=norms)  # more than these layers hold: their neighbours help
+    assert len(set(further)) == 200 and all(map(near, further)) and {layer for layer, _ in sum(further, ())} - {0, 3}
+    norms[[vlm.heads.pairs.index(head) for head in chosen]] = 50.0  # like no others
+    assert random_heads(table, chosen, 5, norms=norms) == []
 
 
 def test_direction_points_from_wrong_to_right(vlm):

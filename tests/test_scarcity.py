@@ -80,7 +80,21 @@ def test_removal_tells_which_functions_have_more_heads():
         ({c: [1] for c in range(8)}, "open"),
     ):
         (row,) = removal_difference(broken(heads), CLASSES).itertuples()
-        assert row.scarcer == verdict and row.low <= row.difference <= row.high
+        assert row.scarcer == verdict and row.low <= row.difference <= row.high and row.n == 60
+
+
+def test_more_steps_do_not_make_more_heads():
+    """Heads break every function alike, but spatial functions have twice the steps: all counted they pass more often."""
+    rng, few, many = np.random.default_rng(0), 24, 160
+    function = np.repeat(CLASSES, [many if spatial else few for spatial in SPATIAL])
+    right = np.ones((41, len(function)), dtype=bool)
+    right[1:11] = rng.random((10, len(function))) > 0.12
+    removed = {"right": right, "function": function, "group": np.arange(len(function)).astype(str)}
+    table = removal_counts(removed, CLASSES).set_index("function")["value"]
+    spatial = [name for name, is_spatial in zip(CLASSES, SPATIAL, strict=True) if is_spatial]
+    assert table[spatial].min() > table.drop(spatial).max()
+    (row,) = removal_difference(removed, CLASSES).itertuples()
+    assert row.scarcer == "open" and row.n == few
 
 
 def test_fewer_heads_pass_a_stricter_threshold_and_all_that_should_pass_a_lax_one():

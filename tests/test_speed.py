@@ -17,13 +17,13 @@ def test_peers_read_what_capture_reads(vlm, items):
 
 
 def test_one_step_at_a_time_says_and_holds_the_same(vlm, items, answers, tmp_path):
-    replies, means, kept, _ = one_by_one(vlm, items[:4])
+    replies, means, kept, seconds = one_by_one(vlm, items[:4])
     said = answers.set_index(["uid", "step"])["prediction"]
     for uid, texts in replies.items():
         assert texts == [said[uid, step] for step in [*range(len(texts) - 1), MAIN]]
     held = capture(vlm, items[:4], store=tmp_path, answers=answer(vlm, items[:4]))
     np.testing.assert_allclose(means, held.features, rtol=3e-3, atol=3e-3)
-    assert kept > 50 * held.features.nbytes
+    assert kept > 50 * held.features.nbytes and min(seconds) > 0
 
 
 def test_growth_captures_as_many_as_asked(vlm, items, answers, tmp_path):

@@ -22,7 +22,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from ..items import Item, fingerprint, load_items
+from ..items import Item, fingerprint, load_items, short_hash
 from ..paths import results_folder
 
 
@@ -42,7 +42,7 @@ class Profile:
 
 PROFILES = {
     "light": Profile(
-        null_fits=4, permutations=200, resamples=500, random_sets=100, control_items=32, effect_items=96, planted=10
+        null_fits=4, permutations=200, resamples=500, random_sets=100, control_items=24, effect_items=96, planted=10
     ),
     "full": Profile(
         null_fits=25,
@@ -104,10 +104,11 @@ class Run:
         return found
 
     def answers(self, split: str, edits=None, name: str = "plain", steps: bool = True) -> pd.DataFrame:
-        """Judged replies of a split, under ``edits`` if given; ``name`` tells such runs apart."""
+        """Judged replies of a split, under ``edits`` if given; ``name`` and the edits tell such runs apart."""
         from ..answering import answer
         from ..judging import judge
 
+        name += "" if edits is None else f"-{short_hash(edits.to_json())}"
         return self.table(
             f"answers/{split}-{name}", lambda: judge(answer(self.vlm, self.items[split], edits=edits, steps=steps))
         )

@@ -1,13 +1,18 @@
 """What do a function's heads do? Remove them, emphasise them, steer them; tuned on B, reported on C.
 
 masked(run)                     a function's heads removed, all of C answered again
-random_sets(run, name, tops)    the same against random heads of the same layers and output norms
+random_sets(run, tops)          the same against random heads of the same layers and like output norm
+against_random(sets)            what comes of it, by function; all_against_random, over all of them
 emphasised(run)                 spatial heads scaled up
 steered(run)                    spatial heads pushed towards right answers
 """
 
 from __future__ import annotations
 
+import json
+from collections import Counter
+
+import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
@@ -16,6 +21,7 @@ from ..evaluation import compare
 from ..functions import NAMES
 from ..heads_table import top_heads
 from ..interventions import directions, mask, random_heads, scale, steer
+from ..items import short_hash
 from . import Run
 from .choose import heads_table
 
@@ -41,32 +47,62 @@ def masked(run: Run) -> pd.DataFrame:
     return run.table("masked", compute)
 
 
-def random_sets(run: Run, name: str, tops: dict[str, list[tuple[int, int]]]) -> pd.DataFrame:
-    """Teacher-forced change of each function's own steps on C: its heads in ``tops`` (set -1), and random sets.
+def random_sets(run: Run, tops: dict[str, list[tuple[int, int]]]) -> pd.DataFrame:
+    """Teacher-forced change of each function's own steps on C: its heads in ``tops`` (set -1), and matched random sets.
 
-    These have as many heads in each layer, none of them chosen, and of all such draws the nearest summed output norms.
-    Columns: function, set, n, k, norm, accuracy_before, change, elsewhere (change of other functions' steps in the same
-    chats), nats. ``name`` tells such runs apart.
+    These are ``interventions.random_heads``'s, of like output norm. Columns: function, set, n, k, norm, same_layer (share of
+    the heads in layers as the function's heads have them), change, nats.
     """
 
     def compute():
-        heads_of, rows, norms = run.vlm.heads, [], output_norms(run.vlm, run.activations("A"))
-        norm = dict(zip(heads_of.pairs, norms, strict=True))
+        places, rows, norms = run.vlm.heads, [], output_norms(run.vlm, run.activations("A"))
+        norm = dict(zip(places.pairs, norms, strict=True))
         for function, heads in tqdm(tops.items(), desc="random sets"):
             rehearsal = run.rehearsal("C", run.settings.control_items, function)
             own = (rehearsal.index["function"] == function).to_numpy()
             right, told = rehearsal.run()
-            sets = random_heads(heads_of.table, heads, run.settings.random_sets, NAMES.index(function), norms)
+            sets = random_heads(places.table, heads, run.settings.random_sets, NAMES.index(function), norms)
+            wanted = Counter(layer for layer, _ in heads)
             for number, drawn in enumerate([heads, *sets]):
                 after, after_told = rehearsal.run(mask(drawn))
-                changed = after.astype(float) - right
+                same = (wanted & Counter(layer for layer, _ in drawn)).total()
                 rows.append({"function": function, "set": number - 1, "n": int(own.sum()), "k": len(drawn),
-                             "norm": sum(norm[head] for head in drawn), "accuracy_before": right[own].mean(),
-                             "change": changed[own].mean(), "elsewhere": changed[~own].mean(),
+                             "norm": sum(norm[head] for head in drawn), "same_layer": same / len(drawn),
+                             "change": after[own].mean() - right[own].mean(),
                              "nats": (after_told - told)[own].mean()})  # fmt: skip
         return pd.DataFrame(rows)
 
-    return run.table(f"random_sets-{name}", compute)
+    tops = {function: [tuple(map(int, head)) for head in heads] for function, heads in sorted(tops.items())}
+    return run.table(f"random_sets-{short_hash(json.dumps(tops))}", compute)
+
+
+def against_random(sets: pd.DataFrame) -> pd.DataFrame:
+    """Each function's heads beside its random sets, from ``random_sets``, in the order of ``NAMES``.
+
+    Columns: function, n, k, change, random_mean, random_low, random_high (95 % of the sets), sets, norm, random_norm,
+    same_layer, p (one-sided: that a random set costs as much).
+    """
+    rows = []
+    for function, part in sets.groupby("function"):
+        own, random = part[part["set"] == -1].iloc[0], part[part["set"] >= 0]
+        low, high = random["change"].quantile([0.025, 0.975])
+        rows.append({"function": function, "n": own["n"], "k": own["k"], "change": own["change"],
+                     "random_mean": random["change"].mean(), "random_low": low, "random_high": high, "sets": len(random),
+                     "norm": own["norm"], "random_norm": random["norm"].mean(), "same_layer": random["same_layer"].mean(),
+                     "p": (1 + (random["change"] <= own["change"]).sum()) / (1 + len(random))})  # fmt: skip
+    return pd.DataFrame(rows).set_index("function").loc[[n for n in NAMES if n in set(sets["function"])]].reset_index()
+
+
+def all_against_random(sets: pd.DataFrame, column: str = "change", n: int = 2000) -> dict[str, float]:
+    """The mean over functions of ``random_sets``'s ``column``: of the functions' heads (``own``), of random sets (``mean``,
+    ``low``, ``high``: 95 % when one is drawn for each function), and ``p`` that these cost as much. Functions for which no
+    matched set was found are left out."""
+    rng, parts = np.random.default_rng(0), [part.set_index("set")[column] for _, part in sets.groupby("function")]
+    parts = [part for part in parts if len(part) > 1]
+    own = np.mean([part[-1] for part in parts])
+    draws = np.mean([rng.choice(part.drop(-1), n) for part in parts], axis=0)
+    low, high = np.quantile(draws, [0.025, 0.975])
+    return {"own": own, "mean": draws.mean(), "low": low, "high": high, "p": (1 + (draws <= own).sum()) / (1 + n)}
 
 
 def emphasised(run: Run) -> pd.DataFrame:
@@ -96,7 +132,7 @@ def _spatial(run: Run) -> list[tuple[int, int]]:
 
 
 def _tuned(run: Run, method: str, edits: dict) -> pd.DataFrame:
-    """Try each strength on B by spatial steps and main questions, then run the best on C."""
+    """Try each strength on B by spatial steps, then run the best on C."""
     frames = []
     for strength, edit in edits.items():
         after = run.answers("B", edits=edit, name=f"{method}-{strength}")

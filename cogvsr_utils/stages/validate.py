@@ -2,7 +2,9 @@
 
 rankings(run)           every way of ranking heads, from split A
 ranking_quality(run)    how well each foretells what removing a head does on split C
-set_effects(run)        whole sets removed: each ranking's, a greedy one, random ones
+ranking_tests(run)      is that more than chance, for all rankings at once?
+set_effects(run)        whole sets removed: each ranking's, and a greedy one
+tops(run, ranking)      the first heads of each function by a ranking
 planted(run)            signals planted in known heads, every rule
 null_models(run)        the pipeline where there is nothing to find
 """
@@ -24,16 +26,11 @@ from ..probes import FunctionProbe, HeadProbes
 from ..stats import elbow, resampled_means, shuffle_within, significance
 from . import Run
 from .choose import controls, effects, head_probes, mean_edits, mean_effects, probe
-from .remove import random_sets
 
 PLANTED_STRENGTHS = (0.25, 0.5, 1.0)
 NULL_REPEATS = 25  # times as many repeats where nothing is planted, for the rate of false positives
-CANDIDATES, GREEDY_STEPS = 10, 5
+CANDIDATES, GREEDY_STEPS = 8, 5
 ABLATIONS = ("mask", "mean")
-MATCHED = {
-    "importance (paper)": "paper",
-    "removal on split A": "measured",
-}  # rankings whose first heads have random sets
 
 
 def rankings(run: Run) -> dict[str, np.ndarray]:
@@ -88,61 +85,97 @@ def ranking_quality(run: Run) -> pd.DataFrame:
     return run.table("ranking_quality", compute)
 
 
-def set_effects(run: Run) -> pd.DataFrame:
-    """Change of the function's own steps on C when whole sets of heads are ablated, all chosen on A.
+def ranking_tests(run: Run, n: int = 2000) -> pd.DataFrame:
+    """Does a ranking foretell more than chance, in the mean over functions? Columns: ranking, precision and spearman (top
+    ``n_top`` heads, removed on C), and p_precision and p_spearman.
 
-    Sets: the first k of each ranking; a greedy one, to which the head is added that costs most beside those before; and
-    random ones with the layers and output norms of the paper's and of the measured. Columns: set, ablation, k, change
-    (accuracy), elsewhere (that of other functions' steps in the same chats), specific (their difference), nats
-    (log-probability), singles (nats of the set's heads ablated one by one, added up), all means over functions; low and high
-    of change and of specific: 95 % over scenes, for random sets over these.
+    The null shuffles the heads of all rankings and functions alike, so that what functions share stays shared; a p is the
+    share of shuffles in which the best of all rankings does as well, so it holds for all of them at once.
     """
 
     def compute():
-        classes, edits, frames = probe(run)["classes"].tolist(), {"mask": mask, "mean": mean_edits(run)}, []
-        alone = {ablation: mean_effects(effects(run, "C", ablation), classes) for ablation in ABLATIONS}
+        beliefs, k, rng = rankings(run), run.n_top, np.random.default_rng(0)
+        cost = -mean_effects(effects(run, "C"), probe(run)["classes"])
+        best, order, n_heads = _places(cost) < k, _standard(cost), cost.shape[1]
+        shuffles = np.stack([np.arange(n_heads), *(rng.permutation(n_heads) for _ in range(n))])
+        table = pd.DataFrame({"ranking": list(beliefs)})
+        tops = {name: (_places(belief) < k).astype(float) for name, belief in beliefs.items()}
+        ranks = {name: _standard(belief) for name, belief in beliefs.items()}
+        for measure, values, truth in (("precision", tops, best * n_heads / k), ("spearman", ranks, order)):
+            draws = np.array([[(mine[:, to] * truth).mean() for to in shuffles] for mine in values.values()])
+            table[measure] = draws[:, 0]
+            highest = draws[:, 1:].max(0)
+            table[f"p_{measure}"] = (1 + (highest >= draws[:, :1] - 1e-9).sum(1)) / (1 + n)
+        return table
+
+    return run.table("ranking_tests", compute)
+
+
+def set_effects(run: Run) -> pd.DataFrame:
+    """Change on C when whole sets of heads are ablated, all chosen on A: the first k of each ranking, and a greedy set.
+
+    Columns: set, ablation, k; change (accuracy of each function's steps under its own set), elsewhere (of the same steps under
+    the other functions' sets), specific (their difference: 0 for a set that is the same for all), each a mean over
+    functions; low and high of change and specific (95 % over scenes); nats (log-probability, own set) and singles (the
+    same heads ablated one by one, added up).
+    """
+
+    def compute():
+        classes, edits = probe(run)["classes"].tolist(), {"mask": mask, "mean": mean_edits(run)}
         number = {head: i for i, head in enumerate(run.vlm.heads.pairs)}
-        chosen = {function: _sets(run, c, function) for c, function in enumerate(tqdm(classes, desc="greedy sets"))}
-        for c, function in enumerate(tqdm(classes, desc="whole sets")):
-            rehearsal = run.rehearsal("C", run.settings.control_items, function)
-            right, told = rehearsal.run()
-            for (name, heads), ablation in product(chosen[function].items(), ABLATIONS):
-                after, after_told = rehearsal.run(edits[ablation](heads))
-                frames.append(pd.DataFrame({
-                    "set": name, "ablation": ablation, "function": function, "group": rehearsal.index["group_id"],
-                    "own": rehearsal.index["function"] == function, "change": after.astype(float) - right,
-                    "nats": after_told - told, "singles": alone[ablation][c, [number[head] for head in heads]].sum(),
-                }))  # fmt: skip
-        rows = [{"set": name, "ablation": ablation, **_set_row(part)}
-                for (name, ablation), part in pd.concat(frames).groupby(["set", "ablation"], sort=False)]  # fmt: skip
-        for name, key in MATCHED.items():
-            drawn = random_sets(run, key, {function: sets[name] for function, sets in chosen.items()})
-            drawn = drawn[drawn["set"] >= 0].groupby("set")[["change", "elsewhere", "nats"]].mean()
-            drawn["specific"] = drawn["change"] - drawn["elsewhere"]
-            rows.append({"set": f"random, matched to: {name}", "ablation": "mask", **drawn.mean(),
-                         **_tails(drawn["change"]), **_tails(drawn["specific"], "specific_")})  # fmt: skip
-        return pd.DataFrame(rows).assign(k=run.n_top)
+        rehearsal = run.rehearsal("C", run.settings.effect_items)
+        label, groups = rehearsal.index["function"].to_numpy(), rehearsal.index["group_id"]
+        right, told = rehearsal.run()
+        diagonal, rows = np.eye(len(classes), dtype=bool), []
+        for (name, chosen), ablation in tqdm(list(product(_sets(run).items(), ABLATIONS)), desc="whole sets"):
+            runs = [rehearsal.run(edits[ablation](chosen[function])) for function in classes]
+            change = np.array([after.astype(float) - right for after, _ in runs]).T  # (steps, sets)
+            nats = np.array([after - told for _, after in runs]).T
+            again = resampled_means(change, label, groups, 1000)  # (resamples, functions, sets)
+            own, other = again[:, diagonal].mean(1), again[:, ~diagonal].mean(1)
+            means, less = (np.stack([x[label == f].mean(0) for f in classes]) for x in (change, nats))
+            alone = mean_effects(effects(run, "C", ablation), classes)
+            rows.append({
+                "set": name, "ablation": ablation, "change": means[diagonal].mean(), "elsewhere": means[~diagonal].mean(),
+                "nats": less[diagonal].mean(), **_tails(own), **_tails(own - other, "specific_"),
+                "singles": np.mean([alone[c, [number[h] for h in chosen[f]]].sum() for c, f in enumerate(classes)]),
+            })  # fmt: skip
+        table = pd.DataFrame(rows).assign(k=run.n_top)
+        return table.assign(specific=table["change"] - table["elsewhere"])
 
     return run.table("set_effects", compute)
 
 
-def _sets(run: Run, c: int, function: str) -> dict[str, list[tuple[int, int]]]:
-    """The first heads of every ranking of a function, the ``c``-th, and a greedy set."""
-    pairs, k = run.vlm.heads.pairs, run.n_top
-    order = {name: [pairs[i] for i in np.argsort(-belief[c], kind="stable")] for name, belief in rankings(run).items()}
-    greedy = _greedy(run.rehearsal("A", run.settings.control_items, function), function, order["removal on split A"])
-    return {name: heads[:k] for name, heads in order.items()} | {"greedy on split A": greedy[:k]}
+def tops(run: Run, ranking: str) -> dict[str, list[tuple[int, int]]]:
+    """The first heads of each function by one of ``rankings``."""
+    pairs, belief = run.vlm.heads.pairs, rankings(run)[ranking]
+    return {
+        function: [pairs[i] for i in np.argsort(-belief[c], kind="stable")[: run.n_top]]
+        for c, function in enumerate(probe(run)["classes"].tolist())
+    }
 
 
-def _set_row(part) -> dict[str, float]:
-    """Means over functions, and intervals over scenes, of one set's steps."""
-    means = part.groupby(["own", "function"])[["change", "nats", "singles"]].mean().groupby("own").mean()
-    place = part["own"].map({True: "1 own ", False: "0 elsewhere "}) + part["function"]
-    again = resampled_means(part[["change"]].to_numpy(), place, part["group"], 1000)[..., 0]
-    elsewhere, own = (half.mean(1) for half in np.split(again, 2, axis=1))
-    row = {**means.loc[True], "elsewhere": means.loc[False, "change"]}
-    row["specific"] = row["change"] - row["elsewhere"]
-    return {**row, **_tails(own), **_tails(own - elsewhere, "specific_")}
+def _sets(run: Run) -> dict[str, dict[str, list[tuple[int, int]]]]:
+    """For each ranking, and for a greedy choice, the heads of each function."""
+    pairs, belief, greedy = run.vlm.heads.pairs, rankings(run)["removal on split A"], {}
+    for c, function in enumerate(tqdm(probe(run)["classes"].tolist(), desc="greedy sets")):
+        order = [pairs[i] for i in np.argsort(-belief[c], kind="stable")]
+        rehearsal = run.rehearsal("A", run.settings.effect_items, function)
+        greedy[function] = _greedy(rehearsal, function, order)[: run.n_top]
+    return {ranking: tops(run, ranking) for ranking in rankings(run)} | {"greedy on split A": greedy}
+
+
+def _places(values: np.ndarray) -> np.ndarray:
+    """Place of each head in its row, 0 for the largest value."""
+    return (-values).argsort(1, kind="stable").argsort(1, kind="stable")
+
+
+def _standard(values: np.ndarray) -> np.ndarray:
+    """Ranks in each row, less their mean, over their spread; 0 where all are alike."""
+    from scipy.stats import rankdata
+
+    ranks = rankdata(values, axis=1) - (values.shape[1] + 1) / 2
+    return ranks / np.maximum(ranks.std(1, keepdims=True), 1e-9)
 
 
 def planted(run: Run) -> pd.DataFrame:
