@@ -208,14 +208,15 @@ def quality_figure(table):
 
 
 def set_figure(table):
-    """Change of accuracy on a function's own steps, with interval, and on others; ``table`` has set, change, low, high, elsewhere."""
+    """Change of accuracy under a function's own set, with interval, and under others; ``table`` is ``set_effects``'s, one
+    ablation."""
     figure, axis = plt.subplots(figsize=(7.6, 0.36 * len(table) + 1.1))
     rows = table.set_index("set")[["change", "low", "high", "elsewhere"]].iloc[::-1] * 100
-    y, color = np.arange(len(rows)), ["#999" if name.startswith("random") else "#1b6ca8" for name in rows.index]
+    y, color = np.arange(len(rows)), "#1b6ca8"
     axis.hlines(y, rows["low"], rows["high"], color=color, lw=2)
-    axis.scatter(rows["change"], y, color=color, s=36, zorder=3, label="the function's own steps")
+    axis.scatter(rows["change"], y, color=color, s=36, zorder=3, label="its own set removed")
     axis.scatter(
-        rows["elsewhere"], y, facecolor="white", edgecolor=color, s=36, zorder=3, label="other functions' steps"
+        rows["elsewhere"], y, facecolor="white", edgecolor=color, s=36, zorder=3, label="other functions' sets removed"
     )
     axis.axvline(0, color="#333", lw=0.8)
     axis.set_yticks(y, rows.index)

@@ -162,7 +162,7 @@ def overlap(table, k: int, resampled: np.ndarray, classes):
 
     ``table`` is head_table's; ``resampled`` (resamples, classes, heads) importances over resampled groups. Columns: one,
     other, jaccard, low, high (95 % over groups), k, chance (what two random sets of k share), chance_high (97.5 % of random
-    pairs share no more).
+    pairs share no more), p_chance (how many do).
     """
     import pandas as pd
     from scipy.stats import hypergeom
@@ -175,10 +175,10 @@ def overlap(table, k: int, resampled: np.ndarray, classes):
         low, high = np.quantile(shared / (2 * k - shared), TAILS)
         jaccard = len(tops[one] & tops[other]) / len(tops[one] | tops[other])
         rows.append({"one": one, "other": other, "jaccard": jaccard, "low": low, "high": high})
-    most = hypergeom(resampled.shape[2], k, k).ppf(TAILS[1])
-    return pd.DataFrame(rows).assign(
-        k=k, chance=chance_jaccard(k, resampled.shape[2]), chance_high=most / (2 * k - most)
-    )
+    random = hypergeom(resampled.shape[2], k, k)
+    most = random.ppf(TAILS[1])
+    return pd.DataFrame(rows).assign(k=k, chance=chance_jaccard(k, resampled.shape[2]), chance_high=most / (2 * k - most),
+                                     p_chance=random.sf(most))  # fmt: skip
 
 
 def _removal_tests(removed) -> dict[str, np.ndarray]:

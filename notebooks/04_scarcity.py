@@ -134,7 +134,7 @@ share_of_heads_figure({name: set(top_heads(table, name, run.n_top)) for name in 
 
 # %% tags=["hide-input"]
 shared = overlap(table, run.n_top, probe["resampled"], probe["classes"])
-show(shared.sort_values("jaccard", ascending=False).head(6))
+show(shared.drop(columns="p_chance").sort_values("jaccard", ascending=False).head(6))
 
 # %% tags=["hide-input"]
 elbow = rules["elbow"]

@@ -11,8 +11,8 @@
 # %% [markdown]
 # # Is it true?
 #
-# **Overview.** Does the method find the heads that matter? In a small model every head can be removed in turn, so the
-# truth is known; signals can be planted in known heads; and there are models in which there is nothing to find.
+# **Overview.** Does the method find the heads that matter? In a small model every head can be removed in turn, so what each
+# does alone is measured; signals can be planted in known heads; and there are models in which there is nothing to find.
 #
 # **Prerequisites.** [Probing](03_probing.ipynb) and [interventions](05_interventions.ipynb).
 
@@ -22,6 +22,7 @@ quantize: str = ""  # "", "4bit" or "8bit"
 profile: str = "light"  # "light" or "full": how many items, repeats and permutations
 
 # %% tags=["hide-input"]
+import numpy as np
 import pandas as pd
 
 from cogvsr_utils.functions import NAMES
@@ -29,14 +30,14 @@ from cogvsr_utils.models import nano_names
 from cogvsr_utils.pages import quote, show, start
 from cogvsr_utils.planted import summary
 from cogvsr_utils.plots import head_maps, power_figure, quality_figure, set_figure
-from cogvsr_utils.stages import Run, choose, validate
-from cogvsr_utils.stats import wilson
+from cogvsr_utils.stages import Run, choose, remove, validate
+from cogvsr_utils.stats import elbow, wilson
 
 run = Run(model, quantize, profile)
 start(run)
 
 # %% [markdown]
-# ## The truth: every head removed alone
+# ## The measure: every head removed alone
 #
 # How much less likely the right answer to a function's steps becomes when one head is removed, on split C, all earlier
 # answers being the true ones. `effect mean` is the same where the head is replaced by its mean over other scenes, of the
@@ -61,9 +62,10 @@ show(
 # %% [markdown]
 # ## Which ranking foretells it?
 #
-# Every way of ranking heads, from split A alone, against that truth. Ticks are means over the eight functions, dots the
+# Every way of ranking heads, from split A alone, against that measure. Ticks are means over the eight functions, dots the
 # functions, grey lines their intervals over scenes; the dotted line is chance. *Removal on split A* is the same measurement
-# on other scenes: no ranking can be expected to do better. The backward pass reads log-odds, taken after the
+# on other scenes, the reference for the others. The p values shuffle the heads of all functions and rankings alike and hold
+# for all rankings at once. The backward pass reads log-odds, taken after the
 # log-probability had been seen to do worse on these very scenes; its row flatters it a little.
 
 # %% tags=["hide-input"] mystnb={"image": {"alt": "For each way of ranking heads its precision among the top heads and its rank correlation with the measured effect of removal, a dot for each function, with the mean"}, "figure": {"caption": "How well each ranking, made on split A, foretells the effect of removing a head on split C.", "name": "fig-quality"}}
@@ -72,65 +74,74 @@ quality = every[(every["ablation"] == "mask") & (every["k"] == run.n_top)]
 quality_figure(quality)
 
 # %% tags=["hide-input"]
-means = quality.groupby("ranking")[["precision", "spearman"]].mean().sort_values("spearman", ascending=False)
-means["functions_above_chance"] = (quality["precision_low"] > quality["chance"]).groupby(quality["ranking"]).sum()
+means = validate.ranking_tests(run).set_index("ranking").sort_values("spearman", ascending=False)
+columns = ["precision", "p_precision", "spearman", "p_spearman"]
 show(
-    means.reset_index().assign(chance=quality["chance"].iloc[0], k=quality["k"].iloc[0]),
+    means[columns].reset_index().assign(chance=quality["chance"].iloc[0], k=run.n_top),
     percent=("precision", "chance"),
+    digits=3,
 )
 
 # %% [markdown]
 # Does that hang on how many heads are asked for, or on what is put in a head's place? Precision, mean over functions, at
-# three k, where heads are removed and where their mean replaces them:
+# three k, where heads are removed and where their mean replaces them (the two effects of a head are much alike, by the rank
+# correlation in the last row):
 
 # %% tags=["hide-input"]
 grid = every.groupby(["ranking", "ablation", "k"])["precision"].mean().unstack(["ablation", "k"])
 grid.loc["chance"] = every.groupby(["ablation", "k"])["chance"].first()
 grid = grid.loc[[*means.index, "chance"], ["mask", "mean"]]
 grid.columns = [f"{'removed' if ablation == 'mask' else 'its mean'}, {k}" for ablation, k in grid.columns]
-show(grid.reset_index(), percent=tuple(grid.columns))
+shown = grid.map("{:.1%}".format)
+alike = table.groupby("function")[["effect", "effect_mean"]].corr(method="spearman").iloc[::2, 1].mean()
+shown.loc["removed beside its mean: rank correlation"] = ["", "", "", f"{alike:.2f}", "", ""]
+show(shown.reset_index())
 
 # %% [markdown]
 # ## In the other models
 #
 # The same in each of the small models that come with this book. Precision at a tenth of the heads, mean over the eight
-# functions, and in how many of these the whole interval is above chance:
+# functions, with its p over all rankings:
 
 # %% tags=["hide-input"]
-lines = []
-for name in dict.fromkeys([model, *nano_names()]):
-    other = run if name == model else Run(name, profile=profile)
-    part = validate.ranking_quality(other)
-    lines.append(part[(part["ablation"] == "mask") & (part["k"] == other.n_top)].assign(model=name))
-families = pd.concat(lines)
-families["above"] = families["precision_low"] > families["chance"]
-by_model = families.groupby(["ranking", "model"], sort=False)
-cells = by_model["precision"].mean().map("{:.0%}".format) + " (" + by_model["above"].sum().astype(str) + " of 8)"
-cells = cells.unstack("model").loc[means.index]
-cells.loc["chance"] = families.groupby("model")["chance"].first().map("{:.0%}".format)
-show(cells.reset_index())
+tests = {
+    name: validate.ranking_tests(run if name == model else Run(name, profile=profile)).set_index("ranking")
+    for name in dict.fromkeys([model, *nano_names()])
+}
+
+
+def by_model(measure, form):
+    """A row a ranking, a column a model: the mean over functions with its p."""
+    cells = {
+        name: part[measure].map(form.format) + part[f"p_{measure}"].map(" (p {:.3f})".format)
+        for name, part in tests.items()
+    }
+    return pd.DataFrame(cells).loc[means.index].reset_index()
+
+
+show(by_model("precision", "{:.0%}"))
 
 # %% [markdown]
-# And the rank correlation with the effect of removal, mean over functions:
+# And the rank correlation with the effect of removal:
 
 # %% tags=["hide-input"]
-show(by_model["spearman"].mean().unstack("model").loc[means.index].reset_index())
+show(by_model("spearman", "{:.2f}"))
 
 # %% [markdown]
 # ## Whole sets
 #
-# Heads back each other up, so sets are removed as well: the first of each ranking, a greedy set (each time the head that
-# costs most beside those already gone), and a hundred random sets a function with the layers and, as nearly as these allow,
-# the output norms of the paper's set or of the measured one. Chosen on A; means over the eight functions of what happens on C
-# to the function's own steps and to other functions' steps of the same chats.
+# One head's removal may be made good by others, so sets are removed as well: the first of each ranking, and a greedy set (of
+# the eight strongest single heads, five times the one that costs most beside those already gone; then the next of the
+# ranking). Chosen on A; means over the eight functions of what happens to a function's steps on C under its own set, and under
+# the other functions' sets.
 
-# %% tags=["hide-input"] mystnb={"image": {"alt": "For each set of heads a dot for the change of accuracy on the function's own steps, with its interval, and a ring for the change on other steps"}, "figure": {"caption": "Change of accuracy when a set is removed: on the function's own steps (dots, 95 % over scenes, of random sets over these) and on other functions' steps of the same chats (rings).", "name": "fig-sets"}}
+# %% tags=["hide-input"] mystnb={"image": {"alt": "For each way of choosing sets a dot for the change of accuracy on the function's own steps, with its interval, and a ring for the change of the same steps under the other functions' sets"}, "figure": {"caption": "Change of accuracy when a function's set is removed (dots, 95 % over scenes), and of the same steps when the other functions' sets are (rings).", "name": "fig-sets"}}
 sets = validate.set_effects(run).sort_values("change")
 set_figure(sets[sets["ablation"] == "mask"])
 
 # %% [markdown]
-# In points, with intervals: the own steps, and how much more these lose than others (`specific`; below 0: the own lose more),
-# where heads are removed and where each head's mean stands in its place.
+# In points, with intervals: under a function's own set, and how much more than under other functions' sets (`specific`, nought
+# for a set that is the same for all), where heads are removed and where each head's mean stands in its place.
 
 # %% tags=["hide-input"]
 lines = {}
@@ -140,15 +151,32 @@ for row in sets.sort_values("ablation", kind="stable").itertuples():
     line[f"{kind}: specific"] = (
         f"{100 * row.specific:+.1f} ({100 * row.specific_low:+.1f} to {100 * row.specific_high:+.1f})"
     )
-show(pd.DataFrame(lines.values()).fillna("–"))
+show(pd.DataFrame(lines.values()))
 
 # %% [markdown]
-# Log-probability of the right answers, in nats a step: what the set costs, and what its heads cost one by one, added up. Where
-# the set costs more, heads had stood in for each other.
+# Log-probability of the right answers, in nats a step: what the set costs, and what its heads cost one by one on the same steps,
+# added up. Where the set costs more, single removals do not tell what the heads do together.
 
 # %% tags=["hide-input"]
-alone = sets[(sets["ablation"] == "mask") & sets["singles"].notna()]
+alone = sets[sets["ablation"] == "mask"]
 show(alone[["set", "k", "nats", "singles"]].rename(columns={"nats": "together", "singles": "one by one"}))
+
+# %% [markdown]
+# Against random sets of like layers and output norm, as on [the page on interventions](05_interventions.ipynb): mean over
+# functions in points, and the p that one random set a function costs as much.
+
+# %% tags=["hide-input"]
+joint = "importance (paper)"
+against = {name: remove.random_sets(run, validate.tops(run, name)) for name in (joint, "removal on split A")}
+matched = pd.DataFrame(
+    {"set": name, "sets_a_function": remove.against_random(part)["sets"].min(), **remove.all_against_random(part)}
+    for name, part in against.items()
+)
+show(
+    matched.rename(columns={"mean": "random_mean", "low": "random_low", "high": "random_high"}),
+    points=("own", "random_mean", "random_low", "random_high"),
+    digits=4,
+)
 
 # %% [markdown]
 # ## Planted truth
@@ -196,8 +224,8 @@ show(nulls.pivot(index="case", columns="rule", values="selected").reset_index().
 # %% [markdown]
 # ## What to rely on
 #
-# Each step of the paper against what was found above. A ranking is called a hint where its precision is above chance, with
-# the whole interval, for at least half of the functions.
+# Each step of the paper against what was found above. A ranking is called a hint where its precision beats chance, p below 5 %
+# over all rankings.
 
 
 # %% tags=["hide-input"]
@@ -206,15 +234,12 @@ def picked(which, rule):
 
 
 told = choose.controls(run).set_index("predictor")["accuracy"]
-single, joint = "probe of the head alone", "importance (paper)"
-own = sets[sets["ablation"] == "mask"].set_index("set")
-matched = own.loc[f"random, matched to: {joint}"]
-hint = {
-    name: "as a hint" if n >= len(NAMES) / 2 else "not for single heads"
-    for name, n in means["functions_above_chance"].items()
-}
+single = "probe of the head alone"
+own, random = sets[sets["ablation"] == "mask"].set_index("set"), matched.set_index("set").loc[joint]
+hint = {name: "as a hint" if p < 0.05 else "not for single heads" for name, p in means["p_precision"].items()}
 size = nothing.set_index("rule")
-elbow_noise = float(size.loc["elbow, joint probe", "heads_a_function"])
+null_elbows = np.apply_along_axis(elbow, 2, choose.probe(run)["null"])
+elbow_noise = float(null_elbows.mean())
 max_t = size.loc["max-T"]
 mean_precision = means["precision"]
 chance = float(quality["chance"].iloc[0])
@@ -234,30 +259,27 @@ verdict = pd.DataFrame(
         },
         {
             "step of the paper": "the elbow counts functional heads",
-            "what was found": f"{elbow_noise:.1f} heads a function where there are none",
+            "what was found": f"{elbow_noise:.1f} heads a function with shuffled labels, mean of {null_elbows.size} curves",
             "rely on it": "no" if elbow_noise > 0.5 else "yes",
         },
         {
             "step of the paper": "removing a function's heads breaks it",
-            "what was found": f"{100 * own.loc[joint, 'change']:+.1f} points for the first {run.n_top} together, "
-            f"{100 * matched['change']:+.1f} for random heads of the same layers and like output norm",
-            "rely on it": "yes" if own.loc[joint, "high"] < matched["low"] else "no difference that this data can tell",
+            "what was found": f"{100 * random['own']:+.1f} points for the first {run.n_top} together, "
+            f"{100 * random['mean']:+.1f} for random heads of like layers and output norm (p {random['p']:.4f})",
+            "rely on it": "yes" if random["p"] < 0.05 else "no difference that this data can tell",
         },
         {
             "step of the paper": "and breaks that function rather than others",
-            "what was found": f"{100 * own.loc[joint, 'specific']:+.1f} points more on its own steps than elsewhere, "
-            f"{100 * matched['specific']:+.1f} for these random heads; the heads that write most, the same for all functions, "
-            f"{100 * own.loc['output norm', 'specific']:+.1f}",
-            "rely on it": "yes"
-            if own.loc[joint, "specific_high"] < matched["specific_low"]
-            else "no difference that this data can tell",
+            "what was found": f"{100 * own.loc[joint, 'specific']:+.1f} points more than other functions' sets do "
+            f"({100 * own.loc[joint, 'specific_low']:+.1f} to {100 * own.loc[joint, 'specific_high']:+.1f})",
+            "rely on it": "yes" if own.loc[joint, "specific_high"] < 0 else "no difference that this data can tell",
         },
         {
             "step of the paper": "strict: max-T of the gain over the text",
             "what was found": f"selects anything in {max_t['any_selected']:.0%} of cases with nothing planted; "
             f"{picked('untrained model', 'max-T (strict)')} pairs in an untrained model, "
             f"{picked('shuffled labels', 'max-T (strict)')} with shuffled labels",
-            "rely on it": "yes, as far as so many repeats can tell" if max_t["ci_low"] <= 0.05 else "no",
+            "rely on it": "yes: not shown to exceed its 5 %" if max_t["ci_low"] <= 0.05 else "no",
         },
         {
             "step of the paper": "strict: removal of each head, on other scenes",
