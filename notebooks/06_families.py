@@ -199,6 +199,10 @@ quote(
     n_families=len(runs),
     least_cosine=cosine.min(),
     flips=flips,
+    spatial_by_family=", ".join(
+        f"{100 * row.change:+.1f} in {row.model}"
+        for row in effects[(effects["removed"] == SPATIAL[0]) & (effects["function"] == SPATIAL[0])].itertuples()
+    ),
     beaten_by_family=", ".join(f"{n} of {len(NAMES)} in {name}" for name, n in beaten.items()),
 )
 
