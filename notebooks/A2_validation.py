@@ -79,7 +79,7 @@ columns = ["precision", "p_precision", "spearman", "p_spearman"]
 show(
     means[columns].reset_index().assign(chance=quality["chance"].iloc[0], k=run.n_top),
     percent=("precision", "chance"),
-    digits=3,
+    digits=4,
 )
 
 # %% [markdown]
@@ -113,7 +113,7 @@ tests = {
 def by_model(measure, form):
     """A row a ranking, a column a model: the mean over functions with its p."""
     cells = {
-        name: part[measure].map(form.format) + part[f"p_{measure}"].map(" (p {:.3f})".format)
+        name: part[measure].map(form.format) + part[f"p_{measure}"].map(" (p {:.4f})".format)
         for name, part in tests.items()
     }
     return pd.DataFrame(cells).loc[means.index].reset_index()
