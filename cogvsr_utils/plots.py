@@ -162,8 +162,11 @@ def count_figure(tables: dict, n_heads: dict):
                          edgecolor="#333", lw=0.5, label=label)  # fmt: skip
         axis.set_title(model, fontsize=10)
         axis.set_xlabel(f"heads out of {n_heads[model]}")
+        axis.xaxis.set_major_locator(plt.MaxNLocator(integer=True))
     axes[0][0].set_yticks(y, names)
-    axes[0][0].legend(loc="lower left", bbox_to_anchor=(0, 1.08), ncols=3, fontsize=8)
+    # The figure's, since an axis' own would be as wide as all panels and push them apart.
+    handles = axes[0][0].get_legend_handles_labels()
+    figure.legend(*handles, loc="lower center", bbox_to_anchor=(0.5, 1), ncols=3, fontsize=8)
     return _finish(figure)
 
 
