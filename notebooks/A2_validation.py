@@ -65,8 +65,8 @@ show(
 # Every way of ranking heads, from split A alone, against that measure. Ticks are means over the eight functions, dots the
 # functions, grey lines their intervals over scenes; the dotted line is chance. *Removal on split A* is the same measurement
 # on other scenes, the reference for the others. The p values shuffle the heads of all functions and rankings alike and hold
-# for all rankings at once. The backward pass reads log-odds, taken after the
-# log-probability had been seen to do worse on these very scenes; its row flatters it a little.
+# for all rankings at once. The backward pass reads log-odds, taken after the log-probability had been seen to do worse on
+# these very scenes; its row flatters it a little.
 
 # %% tags=["hide-input"] mystnb={"image": {"alt": "For each way of ranking heads its precision among the top heads and its rank correlation with the measured effect of removal, a dot for each function, with the mean"}, "figure": {"caption": "How well each ranking, made on split A, foretells the effect of removing a head on split C.", "name": "fig-quality"}}
 every = validate.ranking_quality(run)
@@ -84,8 +84,8 @@ show(
 
 # %% [markdown]
 # Does that hang on how many heads are asked for, or on what is put in a head's place? Precision, mean over functions, at
-# three k, where heads are removed and where their mean replaces them (the two effects of a head are much alike, by the rank
-# correlation in the last row):
+# three k, where heads are removed and where their mean replaces them. The last row says how alike the two effects of a head
+# are.
 
 # %% tags=["hide-input"]
 grid = every.groupby(["ranking", "ablation", "k"])["precision"].mean().unstack(["ablation", "k"])
@@ -183,9 +183,9 @@ show(
 #
 # Labels are shuffled among steps of the same index, so that nothing tells a function; then, for each function, three
 # heads are moved by a known number of standard deviations. Which rule finds them, and what else does it find? The joint
-# probe, which takes long, is fitted once at each strength, the others several times. A
-# head that is moved far for one function tells a little of the others too (that it is none of them): such pairs are
-# `crossed`, and `false` are those in heads planted for no function.
+# probe, which takes long, is fitted once at each strength, the others several times. A head that is moved far for one
+# function tells a little of the others too (that it is none of them): such pairs are `crossed`, and `false` are those in
+# heads planted for no function.
 
 # %% tags=["hide-input"] mystnb={"image": {"alt": "Share of planted heads found and share of false ones among the selected against planted strength, a line for each rule"}, "figure": {"caption": "Power (left) and false discoveries (right) of each rule, by planted strength. At 0 nothing is planted.", "name": "fig-power"}}
 planted = summary(validate.planted(run))
