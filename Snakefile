@@ -1,22 +1,30 @@
-# The one plan of what depends on what. `make book` calls it; on a cluster the same file runs with
-# `snakemake --executor slurm --config model=Qwen/Qwen2.5-VL-7B-Instruct quantize=4bit -- notebooks`.
-from cogvsr_utils.paths import ROOT, results_folder
+# The one plan of what depends on what: a rule for each result of each model, generated from the declarations in
+# cogvsr_utils/pipeline, then the pages, then the book. `make book` calls it. On a GPU or a cluster the same file runs:
+# `snakemake --profile profiles/slurm --config model=Qwen/Qwen2.5-VL-7B-Instruct quantize=4bit profile=full -- results`.
+from pathlib import Path
 
-MODEL = config.get("model") or "nano-internvl"
-QUANTIZE = config.get("quantize") or ""
-PROFILE = config.get("profile") or "light"
+from cogvsr_utils.dataset.synth.build import built_stamp
+from cogvsr_utils.paths import ROOT
+from cogvsr_utils.pipeline.experiment import Experiment
+from cogvsr_utils.pipeline.plan import RESULTS, rules as rules_of
+from cogvsr_utils.report.book import PAGES, page_options, page_results
+
 OUT = "_build/book"
-FRONT = results_folder(MODEL, QUANTIZE or None, PROFILE).relative_to(ROOT) / "front.png"
-CHAIN = ["01_dataset", "02_capture", "03_probing", "04_scarcity", "05_interventions", "06_families", "A2_validation",
-         "A1_speed"]
-PACKAGE = glob_wildcards("cogvsr_utils/{module,((kinds|stages)/)?[a-z_0-9]+}.py").module
-PROSE = glob_wildcards("book/{page}.md").page
+SETTINGS = {name: config.get(name) or default for name, default in
+            (("quantize", None), ("profile", "light"), ("source", "synth"))}
+EXPERIMENTS = [Experiment(model, **SETTINGS) for model in (config.get("model") or "nano-internvl").split(",")]
+SHOWN = {name: page_results(name, EXPERIMENTS[0]) for name in PAGES}
+CODE = sorted(str(path) for path in Path("cogvsr_utils").rglob("*.py"))
 
 
-def parameters(name):
-    given = {"model": MODEL, "quantize": QUANTIZE, "profile": PROFILE}
-    given = {"01_dataset": {}, "06_families": {"profile": PROFILE}}.get(name, given)
-    return " ".join(f"-p {key}={value}" for key, value in given.items())
+def local(path):
+    return os.path.relpath(path, ROOT)
+
+
+DATA = local(built_stamp() if SETTINGS["source"] == "synth" else SETTINGS["source"])
+WANTED = [job for experiment in EXPERIMENTS for job in rules_of(experiment, RESULTS)]
+JOBS = {job.output: job for job in
+        WANTED + [job for shown in SHOWN.values() for result, each in shown for job in rules_of(each, [result.name])]}
 
 
 rule book:
@@ -26,39 +34,84 @@ rule book:
 
 rule notebooks:
     input:
-        expand(OUT + "/notebooks/{name}.ipynb", name=CHAIN),
+        expand(OUT + "/notebooks/{name}.ipynb", name=PAGES),
 
 
-# Each notebook keeps its results under results/ and picks up those of the one before, so they run in order.
-for number, name in enumerate(CHAIN):
+rule results:
+    input:
+        [local(job.output) for job in WANTED],
+
+
+rule synth:
+    output:
+        local(built_stamp()),
+    shell:
+        "python -m cogvsr_utils.dataset.synth.build"
+
+
+for job in JOBS.values():
 
     rule:
         name:
-            "run_" + name
+            job.title
         input:
+            DATA,
+            [local(path) for path in job.inputs],
+        output:
+            local(job.output),
+        params:
+            result=job.result,
+            options=job.experiment.options,
+        resources:
+            gpu=int(job.gpu),
+            runtime=240,
+        shell:
+            "OMP_NUM_THREADS={threads} python -m cogvsr_utils.pipeline {params.result} {params.options}"
+
+
+for name, page in PAGES.items():
+
+    rule:
+        name:
+            "page_" + name
+        input:
+            DATA,
             f"notebooks/{name}.ipynb",
-            expand("cogvsr_utils/{module}.py", module=PACKAGE),
-            [f"{OUT}/notebooks/{CHAIN[number - 1]}.ipynb"] if number else [],
+            CODE,
+            [local(result.stamp_path(experiment)) for result, experiment in SHOWN[name]],
         output:
             f"{OUT}/notebooks/{name}.ipynb",
         params:
-            settings=parameters(name),
             name=name,
-        threads: workflow.cores
+            options=page_options(name, EXPERIMENTS[0]),
+        threads: workflow.cores if page.timed else 1
         resources:
-            runtime=240,
+            runtime=60,
         shell:
-            "python -m cogvsr_utils.run {params.name} {params.settings} --output {output}"
+            "OMP_NUM_THREADS={threads} python -m cogvsr_utils.report.runner notebook {params.name} {params.options}"
+            " --output {output}"
+
+
+rule front:
+    input:
+        local(RESULTS["ablation_matrix"].stamp_path(EXPERIMENTS[0])),
+        CODE,
+    output:
+        OUT + "/book/_static/front.png",
+    params:
+        options=page_options("05_interventions", EXPERIMENTS[0]),
+    shell:
+        "python -m cogvsr_utils.report.runner front {params.options} --output {output}"
 
 
 rule pages:
     input:
         rules.notebooks.input,
-        expand("book/{page}.md", page=PROSE),
-        "_config.yml", "_toc.yml", "data/README.md", "CHANGELOG.md", "book/references.bib", "book/_static/custom.css",
+        rules.front.output,
+        sorted(str(path) for path in Path("book").rglob("*") if path.is_file()),
+        "_config.yml", "_toc.yml", "data/README.md", "CHANGELOG.md",
     output:
         OUT + "/_build/html/index.html",
     shell:
         "mkdir -p {OUT}/data && cp -r book _config.yml _toc.yml CHANGELOG.md {OUT}/ && cp data/README.md {OUT}/data/ && "
-        "cp {FRONT} {OUT}/book/_static/front.png && "
         "jupyter-book build {OUT} -W --keep-going --quiet"

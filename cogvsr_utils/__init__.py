@@ -3,23 +3,24 @@
 Names are loaded on first use, so that ``import cogvsr_utils`` costs nothing.
 """
 
-import sys
 from importlib import import_module
-from types import ModuleType
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 _HOME = {
-    "Item": "items", "Step": "items", "load_items": "items", "audit_labels": "items",
-    "FUNCTIONS": "functions",
-    "load_vlm": "models", "HeadMap": "heads",
-    "answer": "answering", "judge": "judging",
-    "capture": "capture", "HeadActivations": "activations", "check_parity": "parity",
-    "FunctionProbe": "probes", "HeadProbes": "probes", "binary_accuracy": "probes", "controls": "controls",
-    "head_table": "heads_table", "top_heads": "heads_table", "scarcity": "scarcity",
-    "intervene": "interventions", "mask": "interventions", "scale": "interventions", "steer": "interventions",
-    "mean_ablate": "interventions", "random_heads": "interventions",
-    "evaluate": "evaluation", "compare": "evaluation",
+    "Item": "dataset.items", "Step": "dataset.items", "load_items": "dataset.loading", "judge": "dataset.scoring",
+    "audit_labels": "dataset.audit", "FUNCTIONS": "functions",
+    "load_vlm": "models.loading", "HeadMap": "models.head_map", "answer": "models.answering",
+    "capture": "models.recording", "estimate_capture": "models.recording", "HeadActivations": "models.activations",
+    "TeacherForcedScorer": "models.scorer",
+    "intervene": "models.interventions", "mask": "models.interventions", "scale": "models.interventions",
+    "steer": "models.interventions", "mean_ablate": "models.interventions", "directions": "models.interventions",
+    "FunctionProbe": "analysis.joint_probe", "HeadProbes": "analysis.head_probes",
+    "binary_accuracy": "analysis.head_probes", "head_table": "analysis.head_scores",
+    "top_heads": "analysis.head_scores", "scarcity": "analysis.sparsity", "matched_controls": "analysis.matching",
+    "compare": "analysis.accuracy", "accuracy_table": "analysis.accuracy",
+    "check_parity": "checks.parity",
+    "Experiment": "pipeline.experiment", "evaluate": "pipeline.evaluation",
 }  # fmt: skip
 __all__ = sorted(_HOME)
 
@@ -34,14 +35,3 @@ def __getattr__(name: str):
 
 def __dir__():
     return [*globals(), *__all__]
-
-
-class _Package(ModuleType):
-    """``capture`` and ``scarcity`` name a module and its main function; here the function wins, whoever imports first."""
-
-    def __setattr__(self, name, value):
-        if not (name in _HOME and isinstance(value, ModuleType)):
-            super().__setattr__(name, value)
-
-
-sys.modules[__name__].__class__ = _Package

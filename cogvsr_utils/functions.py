@@ -1,6 +1,7 @@
 """The eight cognitive functions of the paper, in its order.
 
 FUNCTIONS           every function, the two spatial ones first
+NAMES, SPATIAL      names of all functions, and of the two spatial ones
 find_function(name) the function that a name, alias or spelling of another data set means
 """
 
@@ -11,7 +12,8 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Function:
-    """One cognitive function: its name, what it means, whether it is spatial, its colour in figures, other names."""
+    """One cognitive function: its name, what it means, whether it is spatial, its colour in figures, its short name,
+    and the spellings of other data sets."""
 
     name: str
     definition: str
@@ -21,28 +23,33 @@ class Function:
     aliases: tuple[str, ...] = ()
 
 
+# Colours: Paul Tol's muted palette, which stays distinct under colour blindness.
 FUNCTIONS = (
     Function("Spatial Perception", "Where things are and how they are turned: position, orientation, distance.",
-             True, "#d1495b", "Spatial", ("spatial reasoning",)),
+             True, "#882255", "Spatial", ("spatial reasoning",)),
     Function("Relational Reasoning", "How two or more things relate: compare positions, sizes or order.",
-             True, "#edae49", "Relational", ("inference", "logical reasoning")),
+             True, "#CC6677", "Relational", ("inference", "logical reasoning")),
     Function("Low-Level Visual Perception", "Surface properties seen directly: colour, size, material, texture.",
-             False, "#00798c", "Low-level", ("low-level visual reception", "low level visual perception")),
+             False, "#44AA99", "Low-level", ("low-level visual reception", "low level visual perception")),
     Function("High-Level Visual Perception", "Which things are there: recognising objects, shapes and scenes.",
-             False, "#30638e", "High-level", ("high-level visual reception", "high level visual perception")),
+             False, "#332288", "High-level", ("high-level visual reception", "high level visual perception")),
     Function("Information Extraction & Understanding", "Facts taken from the text of the question or its context.",
-             False, "#8d6a9f", "Information",
+             False, "#88CCEE", "Information",
              ("information extraction and understanding", "information extraction", "retrieval",
               "semantic understanding", "syntactic understanding", "language information extraction & understanding")),
-    Function("Knowledge Recall", "Facts about the world that neither picture nor question holds.",
-             False, "#5c9e31", "Knowledge", ("visual knowledge recall", "language knowledge recall")),
+    Function("Knowledge Recall", "Facts about the world that are neither in the picture nor in the question.",
+             False, "#117733", "Knowledge", ("visual knowledge recall", "language knowledge recall")),
     Function("Math Reasoning", "Counting and arithmetic.",
-             False, "#7a5c3e", "Math", ("math calculation",)),
+             False, "#DDCC77", "Math", ("math calculation",)),
     Function("Decision-Making", "Settling the answer from the earlier steps.",
-             False, "#6b7280", "Decision", ("decision making",)),
+             False, "#999933", "Decision", ("decision making",)),
 )  # fmt: skip
 
 NAMES = tuple(function.name for function in FUNCTIONS)
+(
+    SPATIAL_PERCEPTION, RELATIONAL_REASONING, LOW_LEVEL, HIGH_LEVEL, INFORMATION, KNOWLEDGE, MATH, DECISION,
+) = NAMES  # fmt: skip
+SPATIAL = tuple(function.name for function in FUNCTIONS if function.spatial)
 _BY_NAME = {alias.lower(): f for f in FUNCTIONS for alias in (f.name, *f.aliases)}
 
 

@@ -12,17 +12,18 @@ IN_CLONE = (_CLONE / "pyproject.toml").is_file()
 ROOT = _CLONE if IN_CLONE else Path.cwd()
 DATA = _CLONE / "data" if IN_CLONE else _PACKAGE / "data"
 NANO = DATA / "nano"
+MEASURED = DATA / "measured"
 NOTEBOOKS = ROOT / "notebooks"
 RESULTS = ROOT / "results"
 SYNTH = RESULTS / "synth"
 BUILD = ROOT / "_build"
 
 
-def results_folder(model: str, quantize: str | None, profile: str) -> Path:
-    """Where one model's results under one profile go: ``results/<model>[-4bit]/<profile>``.
+def results_folder(model: str, quantize: str | None, source: str, profile: str) -> Path:
+    """Where results of a model on a data set under a profile go: ``results/<model>[-4bit]/<data>/<profile>``.
 
-    >>> results_folder("Qwen/Qwen2.5-VL-7B-Instruct", "4bit", "light").parts[-2:]
-    ('Qwen--Qwen2.5-VL-7B-Instruct-4bit', 'light')
+    >>> results_folder("Qwen/Qwen2.5-VL-7B-Instruct", "4bit", "synth", "light").parts[-3:]
+    ('Qwen--Qwen2.5-VL-7B-Instruct-4bit', 'synth', 'light')
     """
     name = model.strip("/.").replace("/", "--") + (f"-{quantize}" if quantize else "")
-    return RESULTS / name / profile
+    return RESULTS / name / Path(source).stem / profile

@@ -1,27 +1,31 @@
-"""Intervals and tests, thin over statsmodels and numpy.
+"""Intervals and tests, thin over statsmodels and numpy; group-wise wherever steps share a scene.
 
-wilson(correct)                          accuracy with its Wilson interval
-clustered(values, groups)                mean with a bootstrap interval over whole groups
-paired(after, before, groups)            mean difference, its interval, and a sign-flip p over groups
-fdr(p)                                   Benjamini-Hochberg q values
-significance(strength, null)             p of every head and class, family-wise p, and q
-sign_flips(values, labels, groups)       family-wise p that a mean is below 0, by label and column
-shuffle_within(labels, strata, rng)      labels shuffled among rows of one stratum
-resampled_means(values, labels, groups)  means by label over resampled groups
-stability(draws, k)                      do draws of a ranking agree on its order and its top k?
-gini(x), hoyer(x), participation(x)      how unequal, how sparse, how many values carry the sum
-elbow(x)                                 where the sorted curve bends
+wilson(correct)                                a proportion with its Wilson interval
+clustered_mean(values, groups)                 a mean with its bootstrap interval over groups
+paired_difference(after, before, groups)       a mean difference, its interval, and a sign-flip p over groups
+percentile_interval(draws)                     the middle 95 % of bootstrap draws
+false_discovery_rate(p)                        Benjamini and Hochberg's q values
+max_t_test(observed, null)                     p, family-wise p and q of every function and head
+sign_flip_test(values, labels, groups)         family-wise p that a mean is below 0, by label and column
+shuffle_within(labels, strata, rng)            labels shuffled among rows of one stratum
+bootstrap_means(values, labels, groups, n)     means by label over resampled groups
+ranking_stability(draws, k)                    do draws of a ranking agree on its order and its top k?
+gini, hoyer, participation_ratio               how unequal, how sparse, how many values carry the sum
+elbow(x)                                       where the sorted curve bends
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 
-N_RESAMPLES = 2000
+ALPHA = 0.05  # two-sided intervals leave half of it at each end; tests reject below it
+N_BOOTSTRAP = 2000
 
 
-def wilson(correct, level: float = 0.95) -> tuple[float, float, float]:
-    """Accuracy and its Wilson interval in [0, 1]; NaN for no items.
+def wilson(correct) -> tuple[float, float, float]:
+    """Proportion and its 95 % Wilson interval, all in [0, 1]; NaN for no items.
 
     >>> [round(v, 3) for v in wilson([1, 1, 0, 1])]
     [0.75, 0.301, 0.954]
@@ -31,84 +35,116 @@ def wilson(correct, level: float = 0.95) -> tuple[float, float, float]:
     correct = np.asarray(correct, dtype=bool)
     if not len(correct):
         return float("nan"), float("nan"), float("nan")
-    low, high = proportion_confint(correct.sum(), len(correct), alpha=1 - level, method="wilson")
+    low, high = proportion_confint(correct.sum(), len(correct), alpha=ALPHA, method="wilson")
     return float(correct.mean()), float(low), float(high)
 
 
-def clustered(values, groups, n_resamples: int = N_RESAMPLES, seed: int = 0, level: float = 0.95):
-    """Mean of ``values`` and its percentile interval, resampling whole groups."""
-    sums, counts = _by_group(np.asarray(values, dtype=float), groups)
-    means = _resample(sums, counts, n_resamples, seed)
-    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
+def percentile_interval(draws, axis: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Lower and upper end of the middle 95 % of ``draws`` along ``axis``.
+
+    >>> [float(end) for end in percentile_interval(np.arange(101.0))]
+    [2.5, 97.5]
+    """
+    low, high = np.quantile(np.asarray(draws, dtype=float), [ALPHA / 2, 1 - ALPHA / 2], axis=axis)
+    return low, high
+
+
+def clustered_mean(values, groups, n_bootstrap: int = N_BOOTSTRAP, seed: int = 0) -> tuple[float, float, float]:
+    """Mean of ``values`` (rows,) and its percentile interval, resampling whole groups (rows,)."""
+    sums, counts = _sums_by_group(np.asarray(values, dtype=float), groups)
+    draws = np.random.default_rng(seed).integers(len(sums), size=(n_bootstrap, len(sums)))
+    low, high = percentile_interval(sums[draws].sum(1) / counts[draws].sum(1))
     return float(sums.sum() / counts.sum()), float(low), float(high)
 
 
-def paired(after, before, groups, n_resamples: int = N_RESAMPLES, seed: int = 0):
-    """Mean of ``after - before`` on the same items, its interval over groups, and a two-sided sign-flip p.
+def paired_difference(after, before, groups, n_bootstrap: int = N_BOOTSTRAP, seed: int = 0):
+    """Mean of ``after - before`` (rows,), its interval over groups, and a two-sided sign-flip p: four floats.
 
-    The p value flips the sign of whole groups at random (Good, Permutation Tests); it is at least 1 / (n + 1).
+    The p value flips the sign of whole groups at random (Good, Permutation Tests); it is at least
+    1 / (n_bootstrap + 1).
     """
     difference = np.asarray(after, dtype=float) - np.asarray(before, dtype=float)
-    mean, low, high = clustered(difference, groups, n_resamples, seed)
-    sums, _ = _by_group(difference, groups)
-    flips = np.random.default_rng(seed).choice([-1.0, 1.0], size=(n_resamples, len(sums)))
+    mean, low, high = clustered_mean(difference, groups, n_bootstrap, seed)
+    sums, _ = _sums_by_group(difference, groups)
+    flips = np.random.default_rng(seed).choice([-1.0, 1.0], size=(n_bootstrap, len(sums)))
     extreme = np.abs(flips @ sums) >= abs(sums.sum()) - 1e-12
-    return mean, low, high, float((1 + extreme.sum()) / (1 + n_resamples))
+    return mean, low, high, float((1 + extreme.sum()) / (1 + n_bootstrap))
 
 
-def fdr(p) -> np.ndarray:
-    """Benjamini-Hochberg q value of every p value, in its shape."""
+def false_discovery_rate(p) -> np.ndarray:
+    """Benjamini and Hochberg's q value of every p value, in its shape."""
     from statsmodels.stats.multitest import multipletests
 
     p = np.asarray(p, dtype=float)
     return multipletests(p.ravel(), method="fdr_bh")[1].reshape(p.shape)
 
 
-def significance(strength: np.ndarray, null: np.ndarray) -> dict[str, np.ndarray]:
-    """How often noise does as well: ``p``, ``p_max`` and ``q``, each in the shape of ``strength`` (heads, classes).
+@dataclass(frozen=True)
+class MaxTTest:
+    """``p``, family-wise ``p_max`` and ``q``, each (functions, heads); see ``max_t_test``."""
 
-    ``null`` (permutations, heads, classes). ``p`` is the share of all heads' permutations of the class that reach the
-    strength, the heads taken as exchangeable; ``p_max`` the share of permutations whose best head over all classes does
-    (Westfall and Young's max-T: holds for all heads and classes at once); ``q`` Benjamini and Hochberg's.
+    p: np.ndarray
+    p_max: np.ndarray
+    q: np.ndarray
+
+
+def max_t_test(observed: np.ndarray, null: np.ndarray) -> MaxTTest:
+    """How often a permuted statistic is at least as large as the observed one.
+
+    ``observed`` (functions, heads); ``null`` (permutations, functions, heads). ``p`` is the share of all heads'
+    permutations of the function that reach the observed value, the heads taken as exchangeable; ``p_max`` the share of
+    permutations whose largest value over all heads and functions does (Westfall and Young's max-T, which holds for all
+    of them at once); ``q`` Benjamini and Hochberg's of ``p``.
     """
-    pooled = np.sort(null.reshape(-1, null.shape[2]), axis=0)
-    above = [len(pooled) - np.searchsorted(pooled[:, c], strength[:, c]) for c in range(null.shape[2])]
-    p = (1 + np.stack(above, axis=1)) / (1 + len(pooled))
-    best = np.sort(null.max(axis=(1, 2)))
-    p_max = (1 + len(best) - np.searchsorted(best, strength)) / (1 + len(best))
-    return {"p": p, "p_max": p_max, "q": fdr(p)}
+    pooled = np.sort(null.swapaxes(0, 1).reshape(len(observed), -1), axis=1)  # (functions, permutations * heads)
+    above = [len(row) - np.searchsorted(row, values) for row, values in zip(pooled, observed, strict=True)]
+    p = (1 + np.stack(above)) / (1 + pooled.shape[1])
+    largest = np.sort(null.max(axis=(1, 2)))
+    p_max = (1 + len(largest) - np.searchsorted(largest, observed)) / (1 + len(largest))
+    return MaxTTest(p, p_max, false_discovery_rate(p))
 
 
-def sign_flips(values: np.ndarray, labels, groups, n: int = 1000, seed: int = 0) -> dict[str, np.ndarray]:
-    """Which means of ``values`` (rows, k) by label are below 0? A max-T test over all labels and columns at once.
+@dataclass(frozen=True)
+class SignFlipTest:
+    """``p_max`` (labels, columns); how many columns of each label pass at 5 % in the ``null`` and in the ``bootstrap``,
+    both (draws, labels); see ``sign_flip_test``."""
 
-    The statistic is the sum over its root mean square by group; the null flips the signs of whole groups, the same for all
-    columns. Returns ``p_max`` (labels, k), labels sorted; and how many columns of each label pass at 5 %: ``null`` (n,
-    labels) under each flip, ``resampled`` (n, labels) with groups drawn again.
+    p_max: np.ndarray
+    null: np.ndarray
+    bootstrap: np.ndarray
+
+
+def sign_flip_test(values: np.ndarray, labels, groups, n: int = 1000, seed: int = 0) -> SignFlipTest:
+    """Which means of ``values`` (rows, columns) by label are below 0? A max-T test over all labels and columns.
+
+    The statistic is the sum over its root mean square by group; the null flips the signs of whole groups, the same for
+    all columns. Labels come sorted. Counts are under ``n`` sign flips and with groups resampled ``n`` times.
     """
-    rng, names = np.random.default_rng(seed), np.unique(np.asarray(labels))
+    rng, labels = np.random.default_rng(seed), np.asarray(labels)
+    names = np.unique(labels)
     _, code = np.unique(np.asarray(groups), return_inverse=True)
-    sums = np.zeros((len(names), code.max() + 1, values.shape[1]))
+    n_groups = code.max() + 1
+    sums = np.zeros((len(names), n_groups, values.shape[1]))
     for number, name in enumerate(names):
-        mine = np.asarray(labels) == name
-        np.add.at(sums[number], code[mine], values[mine])
+        rows = labels == name
+        np.add.at(sums[number], code[rows], values[rows])
     scale = np.sqrt((sums**2).sum(1)) + 1e-12
 
-    def statistic(weights):  # (n, groups) -> (n, labels, k), positive where the mean is below 0
+    def statistic(weights):  # (n, groups) -> (n, labels, columns), positive where the mean is below 0
         return -np.einsum("ng,lgk->nlk", weights, sums, optimize=True) / scale
 
-    found = statistic(np.ones((1, sums.shape[1])))[0]
-    flipped = statistic(rng.choice([-1.0, 1.0], size=(n, sums.shape[1])))
-    drawn = rng.integers(sums.shape[1], size=(n, sums.shape[1]))
-    again = statistic(np.stack([np.bincount(row, minlength=sums.shape[1]) for row in drawn]).astype(float))
-    best = np.sort(flipped.max(axis=(1, 2)))
-    bar = np.quantile(best, 0.95)
-    p_max = (1 + n - np.searchsorted(best, found)) / (1 + n)
-    return {"p_max": p_max, "null": (flipped > bar).sum(2), "resampled": (again > bar).sum(2)}
+    observed = statistic(np.ones((1, n_groups)))[0]
+    flipped = statistic(rng.choice([-1.0, 1.0], size=(n, n_groups)))
+    drawn = rng.integers(n_groups, size=(n, n_groups))
+    resampled = statistic(np.stack([np.bincount(row, minlength=n_groups) for row in drawn]).astype(float))
+    largest = np.sort(flipped.max(axis=(1, 2)))
+    threshold = np.quantile(largest, 1 - ALPHA)
+    p_max = (1 + n - np.searchsorted(largest, observed)) / (1 + n)
+    return SignFlipTest(p_max, (flipped > threshold).sum(2), (resampled > threshold).sum(2))
 
 
-def shuffle_within(labels, strata, rng) -> np.ndarray:
-    """Labels shuffled among rows of the same stratum."""
+def shuffle_within(labels, strata, rng: np.random.Generator) -> np.ndarray:
+    """Labels (rows,) shuffled among rows of the same stratum."""
     out, strata = np.array(labels), np.asarray(strata)
     for value in np.unique(strata):
         rows = np.flatnonzero(strata == value)
@@ -116,35 +152,66 @@ def shuffle_within(labels, strata, rng) -> np.ndarray:
     return out
 
 
-def resampled_means(values: np.ndarray, labels, groups, n_resamples: int, seed: int = 0) -> np.ndarray:
-    """Means of ``values`` (rows, k) by label when whole groups are drawn again: (resamples, labels, k), labels sorted."""
+def bootstrap_means(values: np.ndarray, labels, groups, n: int, seed: int = 0) -> np.ndarray:
+    """Means of ``values`` (rows, columns) by label with whole groups resampled: (n, labels, columns), labels sorted."""
     _, code = np.unique(np.asarray(groups), return_inverse=True)
-    draws = np.random.default_rng(seed).integers(code.max() + 1, size=(n_resamples, code.max() + 1))
-    weight = np.stack([np.bincount(draw, minlength=code.max() + 1) for draw in draws])[:, code].astype(float)
+    n_groups = code.max() + 1
+    draws = np.random.default_rng(seed).integers(n_groups, size=(n, n_groups))
+    weight = np.stack([np.bincount(draw, minlength=n_groups) for draw in draws])[:, code].astype(float)  # (n, rows)
     labels, means = np.asarray(labels), []
     for label in np.unique(labels):
-        mine = weight[:, labels == label]
-        means.append(mine @ values[labels == label] / np.maximum(mine.sum(1), 1)[:, None])
+        rows = labels == label
+        means.append(weight[:, rows] @ values[rows] / np.maximum(weight[:, rows].sum(1), 1)[:, None])
     return np.stack(means, axis=1)
 
 
-def stability(draws: np.ndarray, k: int, n_pairs: int = 200, seed: int = 0) -> dict[str, np.ndarray]:
-    """How much draws of a ranking agree, by class; ``draws`` (draws, classes, heads), larger absolute values first.
+@dataclass(frozen=True)
+class RankingStability:
+    """``selected`` (functions, heads), ``jaccard`` and ``tau`` (functions,), ``chance``; see ``ranking_stability``."""
 
-    ``selected`` (classes, heads), the share of draws that have the head among their top k; ``jaccard`` and ``tau``
-    (classes,), means over random pairs of draws of the overlap of their top k and of Kendall's rank correlation; and
-    ``chance``, the Jaccard index of two random sets of k.
+    selected: np.ndarray
+    jaccard: np.ndarray
+    tau: np.ndarray
+    chance: float
+
+
+def ranking_stability(draws: np.ndarray, k: int, n_pairs: int = 200, seed: int = 0) -> RankingStability:
+    """How much draws of a ranking agree; ``draws`` (draws, functions, heads), larger absolute values first.
+
+    ``selected`` is the share of draws with the head among their top k; ``jaccard`` and ``tau`` are means over random
+    pairs of draws of the overlap of their top k and of Kendall's rank correlation; ``chance`` is the Jaccard index of
+    two random sets of k.
     """
     from scipy.stats import kendalltau
 
     size = np.abs(draws)
-    top = (-size).argsort(axis=2, kind="stable").argsort(axis=2, kind="stable") < k
-    rng, n_heads = np.random.default_rng(seed), draws.shape[2]
+    top = top_mask(size, k)
+    rng = np.random.default_rng(seed)
     pairs = [rng.choice(len(draws), 2, replace=False) for _ in range(n_pairs)]
-    both, either = (np.array([op(top[a], top[b]).sum(1) for a, b in pairs]) for op in (np.logical_and, np.logical_or))
-    tau = [[kendalltau(size[a, c], size[b, c]).statistic for c in range(draws.shape[1])] for a, b in pairs]
-    return {"selected": top.mean(0), "jaccard": (both / either).mean(0), "tau": np.mean(tau, axis=0),
-            "chance": chance_jaccard(k, n_heads)}  # fmt: skip
+    both = np.array([(top[a] & top[b]).sum(1) for a, b in pairs])
+    either = np.array([(top[a] | top[b]).sum(1) for a, b in pairs])
+    tau = [[kendalltau(size[a, f], size[b, f]).statistic for f in range(draws.shape[1])] for a, b in pairs]
+    return RankingStability(
+        top.mean(0), (both / either).mean(0), np.mean(tau, axis=0), chance_jaccard(k, draws.shape[2])
+    )
+
+
+def top_mask(values: np.ndarray, k: int) -> np.ndarray:
+    """Which values are among the k largest of their last axis; the earlier of equal ones first.
+
+    >>> top_mask(np.array([3, 1, 3, 2]), 2).tolist()
+    [True, False, True, False]
+    """
+    return descending_places(values) < k
+
+
+def descending_places(values: np.ndarray) -> np.ndarray:
+    """Place of each value along the last axis, 0 for the largest, the earlier of equal ones first.
+
+    >>> descending_places(np.array([0.5, 2.0, 1.0])).tolist()
+    [2, 0, 1]
+    """
+    return (-np.asarray(values)).argsort(-1, kind="stable").argsort(-1, kind="stable")
 
 
 def chance_jaccard(k: int, n: int) -> float:
@@ -158,7 +225,7 @@ def chance_jaccard(k: int, n: int) -> float:
 
 
 def gini(x) -> float:
-    """Gini coefficient of non-negative values: 0 all alike, towards 1 all in one.
+    """Gini coefficient of absolute values: 0 all alike, towards 1 all in one.
 
     >>> gini([1, 1, 1, 1]), gini([0, 0, 0, 1])
     (0.0, 0.75)
@@ -183,10 +250,10 @@ def hoyer(x) -> float:
     return float((root - x.sum() / np.sqrt(x @ x)) / (root - 1))
 
 
-def participation(x) -> float:
+def participation_ratio(x) -> float:
     """Participation ratio, (sum |x|)^2 / sum x^2: how many equal values would be spread as these are.
 
-    >>> participation([2, 2, 0, 0])
+    >>> participation_ratio([2, 2, 0, 0])
     2.0
     """
     x = np.abs(np.asarray(x, dtype=float))
@@ -194,7 +261,7 @@ def participation(x) -> float:
 
 
 def elbow(x) -> int:
-    """How many values stand before the bend of the sorted curve.
+    """How many values stand before the bend of the sorted curve of absolute values.
 
     The bend is the point farthest from the chord between the largest and the smallest value. It always finds one, in
     pure noise too: never read it without its null.
@@ -205,15 +272,10 @@ def elbow(x) -> int:
     y = np.sort(np.abs(np.asarray(x, dtype=float)))[::-1]
     if len(y) < 3 or y[0] == y[-1]:
         return 0
-    line = np.linspace(y[0], y[-1], len(y))
-    return int(np.argmax(line - y))
+    chord = np.linspace(y[0], y[-1], len(y))
+    return int(np.argmax(chord - y))
 
 
-def _by_group(values: np.ndarray, groups) -> tuple[np.ndarray, np.ndarray]:
+def _sums_by_group(values: np.ndarray, groups) -> tuple[np.ndarray, np.ndarray]:
     _, code = np.unique(np.asarray(groups), return_inverse=True)
     return np.bincount(code, weights=values), np.bincount(code).astype(float)
-
-
-def _resample(sums, counts, n_resamples, seed):
-    draws = np.random.default_rng(seed).integers(len(sums), size=(n_resamples, len(sums)))
-    return sums[draws].sum(1) / counts[draws].sum(1)

@@ -1,0 +1,45 @@
+"""What ablating single heads does to steps.
+
+HeadAblations    correctness and log-probability of every step with each head ablated
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class HeadAblations:
+    """Teacher-forced scores of steps, intact and with each head ablated alone.
+
+    ``correct`` and ``log_prob`` (1 + heads, steps), the first row intact; ``function`` and ``group`` (steps,).
+    """
+
+    correct: np.ndarray
+    log_prob: np.ndarray
+    function: np.ndarray
+    group: np.ndarray
+
+    @property
+    def delta_correct(self) -> np.ndarray:
+        """Change of correctness (heads, steps): -1, 0 or 1."""
+        return self.correct[1:].astype(float) - self.correct[0]
+
+    @property
+    def delta_log_prob(self) -> np.ndarray:
+        """Change of the right answer's log-probability (heads, steps); below 0 where ablation hurts."""
+        return self.log_prob[1:] - self.log_prob[0]
+
+    def rows(self, steps: np.ndarray) -> HeadAblations:
+        """The same of some steps."""
+        return HeadAblations(self.correct[:, steps], self.log_prob[:, steps], self.function[steps], self.group[steps])
+
+    def mean_delta_log_prob(self, functions) -> np.ndarray:
+        """Mean change of the right answer's log-probability by function: (functions, heads)."""
+        return np.stack([self.delta_log_prob[:, self.function == name].mean(1) for name in functions])
+
+    def mean_delta_correct(self, functions) -> np.ndarray:
+        """Change of accuracy by function: (functions, heads), in [-1, 1]."""
+        return np.stack([self.delta_correct[:, self.function == name].mean(1) for name in functions])

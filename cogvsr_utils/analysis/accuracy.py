@@ -1,0 +1,51 @@
+"""Accuracy as tidy tables with intervals.
+
+accuracy_table(judged)              by function or another column: n, unparsed, accuracy, interval, chance, majority
+compare(after, before)              paired differences by function, with interval, p and n
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from cogvsr_utils.stats import paired_difference, wilson
+
+
+def accuracy_table(judged, by: str = "function"):
+    """Accuracy by function (or another column), the main question as a row of its own.
+
+    Columns: the ``by`` column, n, n_unparsed, n_correct, accuracy, ci_low, ci_high (Wilson), chance (one in the
+    number of options, where every answer has options) and majority (the commonest answer's share).
+    """
+    import pandas as pd
+
+    rows = []
+    for name, part in judged.groupby(by, sort=False):
+        accuracy, low, high = wilson(part["correct"])
+        sizes = [2 if t == "yesno" else len(o) if o is not None else np.nan
+                 for t, o in zip(part["answer_type"], part["options"], strict=True)]  # fmt: skip
+        rows.append({by: name, "n": len(part), "n_unparsed": int(part["parsed"].isna().sum()),
+                     "n_correct": int(part["correct"].sum()), "accuracy": accuracy, "ci_low": low, "ci_high": high,
+                     "chance": float(np.mean(1 / np.array(sizes))),
+                     "majority": part["answer"].value_counts(normalize=True).iloc[0]})  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def compare(after, before, by: str = "function"):
+    """Paired change of accuracy, clustered by group. Both tables are judged replies to the same questions.
+
+    Columns: the ``by`` column, n, accuracy_before, accuracy_after, change, ci_low, ci_high, p. Raises ValueError where
+    the two do not have the same questions.
+    """
+    import pandas as pd
+
+    both = before.merge(after[["uid", "step", "correct"]], on=["uid", "step"], suffixes=("_before", "_after"))
+    if len(both) != len(before) or len(both) != len(after):
+        raise ValueError(f"{len(before)} replies before, {len(after)} after, {len(both)} in common; expected the same")
+    rows = []
+    for name, part in both.groupby(by, sort=False):
+        change, low, high, p = paired_difference(part["correct_after"], part["correct_before"], part["group_id"])
+        rows.append({by: name, "n": len(part), "accuracy_before": part["correct_before"].mean(),
+                     "accuracy_after": part["correct_after"].mean(), "change": change, "ci_low": low, "ci_high": high,
+                     "p": p})  # fmt: skip
+    return pd.DataFrame(rows)

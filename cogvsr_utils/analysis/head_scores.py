@@ -1,0 +1,90 @@
+"""One row a function and head: how it was scored, how certain that is, what ablating it does, where it ranks.
+
+head_table(heads, functions, measures)    -> DataFrame
+top_heads(table, function, k)             the k heads that serve a function most
+COLUMNS                                   what each column means
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+COLUMNS = {
+    "function": "the cognitive function of the steps",
+    "layer": "layer of the text decoder, from 0",
+    "head": "query head of the layer, from 0; heads of cross-attention are numbered on",
+    "importance": "the paper's: gradient × activation of the joint probe, mean over held-out steps of the function, signed",
+    "selected": "share of probe seeds and resampled scenes with the head among the function's top tenth by importance",
+    "auroc": "how well a linear probe on this head alone tells the function's steps from all others; 0.5 is chance",
+    "binary_accuracy": "accuracy of CogVision's probe: the function's steps against as many of others; 0.5 is chance",
+    "gain": "AUROC of the text's prediction and the head together less that of the text's alone "
+    "(words of step, question and answer, step index)",
+    "selectivity": "accuracy of the head's probe less its accuracy with a random function for every answer "
+    "(one value a head)",
+    "p": "share of heads and permutations, within the function, whose correlation with the text's errors is as large when "
+    "these are shuffled within the step index",
+    "p_max": "share of permutations in which the largest over all heads and functions is (Westfall and Young's max-T)",
+    "q": "Benjamini and Hochberg's q of p over all heads and functions",
+    "effect": "change of the log-probability of the right answer to the function's steps when this head alone is ablated; "
+    "below 0: ablation hurts",
+    "effect_low": "lower end of the effect's 95 % interval over scenes",
+    "effect_high": "upper end of it",
+    "effect_mean": "the effect where the head is replaced by its mean over other scenes (mean-ablated)",
+    "effect_accuracy": "change of accuracy by the same ablation, in [-1, 1]",
+    "effect_p_max": "family-wise p, over all heads and functions, that ablation lowers accuracy: signs of scenes flipped, "
+    "max-T",
+}
+RANKED = {"importance": np.abs, "auroc": np.positive, "binary_accuracy": np.positive, "gain": np.positive,
+          "effect": np.negative}  # larger is stronger  # fmt: skip
+
+
+def head_table(heads, functions, measures: dict[str, np.ndarray]):
+    """Bring what was measured of every (function, head) together, with ranks.
+
+    ``heads`` is a HeadMap's table; ``measures`` maps names of ``COLUMNS`` to arrays (functions, heads), or (heads,) for
+    what is the same for all functions. Each of ``RANKED`` that is there gets a column ``rank_...``, 1 for the
+    strongest. Raises KeyError for a name that ``COLUMNS`` does not explain, ValueError for another shape.
+
+    >>> import pandas as pd
+    >>> heads = pd.DataFrame({"layer": [0, 0], "head": [0, 1]})
+    >>> head_table(heads, ["Math Reasoning"], {"auroc": np.array([[0.5, 0.9]])})["rank_auroc"].tolist()
+    [2, 1]
+    """
+    import pandas as pd
+
+    unknown = sorted(set(measures) - set(COLUMNS))
+    if unknown:
+        raise KeyError(f"no columns {unknown}; expected some of {list(COLUMNS)[3:]}")
+    shape, frames = (len(functions), len(heads)), []
+    full = {}
+    for name in (name for name in COLUMNS if name in measures):
+        values = np.asarray(measures[name])
+        if values.shape not in (shape, shape[1:]):
+            raise ValueError(f"{name} has shape {values.shape}; expected (functions, heads) = {shape}")
+        full[name] = np.broadcast_to(values, shape)
+    for f, function in enumerate(functions):
+        frame = heads[["layer", "head"]].copy()
+        frame.insert(0, "function", function)
+        for name, values in full.items():
+            frame[name] = values[f]
+        for name in (name for name in RANKED if name in full):
+            frame[f"rank_{name}"] = (-RANKED[name](full[name][f])).argsort(kind="stable").argsort() + 1
+        frames.append(frame)
+    return pd.concat(frames, ignore_index=True)
+
+
+def top_heads(table, function: str, k: int, by: str = "importance") -> list[tuple[int, int]]:
+    """The k strongest heads of a function by a ranked column, best first; raises ValueError for a name not there.
+
+    >>> import pandas as pd
+    >>> t = pd.DataFrame({"function": ["f"] * 3, "layer": [0, 0, 1], "head": [0, 1, 0], "importance": [1, -5, 2]})
+    >>> top_heads(t, "f", 2)
+    [(0, 1), (1, 0)]
+    """
+    rows = table[table["function"] == function]
+    if rows.empty:
+        raise ValueError(f"no function {function!r} in the table; it has {sorted(table['function'].unique())}")
+    if by not in RANKED:
+        raise ValueError(f"by is {by!r}; expected one of {tuple(RANKED)}")
+    order = np.argsort(-RANKED[by](rows[by].to_numpy()), kind="stable")[:k]
+    return [(int(layer), int(head)) for layer, head in rows[["layer", "head"]].to_numpy()[order]]

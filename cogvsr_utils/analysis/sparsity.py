@@ -1,0 +1,225 @@
+"""How few heads serve a function, how sparse they are and where, each number beside its null.
+
+Intervals are 95 % over resampled groups: percentiles for statistics of importances; for counts of heads that pass a test
+the basic bootstrap, reflected at the count, since a resampled test carries the noise twice and passes too often.
+
+scarcity(importance, null, bootstrap, ...)  by function and statistic: value, interval over groups, null
+head_counts(strength, null, bootstrap)      heads that pass the false discovery rate and max-T, with the same
+ablation_counts(ablations, functions)       heads whose ablation costs accuracy, with the same
+threshold_counts(importance, ablations)     how many heads pass under stricter and laxer thresholds
+spatial_difference(bootstrap, functions)    are spatial heads scarcer? the difference with its interval
+ablation_difference(ablations, functions)   the same of the heads whose ablation costs accuracy
+stratify(labels, *features)                 rows in which no label differs from another in these features
+overlap(table, k, bootstrap, functions)     Jaccard of the top k of every two functions, beside chance
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from itertools import combinations
+
+import numpy as np
+
+from cogvsr_utils.analysis.ablations import HeadAblations
+from cogvsr_utils.analysis.head_scores import top_heads
+from cogvsr_utils.functions import NAMES, SPATIAL
+from cogvsr_utils.stats import (
+    ALPHA,
+    SignFlipTest,
+    chance_jaccard,
+    elbow,
+    gini,
+    hoyer,
+    max_t_test,
+    participation_ratio,
+    percentile_interval,
+    sign_flip_test,
+    top_mask,
+)
+
+STATISTICS = {"elbow": elbow, "gini": gini, "hoyer": hoyer, "participation": participation_ratio}
+FEWER_IS_SCARCER = ("elbow", "participation", "n_ablation")
+SHARES, LEVELS = (0.1, 0.25, 0.5, 0.75), (0.01, 0.05, 0.1)  # thresholds to try
+
+
+def scarcity(importance: np.ndarray, null: np.ndarray, bootstrap: np.ndarray, functions, layers: np.ndarray):
+    """Statistics of each function's importances, one row a function and statistic.
+
+    ``importance`` (functions, heads); ``null`` (fits, functions, heads) that of probes fitted to shuffled labels;
+    ``bootstrap`` (draws, functions, heads) over resampled groups; ``layers`` (heads,). Statistics: elbow (a count), gini,
+    hoyer, participation (a count), and depth, the mean layer weighted by importance, from 0 (first) to 1 (last).
+    Columns: function, spatial, statistic, value, low, high (95 % over groups), null (its median), null_low, null_high.
+    The null is that of all functions together: with shuffled labels they differ in name and size alone.
+    """
+    depth = (layers - layers.min()) / max(layers.max() - layers.min(), 1)
+    measures = STATISTICS | {"depth": lambda x: float(np.abs(x) @ depth / max(np.abs(x).sum(), 1e-12))}
+    rows = []
+    for name, measure in measures.items():
+        observed, of_null, resampled = (
+            np.apply_along_axis(measure, -1, part) for part in (importance[None], null, bootstrap)
+        )  # each (draws, functions)
+        of_null = np.repeat(of_null.reshape(-1, 1), len(functions), axis=1)
+        rows += _rows(name, observed[0], of_null, resampled, functions)
+    return _table(rows)
+
+
+def head_counts(strength: np.ndarray, null: np.ndarray, bootstrap: np.ndarray, functions):
+    """How many heads of each function pass, one row a function and rule, in the columns of ``scarcity``.
+
+    ``strength`` (functions, heads), ``null`` (permutations, functions, heads) and ``bootstrap`` (draws, functions,
+    heads) are HeadProbes'. Rules at 5 %: n_fdr (q over heads and functions), n_max_t (family-wise). The null counts are
+    those of the permutations themselves.
+    """
+
+    def counts(draws):
+        tests = [max_t_test(draw, null) for draw in draws]
+        return {"n_fdr": np.array([(test.q < ALPHA).sum(1) for test in tests]),
+                "n_max_t": np.array([(test.p_max < ALPHA).sum(1) for test in tests])}  # fmt: skip
+
+    observed, of_null, resampled = counts(strength[None]), counts(null[:100]), counts(bootstrap)
+    return _table(
+        row
+        for name in observed
+        for row in _rows(name, observed[name][0], of_null[name], resampled[name], functions, reflected=True)
+    )
+
+
+def ablation_counts(ablations: HeadAblations, functions):
+    """How many heads' ablation costs a function accuracy, family-wise at 5 % (``n_ablation``), as in ``scarcity``."""
+    test = _ablation_test(ablations)
+    observed = (test.p_max < ALPHA).sum(1)
+    return _table(_rows("n_ablation", observed, test.null, test.bootstrap, functions, reflected=True))
+
+
+def threshold_counts(importance: np.ndarray, ablations: HeadAblations, functions):
+    """How many heads of each function pass, under several thresholds of the paper's kind and of the strict one.
+
+    ``importance`` (functions, heads). Columns: function, spatial, rule (the importance is above a share of the
+    function's strongest, or the family-wise p that ablation costs accuracy is below a level), threshold, heads.
+    """
+    import pandas as pd
+
+    share = np.abs(importance) / np.abs(importance).max(1, keepdims=True)
+    p, rows = _ablation_test(ablations).p_max, []
+    for f, function in enumerate(functions):
+        counts = {("share of the strongest", t): (share[f] > t).sum() for t in SHARES}
+        counts |= {("ablation, p below", t): (p[f] < t).sum() for t in LEVELS}
+        rows += [{"function": function, "spatial": function in SPATIAL, "rule": rule, "threshold": threshold,
+                  "heads": int(n)} for (rule, threshold), n in counts.items()]  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def spatial_difference(bootstrap: np.ndarray, functions):
+    """Each statistic's mean over the spatial functions less that over the others, with its interval over groups.
+
+    ``bootstrap`` (draws, functions, heads) are importances. Columns: statistic, difference, low, high, and ``scarcer``:
+    does the whole interval mean that spatial heads are scarcer (fewer, or Gini and Hoyer higher): yes, no or open.
+    """
+    import pandas as pd
+
+    rows = []
+    for name, measure in STATISTICS.items():
+        difference = _spatial_less_others(np.apply_along_axis(measure, -1, bootstrap), functions)
+        rows.append(_verdict(name, difference.mean(), *percentile_interval(difference)))
+    return pd.DataFrame(rows)
+
+
+def ablation_difference(ablations: HeadAblations, functions, n_draws: int = 20):
+    """``spatial_difference`` of the count of heads whose ablation costs accuracy, at equally many steps a function.
+
+    A test passes more heads the more steps it has, so of every function as many steps are drawn as the rarest has,
+    ``n_draws`` times; the interval is over these draws and scenes. One more column, n: steps a function.
+    """
+    import pandas as pd
+
+    observed, resampled = [], []
+    for seed in range(n_draws):
+        rows = stratify(ablations.function, np.zeros(len(ablations.function)), seed=seed)
+        test = _ablation_test(ablations.rows(rows))
+        observed += list(_spatial_less_others((test.p_max < ALPHA).sum(1)[None], functions))
+        resampled.append(2 * observed[-1] - _spatial_less_others(test.bootstrap, functions))
+    interval = percentile_interval(np.concatenate(resampled))
+    return pd.DataFrame([_verdict("n_ablation", np.mean(observed), *interval)]).assign(n=len(rows) // len(functions))
+
+
+def stratify(labels, *features, seed: int = 0) -> np.ndarray:
+    """Rows (numbers, sorted) in which every label is as frequent as any other within each cell of ``features``.
+
+    A cell is a combination of the features' values; of each label as many rows are kept there, at random, as the rarest
+    label has. Raises ValueError where no cell has all labels.
+
+    >>> stratify(["a", "a", "a", "b", "b"], [1, 1, 2, 1, 1]).tolist()
+    [0, 1, 3, 4]
+    """
+    rng, labels = np.random.default_rng(seed), np.asarray(labels)
+    names, kept = np.unique(labels), []
+    codes = np.stack([np.unique(feature, return_inverse=True)[1] for feature in features])
+    _, cells = np.unique(codes, axis=1, return_inverse=True)
+    for cell in np.unique(cells):
+        members = [np.flatnonzero((cells == cell) & (labels == name)) for name in names]
+        least = min(map(len, members))
+        kept += [rng.choice(rows, least, replace=False) for rows in members if least]
+    if not kept:
+        raise ValueError(f"no combination of the {len(features)} features has all labels {list(names)}")
+    return np.sort(np.concatenate(kept))
+
+
+def overlap(table, k: int, bootstrap: np.ndarray, functions):
+    """How much the top k heads of every two functions overlap.
+
+    ``table`` is head_table's; ``bootstrap`` (draws, functions, heads) importances over resampled groups. Columns: one,
+    other, jaccard, low, high (95 % over groups), k, chance (what two random sets of k share), chance_high (97.5 % of
+    random pairs share no more), p_chance (how many do).
+    """
+    import pandas as pd
+    from scipy.stats import hypergeom
+
+    tops = {name: set(top_heads(table, name, k)) for name in functions}
+    resampled, rows = top_mask(np.abs(bootstrap), k), []
+    for (i, one), (j, other) in combinations(enumerate(functions), 2):
+        shared = (resampled[:, i] & resampled[:, j]).sum(1)
+        low, high = percentile_interval(shared / (2 * k - shared))
+        jaccard = len(tops[one] & tops[other]) / len(tops[one] | tops[other])
+        rows.append({"one": one, "other": other, "jaccard": jaccard, "low": low, "high": high})
+    n_heads = bootstrap.shape[2]
+    random = hypergeom(n_heads, k, k)
+    most = random.ppf(1 - ALPHA / 2)
+    return pd.DataFrame(rows).assign(
+        k=k, chance=chance_jaccard(k, n_heads), chance_high=most / (2 * k - most), p_chance=random.sf(most)
+    )
+
+
+def _ablation_test(ablations: HeadAblations) -> SignFlipTest:
+    return sign_flip_test(ablations.delta_correct.T, ablations.function, ablations.group)
+
+
+def _spatial_less_others(values: np.ndarray, functions) -> np.ndarray:
+    """(draws, functions) -> (draws,)."""
+    spatial = np.isin(functions, SPATIAL)
+    return values[:, spatial].mean(1) - values[:, ~spatial].mean(1)
+
+
+def _verdict(name: str, difference: float, low: float, high: float) -> dict:
+    below, above = (high < 0, low > 0) if name in FEWER_IS_SCARCER else (low > 0, high < 0)
+    scarcer = "yes" if below else "no" if above else "open"
+    return {"statistic": name, "difference": difference, "low": low, "high": high, "scarcer": scarcer}
+
+
+def _rows(name: str, observed, null, bootstrap, functions, reflected: bool = False) -> Iterable[dict]:
+    """One row a function from a statistic's value (functions,), its null and its bootstrap (draws, functions)."""
+    for f, function in enumerate(functions):
+        low, high = percentile_interval(bootstrap[:, f])
+        if reflected:
+            low, high = np.clip([2 * observed[f] - high, 2 * observed[f] - low], 0, None)
+        null_low, null_high = percentile_interval(null[:, f])
+        yield {"function": function, "spatial": function in SPATIAL, "statistic": name,
+               "value": float(observed[f]), "low": low, "high": high,
+               "null": float(np.median(null[:, f])), "null_low": null_low, "null_high": null_high}  # fmt: skip
+
+
+def _table(rows: Iterable[dict]):
+    import pandas as pd
+
+    table = pd.DataFrame(rows)
+    order = table["function"].map(NAMES.index)
+    return table.assign(order=order).sort_values(["statistic", "order"]).drop(columns="order").reset_index(drop=True)

@@ -1,0 +1,65 @@
+"""From a reply to correct or not.
+
+judge(answers, scorer="strict")    adds parsed (or None) and correct
+parse(reply, answer_type)          the answer that a reply states
+
+``strict`` reads the reply by the type of its answer and accepts exactly that: an unreadable reply is wrong and is
+counted as unparsed, never guessed at.
+"""
+
+from __future__ import annotations
+
+import re
+
+SCORERS = ("strict",)
+_NUMBERS = {
+    w: str(i)
+    for i, w in enumerate(["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"])
+}
+
+
+def judge(answers, scorer: str = "strict"):
+    """Score a table of replies.
+
+    ``answers`` needs the columns answer, answer_type, options and prediction. Returns a copy with ``parsed`` (the answer
+    that the reply states, None where none can be read) and ``correct``. Raises ValueError for an unknown scorer.
+    """
+    if scorer not in SCORERS:
+        raise ValueError(f"scorer is {scorer!r}; expected one of {SCORERS}")
+    columns = zip(answers["prediction"], answers["answer_type"], answers["options"], strict=True)
+    parsed = [parse(*row) for row in columns]
+    truth = [normalise(answer) for answer in answers["answer"]]
+    return answers.assign(parsed=parsed, correct=[p == t for p, t in zip(parsed, truth, strict=True)])
+
+
+def parse(reply: str, answer_type: str, options=None) -> str | None:
+    """The answer of its type that a reply states; None where it states none or more than one.
+
+    >>> parse("Yes, it is.", "yesno"), parse("There are three.", "int"), parse("maybe", "yesno")
+    ('yes', '3', None)
+    """
+    text = normalise(reply)
+    words = text.split()
+    if answer_type == "yesno":
+        found = {w for w in words if w in ("yes", "no")}
+        return found.pop() if len(found) == 1 else None
+    if answer_type == "int":
+        found = [_NUMBERS.get(w, w) for w in words if w in _NUMBERS or w.lstrip("-").isdigit()]
+        return found[0] if len(found) == 1 else None
+    if answer_type == "choice" and options is not None:
+        known = [normalise(option) for option in options]
+        if text in known:
+            return text
+        found = [o for o in known if f" {o} " in f" {text} "]
+        return found[0] if len(found) == 1 else None
+    return text or None
+
+
+def normalise(text: str) -> str:
+    """Lower case, without punctuation, articles and doubled blanks.
+
+    >>> normalise("The Red  cube.")
+    'red cube'
+    """
+    words = re.sub(r"[^\w\s-]", " ", str(text).lower()).split()
+    return " ".join(w for w in words if w not in ("a", "an", "the"))

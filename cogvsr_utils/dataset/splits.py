@@ -1,0 +1,26 @@
+"""Splits by whole groups: A selects heads, B tunes strengths, C tests.
+
+SELECTION, TUNING, TEST     the names of the three splits
+split_groups(groups, shares)    a split for every group
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+SELECTION, TUNING, TEST = "A", "B", "C"
+
+
+def split_groups(groups, shares: dict[str, float], seed: int = 0) -> dict[str, str]:
+    """Give every group a split: shares by number of groups, drawn with ``seed``.
+
+    >>> split_groups(["a", "b", "c", "d"], {"A": 0.5, "C": 0.5}) == split_groups(["d", "c", "b", "a"], {"A": 0.5, "C": 0.5})
+    True
+    """
+    if abs(sum(shares.values()) - 1) > 1e-9:
+        raise ValueError(f"shares {shares} add up to {sum(shares.values())}; expected 1")
+    known = sorted(set(groups))
+    order = [known[i] for i in np.random.default_rng(seed).permutation(len(known))]
+    bounds = np.round(np.cumsum(list(shares.values())) * len(order)).astype(int)
+    names = np.repeat(list(shares), np.diff(bounds, prepend=0))
+    return {group: str(name) for group, name in zip(order, names, strict=True)}

@@ -1,0 +1,132 @@
+"""CogVSR-Synth on disk: scenes, questions and pictures, built from a seed.
+
+build_synth(folder)    writes items.jsonl and images/, unless they are there already
+built_stamp(folder)    the file that says so
+synth_digest()         a hash of the code that makes the set
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from dataclasses import asdict
+from functools import cache
+from multiprocessing import Pool
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from tqdm import tqdm
+
+from cogvsr_utils.dataset.items import Item, write_items
+from cogvsr_utils.dataset.splits import SELECTION, TEST, TUNING, split_groups
+from cogvsr_utils.dataset.synth.kinds import KINDS
+from cogvsr_utils.dataset.synth.questions import HARD, ask
+from cogvsr_utils.dataset.synth.rendering import render
+from cogvsr_utils.dataset.synth.scenes import VIEWS, sample_scene
+from cogvsr_utils.dataset.synth.views import SceneView
+from cogvsr_utils.files import digest, replacing
+from cogvsr_utils.paths import SYNTH
+from cogvsr_utils.source_code import code_digest
+
+SHARES = {SELECTION: 0.45, TUNING: 0.15, TEST: 0.40}
+PER_SCENE = 2
+N_ITEMS, SIZE = 1200, 256
+
+
+def build_synth(folder: Path | None = None, *, n_items: int = N_ITEMS, size: int = SIZE, seed: int = 0) -> Path:
+    """Build CogVSR-Synth: ``n_items`` main questions with pictures of ``size`` pixels; returns the .jsonl file.
+
+    What is there already with the same settings is kept. The same settings give the same bytes.
+    """
+    folder = Path(folder or SYNTH)
+    path, stamp = folder / "items.jsonl", built_stamp(folder, n_items=n_items, size=size, seed=seed)
+    if stamp.exists():
+        return path
+    (folder / "images").mkdir(parents=True, exist_ok=True)
+    for older in folder.glob("built.*.json"):
+        older.unlink()
+    items, pictures = compose(n_items, seed)
+    jobs = [(scene, view, size, folder / name) for name, (scene, view) in pictures.items()]
+    with Pool() as pool:
+        for _ in tqdm(pool.imap_unordered(_draw, jobs, chunksize=8), total=len(jobs), desc="pictures"):
+            pass
+    rooted = [Item(**{**vars(item), "image": str(folder / item.image)}) for item in items]
+    write_items(path, rooted)
+    with replacing(stamp) as partial:
+        partial.write_text(json.dumps({"n_items": n_items, "size": size, "seed": seed}))
+    return path
+
+
+def built_stamp(folder: Path | None = None, *, n_items: int = N_ITEMS, size: int = SIZE, seed: int = 0) -> Path:
+    """The file that says that the set is whole; its name changes with the settings and the code that builds the set."""
+    return Path(folder or SYNTH) / f"built.{digest(synth_digest(), str((n_items, size, seed)))}.json"
+
+
+@cache
+def synth_digest() -> str:
+    """Hash of the code that makes the set, which with its settings tells its content."""
+    return digest(code_digest(compose), code_digest(render))
+
+
+def compose(n_items: int, seed: int = 0) -> tuple[list[Item], dict]:
+    """Choose scenes and questions so that kinds, and answers within a kind, come out even.
+
+    Returns the items, their image a path relative to the data folder, and the pictures to draw: path -> (scene, view).
+    """
+    asked, labels_asked = Counter(), {kind: Counter() for kind in KINDS}
+    items, pictures, number = [], {}, 0
+    while len(items) < n_items:
+        rng = np.random.default_rng([seed, number])
+        scene = sample_scene(rng)
+        for _ in range(PER_SCENE):
+            choice = _neediest(scene, asked, labels_asked, rng)
+            if choice is None or len(items) == n_items:
+                break
+            kind, label, view, candidate = choice
+            question, answer, answer_type, options, steps = ask(kind, view, candidate, rng)
+            shown = KINDS[kind].view
+            image = f"images/{number:05d}_{shown}.png"
+            pictures[image] = (scene, shown)
+            asked[kind] += 1
+            labels_asked[kind][label] += 1
+            items.append(Item(
+                uid=f"synth-{len(items):05d}", benchmark="synth", subset=kind, group_id=f"scene-{number:05d}",
+                image=image, question=question, answer=answer, answer_type=answer_type,
+                options=list(options) if options else None, steps=steps,
+                meta={"source_benchmark": KINDS[kind].source_benchmark, "view": shown, "balance": label,
+                      "things": [{**asdict(t), "column": t.column, "row": t.row} for t in scene.things]},
+            ))  # fmt: skip
+        number += 1
+    split = split_groups({item.group_id for item in items}, SHARES, seed)
+    return [Item(**{**vars(i), "split": "hard" if i.subset in HARD else split[i.group_id]}) for i in items], pictures
+
+
+def _neediest(scene, asked, labels_asked, rng):
+    """The question that the set needs most: the rarest kind that this scene answers, then its rarest answer."""
+    views = {view: SceneView.of(scene, view) for view in VIEWS}
+    least = min(asked[kind] for kind in KINDS)
+    order = sorted(KINDS, key=lambda kind: (asked[kind], rng.random()))
+    for kind in order:
+        if asked[kind] > least + 8:
+            return None  # every kind that this scene could serve is well ahead: draw another scene
+        candidates = KINDS[kind].candidates(views[KINDS[kind].view])
+        known = labels_asked[kind]
+        # A rare answer (a hidden thing, four of a kind) is given time rather than outnumbered by the common one.
+        bound = min(known.values(), default=0) + 3 if len(known) > 1 else 3
+        labels = sorted({label for label, _ in candidates if known[label] < bound or kind == "attribute"})
+        if labels:
+            label = min(labels, key=lambda name: (known[name], rng.random()))
+            pool = [arguments for name, arguments in candidates if name == label]
+            return kind, label, views[KINDS[kind].view], pool[rng.integers(len(pool))]
+    return None
+
+
+def _draw(job):
+    scene, view, size, path = job
+    with replacing(path) as partial:
+        Image.fromarray(render(scene, size, view)[0]).save(partial, format="PNG")
+
+
+if __name__ == "__main__":
+    build_synth()

@@ -1,0 +1,96 @@
+"""Let a model answer main questions step by step, in batches.
+
+answer(vlm, items)    -> DataFrame uid, step, function, answer, prediction; step -1 = main question
+
+The main question opens the chat; each step is a turn, and the model reads its own earlier answers.
+"""
+
+from __future__ import annotations
+
+from itertools import groupby
+
+from tqdm import tqdm
+
+from cogvsr_utils.dataset.images import open_image
+from cogvsr_utils.dataset.items import Item
+from cogvsr_utils.models.batching import FIRST, in_halves, measure_batch
+from cogvsr_utils.models.chat import MAIN, conversation
+from cogvsr_utils.models.generation import CachedGeneration
+from cogvsr_utils.models.interventions import intervene
+from cogvsr_utils.models.vlm import VLM
+
+CPU_BATCH = 64
+
+
+def answer(
+    vlm: VLM,
+    items: list[Item],
+    *,
+    edits=None,
+    steps: bool = True,
+    batch_size: int | None = None,
+    max_new_tokens: int = 12,
+    progress: bool = True,
+):
+    """Answer every step of every item, then its main question, greedily.
+
+    ``edits`` are interventions on heads while answering; ``steps=False`` asks the main question alone. Without a
+    ``batch_size`` the first batch on a GPU measures how many chats fit. Returns a DataFrame with one row a step: uid,
+    group_id, subset, step, function, answer_type, options, answer, prediction. Raises ValueError for an empty list.
+
+    >>> from cogvsr_utils import Item, Step, load_vlm
+    >>> step = Step("What shape is a ball?", "sphere", "closed", None, "Knowledge Recall")
+    >>> answer(load_vlm("nano-internvl"), [Item("1", "mine", "1", "Is it red?", "yes", "yesno", [step])])["step"].tolist()
+    [0, -1]
+    """
+    import pandas as pd
+
+    if not items:
+        raise ValueError("no items to answer; expected at least one")
+    replies: dict[str, list[str]] = {}
+
+    def converse(batch):
+        return _converse(vlm, batch, steps, max_new_tokens)
+
+    with intervene(vlm, edits), tqdm(total=len(items), desc="answering", disable=not progress) as bar:
+        size = batch_size or (CPU_BATCH if vlm.device.type == "cpu" else None)
+        for group in _alike(items, steps):
+            while group:
+                batch, group = group[: size or FIRST], group[size or FIRST :]
+                if size:
+                    found = in_halves(converse, batch)
+                else:
+                    found, size = measure_batch(converse, batch, vlm.device)
+                replies.update(zip([item.uid for item in batch], found, strict=True))
+                bar.update(len(batch))
+    rows = []
+    for item in items:
+        asked = [*enumerate(item.steps)] if steps else []
+        for (number, step), reply in zip([*asked, (MAIN, None)], replies[item.uid], strict=True):
+            source = item if step is None else step
+            rows.append({"uid": item.uid, "group_id": item.group_id, "subset": item.subset, "step": number,
+                         "function": "Main question" if step is None else step.function,
+                         "answer_type": source.answer_type, "options": source.options,
+                         "answer": source.answer, "prediction": reply})  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def _alike(items: list[Item], steps: bool) -> list[list[Item]]:
+    """Items with equally many turns together, the longest chats first; questions of like length side by side."""
+
+    def turns(item):
+        return len(item.steps) if steps else 0
+
+    order = sorted(items, key=lambda item: (-turns(item), len(item.question), item.uid))
+    return [list(group) for _, group in groupby(order, key=turns)]
+
+
+def _converse(vlm: VLM, items: list[Item], steps: bool, max_new_tokens: int) -> list[list[str]]:
+    """All replies to each of a batch of items with equally many steps."""
+    generation = CachedGeneration(vlm, [open_image(item) for item in items], max_new_tokens)
+    replies: list[list[str]] = [[] for _ in items]
+    for number in [*range(len(items[0].steps) if steps else 0), MAIN]:
+        chats = [conversation(item, earlier, number) for item, earlier in zip(items, replies, strict=True)]
+        for earlier, reply in zip(replies, generation.reply(chats), strict=True):
+            earlier.append(reply)
+    return replies

@@ -1,0 +1,116 @@
+"""Approximations of what ablating a head would do, without ablating it.
+
+attribution_patching(scorer, functions)    one backward pass a function: gradient x activation
+image_attention(scorer, functions)         share of a head's attention that goes to the picture
+output_norms(vlm, activations)             size of what a head's columns of the output projection write
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from cogvsr_utils.models.activations import HeadActivations
+from cogvsr_utils.models.hooks import projection_hooks
+from cogvsr_utils.models.scorer import TeacherForcedScorer
+from cogvsr_utils.models.vlm import VLM, attention_switched
+
+
+def attribution_patching(scorer: TeacherForcedScorer, functions) -> np.ndarray:
+    """First-order change of the log-odds of right answers if a head were set to 0: (functions, heads), a step's mean.
+
+    For each function one backward pass gives the gradient of the summed log-odds of its steps' answer tokens at every
+    head's slice; minus gradient x activation, summed over tokens, is what zeroing would change were the model linear.
+    Log-odds, because the log-probability of an answer that is certain has no gradient left. Source: attribution
+    patching, as in Syed et al. (arXiv 2310.10348).
+    """
+    vlm, label = scorer.vlm, scorer.index["function"].to_numpy()
+    table = vlm.heads.table
+    total = torch.zeros(len(functions), len(table), device=vlm.device, dtype=torch.float64)
+    head_of_column = torch.as_tensor(
+        np.repeat(np.arange(len(table)), table["stop"] - table["start"]), device=vlm.device
+    )
+    slices: list[torch.Tensor] = []
+
+    def hook_for(name, columns):
+        def hook(module, args):
+            x = args[0] if args[0].requires_grad else args[0].detach().requires_grad_()
+            slices.append(x)
+            return (x, *args[1:])
+
+        return hook
+
+    with projection_hooks(vlm, hook_for):
+        for inputs, (row, token), owner in scorer.batches:
+            slices.clear()
+            logits = vlm.next_logits(inputs, row, token - 1)  # (answer tokens, vocabulary)
+            targets = inputs["input_ids"][row, token][:, None]
+            others = logits.scatter(1, targets, -torch.inf).logsumexp(1)
+            log_odds = logits.gather(1, targets)[:, 0] - others
+            for number, function in enumerate(functions):
+                own = torch.as_tensor(label[owner] == function, device=vlm.device)
+                if not own.any():
+                    continue
+                gradients = torch.autograd.grad(log_odds[own].sum(), slices, retain_graph=True)
+                with torch.no_grad():
+                    columns = [(x * g).float().sum((0, 1)) for x, g in zip(slices, gradients, strict=True)]
+                    total[number].index_add_(0, head_of_column, -torch.cat(columns).double())
+    counts = np.array([max((label == function).sum(), 1) for function in functions])
+    return total.cpu().numpy() / counts[:, None]
+
+
+@torch.inference_mode()
+def image_attention(scorer: TeacherForcedScorer, functions) -> np.ndarray:
+    """Share of attention that goes to the picture from the tokens that predict an answer: (functions, heads), 0 to 1,
+    NaN for a function without steps.
+
+    A head of cross-attention reads nothing else and has 1. Raises ValueError where the model does not hand over one
+    attention map a layer of heads.
+    """
+    vlm, label = scorer.vlm, scorer.index["function"].to_numpy()
+    per_step = np.zeros((len(label), len(vlm.heads)))
+    count = np.zeros(len(label))
+    kinds = vlm.heads.table.groupby("module", sort=False)["kind"].first()
+    with attention_switched(vlm, "eager"):
+        for inputs, (row, token), owner in scorer.batches:
+            maps = vlm.model.base_model(**inputs, use_cache=False, output_attentions=True).attentions or ()
+            if len(maps) != len(kinds):
+                raise ValueError(
+                    f"{vlm.name} gave {len(maps)} attention maps for {len(kinds)} layers; expected one each"
+                )
+            picture = (inputs["input_ids"] == vlm.image_token_id).float()
+            shares = [  # (answer tokens, heads) a layer
+                torch.ones(len(row), each.shape[1]) if kind == "cross"
+                else torch.einsum("thk,tk->th", each[row, :, token - 1].float(), picture[row]).cpu()
+                for each, kind in zip(maps, kinds, strict=True)
+            ]  # fmt: skip
+            np.add.at(per_step, owner, torch.cat(shares, dim=1).numpy())
+            np.add.at(count, owner, 1)
+    per_step /= np.maximum(count, 1)[:, None]
+    means = np.full((len(functions), per_step.shape[1]), np.nan)
+    for number, function in enumerate(functions):
+        if (label == function).any():
+            means[number] = per_step[label == function].mean(0)
+    return means
+
+
+@torch.inference_mode()
+def output_norms(vlm: VLM, activations: HeadActivations) -> np.ndarray:
+    """Size of what each head's columns of its output projection write: (heads,), the mean over rows of ||W x||.
+
+    x is the head's slice in ``activations``, so at the tokens that these were read at; W is read by sending unit vectors
+    through the projection, so packed 4-bit weights count as they compute. What a family puts behind the projection, such
+    as a gate or a norm, is not counted.
+    """
+    norms = np.empty(len(vlm.heads))
+    for name, part in vlm.heads.table.groupby("module", sort=False):
+        first, last = vlm.heads.projections[name]
+        units = torch.eye(last - first, device=vlm.device, dtype=vlm.model.dtype)
+        projection = vlm.model.get_submodule(name)
+        weight = projection(units).float() - projection(torch.zeros_like(units[:1])).float()  # (columns, model)
+        weight = weight.unflatten(0, (len(part), -1))  # (heads, head_dim, model)
+        x = torch.as_tensor(np.asarray(activations.features[:, first:last], dtype=np.float32), device=vlm.device)
+        x = x.unflatten(1, (len(part), -1))  # (rows, heads, head_dim)
+        squares = torch.einsum("rhd,hde,rhe->rh", x, weight @ weight.mT, x)
+        norms[part.index] = squares.clamp_min(0).sqrt().mean(0).cpu()
+    return norms

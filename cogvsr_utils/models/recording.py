@@ -1,0 +1,270 @@
+"""Record the activations of every head while a model answers.
+
+capture(vlm, items, store=folder)      answers step by step, then reads all heads at the answers -> HeadActivations
+estimate_capture(vlm, items)           rows, bytes, passes and seconds of it, from one batch
+read_heads(vlm, inputs, ...)           one pass: the mean of every head over the tokens of each row
+
+First the model answers on its own (batched, greedy). Then one teacher-forced pass over each finished chat reads every
+head of the text decoder at all its steps at once: for a causal model the same activations as during generation.
+"""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from cogvsr_utils.dataset.images import image_size, items_digest
+from cogvsr_utils.dataset.items import Item
+from cogvsr_utils.dataset.scoring import judge
+from cogvsr_utils.files import digest, replacing
+from cogvsr_utils.models.activations import HeadActivations, ShardedStore
+from cogvsr_utils.models.answering import answer
+from cogvsr_utils.models.batching import FIRST, in_halves, measure_batch
+from cogvsr_utils.models.chat import CLOSING, INSTRUCTION, MAIN, step_replies
+from cogvsr_utils.models.hooks import projection_hooks
+from cogvsr_utils.models.positions import POSITIONS, encode_chats, group_steps
+from cogvsr_utils.models.vlm import VLM
+
+AT = ("predicts", "reads")
+POOLS = ("mean", "token")
+CPU_BATCH = 16
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Reading:
+    """Which tokens of a step are read, and what becomes of them; see ``capture``. Raises ValueError for other values."""
+
+    position: str = "answer"
+    at: str = "predicts"
+    pool: str = "mean"
+    content_tokens: int = 3
+
+    def __post_init__(self):
+        for name, known in (("position", POSITIONS), ("at", AT), ("pool", POOLS)):
+            if (value := getattr(self, name)) not in known:
+                raise ValueError(f"{name} is {value!r}; expected one of {known}")
+
+    @property
+    def shift(self) -> int:
+        """How many tokens to the left of its own place a token is read: 1 where it is to be predicted, else 0."""
+        return int(self.at == "predicts" and self.position.startswith("answer"))
+
+
+@dataclass(frozen=True)
+class CaptureEstimate:
+    """Rows and bytes that a capture keeps, passes that it runs, and the seconds of these passes."""
+
+    rows: int
+    bytes: int
+    passes: int
+    seconds: float
+
+
+def capture(
+    vlm: VLM,
+    items: list[Item],
+    *,
+    store: str | Path,
+    position: str = "answer",
+    at: str = "predicts",
+    pool: str = "mean",
+    content_tokens: int = 3,
+    answers=None,
+    batch_size: int | None = None,
+    shard: int = 256,
+    progress: bool = True,
+) -> HeadActivations:
+    """Capture every head at every step of every item, and keep it in the folder ``store``.
+
+    ``position`` is one of ``positions.POSITIONS``; ``answer_content`` takes the ``content_tokens`` most surprising
+    tokens of an answer (the paper's k is 3). At answers, ``at="predicts"`` reads the tokens one to the left, whose
+    output is the answer, ``"reads"`` the answer's own; other positions are read where they are. ``pool="mean"``
+    averages a step's tokens, ``"token"`` keeps a row for each. ``answers`` may be what ``answer`` returned for these
+    items; else the model answers first. Without a ``batch_size`` the first batch on a GPU measures how many chats fit.
+
+    A killed run resumes at its last shard and gives the same bytes. Steps that cannot be located are left out, listed in
+    the header as ``not_located`` and counted in the log. Raises ValueError for a store made from other settings and for
+    activations that are not finite, OSError where the disk is or would be full.
+
+    >>> import tempfile
+    >>> from cogvsr_utils import Item, Step, load_vlm
+    >>> step = Step("What shape is a ball?", "sphere", "closed", None, "Knowledge Recall")
+    >>> item = Item("1", "mine", "1", "Is it red?", "yes", "yesno", [step])
+    >>> capture(load_vlm("nano-internvl"), [item], store=tempfile.mkdtemp()).by_head().shape
+    (1, 48, 24)
+    """
+    reading = Reading(position, at, pool, content_tokens)
+    shards = ShardedStore(store, _header(vlm, items, answers, reading))
+    if shards.finished:
+        return HeadActivations.open(shards.folder)
+    n_rows = sum(len(item.steps) for item in items)
+    needed, free = 2 * n_rows * vlm.heads.width * 2, shutil.disk_usage(shards.folder).free
+    if needed > free:
+        raise OSError(
+            f"{shards.folder} needs {needed / 1e9:.1f} GB (shards and the whole); {free / 1e9:.1f} GB are free"
+        )
+    if answers is None:
+        answers = _kept_answers(vlm, items, shards.folder, progress)
+    answers = answers[answers["uid"].isin([item.uid for item in items])]
+    reader = _Reader(vlm, items, step_replies(answers), reading)
+    size = batch_size or shards.remember("batch_size", reader.measured_batch_size)
+    for first in tqdm(range(0, len(items), shard), desc="capture", disable=not progress):
+        shards.add(first, lambda first=first: reader.read(range(first, min(first + shard, len(items))), size))
+    judged = judge(answers[answers["step"] != MAIN])
+    found = shards.join(lambda place: _index(items, judged, place, pool), vlm.heads)
+    if missing := found.header["not_located"]:
+        log.warning("%d of %d steps could not be located and have no activations: %s%s", len(missing), len(judged),
+                    ", ".join(missing[:5]), " …" if len(missing) > 5 else "")  # fmt: skip
+    return found
+
+
+def estimate_capture(vlm: VLM, items: list[Item], *, batch_size: int = FIRST, **reading) -> CaptureEstimate:
+    """What ``capture`` of these items will keep and take; ``reading`` are its position, at, pool and content_tokens.
+
+    Seconds come from one batch with the right answers in place of the model's; answering comes on top.
+    """
+    reader = _Reader(vlm, items, _right_answers(items), Reading(**reading))
+    some = range(min(batch_size, len(items)))
+    start = time.perf_counter()
+    reader.read(some, batch_size)
+    seconds = (time.perf_counter() - start) * len(items) / max(len(some), 1)
+    n_rows = sum(len(item.steps) for item in items)
+    return CaptureEstimate(n_rows, n_rows * vlm.heads.width * 2, len(items), seconds)
+
+
+def read_heads(vlm: VLM, inputs: dict, flat: np.ndarray, owner: np.ndarray, n_rows: int) -> torch.Tensor:
+    """One forward pass; the mean of every head over the tokens of each row, (rows, width) float32 on the device.
+
+    ``flat`` (tokens,) are places in the flattened batch, ``owner`` (tokens,) the row that each belongs to. Selection and
+    mean happen on the device, projection by projection; nothing else is kept.
+    """
+    place, owner = torch.as_tensor(flat, device=vlm.device), torch.as_tensor(owner, device=vlm.device)
+    out = torch.zeros(n_rows, vlm.heads.width, device=vlm.device)
+
+    def hook_for(name, columns):
+        def hook(module, args):
+            rows = args[0].flatten(0, 1).index_select(0, place).float()  # (tokens, width of the projection)
+            out[:, columns].index_add_(0, owner, rows)
+
+        return hook
+
+    with projection_hooks(vlm, hook_for):
+        vlm.forward(inputs)
+    return out / torch.bincount(owner, minlength=n_rows).clamp(min=1)[:, None]
+
+
+@dataclass(frozen=True)
+class _Reader:
+    """What one capture reads: the items, the replies to them, and which tokens of them."""
+
+    vlm: VLM
+    items: list[Item]
+    replies: dict[str, list[str]]
+    reading: Reading
+
+    def measured_batch_size(self) -> int:
+        """How many of the longest chats fit into the device's memory; 16 on a CPU."""
+        longest = sorted(range(len(self.items)), key=self._order)[-FIRST:]
+        if self.vlm.device.type == "cpu" or not longest:
+            return CPU_BATCH
+        return measure_batch(self._batch, longest, self.vlm.device)[1]
+
+    def read(self, numbers: range, batch_size: int) -> tuple[np.ndarray, np.ndarray]:
+        """Features (rows, width) float16 of some items and where they come from: (rows, [item, step, tokens, token])."""
+        ordered = sorted((i for i in numbers if self.items[i].steps), key=self._order)
+        blocks, places = [np.zeros((0, self.vlm.heads.width), np.float16)], [np.zeros((0, 4), int)]
+        for first in range(0, len(ordered), batch_size):
+            for features, place in in_halves(self._batch, ordered[first : first + batch_size]):
+                blocks.append(features)
+                places.append(place)
+        return np.concatenate(blocks), np.concatenate(places)
+
+    def _order(self, i: int) -> tuple:
+        """Pictures of one size together, and chats of like length, so that little of a batch is padding."""
+        item = self.items[i]
+        length = len(item.question) + sum(map(len, self.replies[item.uid])) + sum(len(s.question) for s in item.steps)
+        return image_size(item), length, i
+
+    @torch.inference_mode()
+    def _batch(self, numbers: list[int]) -> list[tuple[np.ndarray, np.ndarray]]:
+        items = [self.items[i] for i in numbers]
+        inputs, places = encode_chats(self.vlm, items, self.replies, self.reading.position)
+        owner = group_steps(places)[1]
+        count = np.bincount(owner)[owner]  # tokens of the step, before any are chosen
+        if self.reading.position == "answer_content" and len(places):
+            keep = self._surprising(inputs, places)
+            places, count = places[keep], count[keep]
+        steps, owner = group_steps(places)
+        flat = places[:, 0] * inputs["input_ids"].shape[1] + places[:, 1] - self.reading.shift
+        if self.reading.pool == "mean":
+            count, within = np.bincount(owner, minlength=len(steps)), np.zeros(len(steps), int)
+        else:
+            steps, within, owner = places[:, [0, 2]], places[:, 3], np.arange(len(places))
+        place = np.column_stack([np.array(numbers)[steps[:, 0]], steps[:, 1], count, within])
+        pooled = read_heads(self.vlm, inputs, flat, owner, len(place))
+        return [(pooled.to(torch.float16).cpu().numpy(), place)]
+
+    def _surprising(self, inputs: dict, places: np.ndarray) -> np.ndarray:
+        """Which tokens (tokens,) are among the most surprising of their answer: -log p given all before."""
+        row, token = (torch.as_tensor(column, device=self.vlm.device) for column in places[:, :2].T)
+        logits, targets = self.vlm.next_logits(inputs, row, token - 1), inputs["input_ids"][row, token]
+        surprisal = torch.nn.functional.cross_entropy(logits, targets, reduction="none").cpu().numpy()
+        keep, (steps, owner) = np.zeros(len(places), dtype=bool), group_steps(places)
+        for step in range(len(steps)):
+            own = np.flatnonzero(owner == step)
+            keep[own[np.argsort(-surprisal[own], kind="stable")[: self.reading.content_tokens]]] = True
+        return keep
+
+
+def _right_answers(items: list[Item]) -> dict[str, list[str]]:
+    return {item.uid: [step.answer for step in item.steps] for item in items}
+
+
+def _index(items, judged, place: np.ndarray, pool: str):
+    """The table of rows, and the steps, as "uid:step", that have none; ``place`` (rows, [item, step, tokens, token])."""
+    import pandas as pd
+
+    rows = pd.DataFrame({"uid": [items[i].uid for i in place[:, 0]], "step": place[:, 1], "n_tokens": place[:, 2]})
+    rows = rows.assign(token=place[:, 3]) if pool == "token" else rows
+    rows = rows.merge(judged, on=["uid", "step"], how="left", validate="many_to_one")
+    known = set(zip(rows["uid"], rows["step"], strict=True))
+    return rows, [f"{u}:{s}" for u, s in zip(judged["uid"], judged["step"], strict=True) if (u, s) not in known]
+
+
+def _kept_answers(vlm, items, folder: Path, progress: bool):
+    """The model's answers, kept beside the shards so that a killed run does not ask again."""
+    import pandas as pd
+
+    path = folder / "answers.parquet"
+    if not path.exists():
+        found = answer(vlm, items, progress=progress)
+        with replacing(path) as partial:
+            found.to_parquet(partial)
+    return pd.read_parquet(path)
+
+
+def _header(vlm: VLM, items: list[Item], answers, reading: Reading) -> dict:
+    import transformers
+
+    given = answers
+    if given is not None:
+        given = given[(given["step"] != MAIN) & given["uid"].isin([item.uid for item in items])]
+        given = given[["uid", "step", "prediction"]].sort_values(["uid", "step"])
+    content_tokens = reading.content_tokens if reading.position == "answer_content" else None
+    return {
+        "model": vlm.name, "revision": vlm.revision, "quantize": vlm.quantize, "dtype": str(vlm.model.dtype),
+        "weights": vlm.weights_digest, "data": items_digest(items),
+        "prompt": digest(INSTRUCTION, CLOSING, str(vlm.processor.chat_template)),
+        "answers": "the model's own" if given is None else digest(given.to_csv(index=False)),
+        "modules": list(vlm.heads.projections), **asdict(reading), "content_tokens": content_tokens,
+        "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
+    }  # fmt: skip

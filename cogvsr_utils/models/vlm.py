@@ -1,0 +1,109 @@
+"""A loaded vision-language model: its weights, its processor and the map of its heads.
+
+VLM                                 the model, with ``encode`` for chats about pictures and ``forward`` for one pass
+attention_switched(vlm, name)       another attention implementation inside a block
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+
+from cogvsr_utils.files import digest
+from cogvsr_utils.models.head_map import HeadMap
+
+
+@dataclass(frozen=True)
+class VLM:
+    """A loaded model: its name, revision and quantization, the transformers model and its processor."""
+
+    name: str
+    model: torch.nn.Module
+    processor: object
+    quantize: str | None = None
+    revision: str = ""
+
+    @cached_property
+    def heads(self) -> HeadMap:
+        """Where every attention head of the text decoder is."""
+        return HeadMap.of(self.model)
+
+    @cached_property
+    def weights_digest(self) -> str:
+        """Short hash of the first values of every weight: tells a retrained or requantized model from another."""
+        weights = self.model.state_dict().items()
+        return digest(*(f"{name}{tuple(w.shape)}{w.flatten()[:8].float().tolist()}" for name, w in weights))
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model's inputs go."""
+        return self.model.device
+
+    @property
+    def tokenizer(self):
+        """The processor's tokenizer."""
+        return self.processor.tokenizer
+
+    @property
+    def image_token_id(self) -> int | None:
+        """Id of the token that stands for a part of a picture, by the names that configurations give it."""
+        names = ("image_token_id", "image_token_index", "media_placeholder_token_id")
+        found = (getattr(self.model.config, name, None) for name in names)
+        return next((value for value in found if isinstance(value, int)), None)
+
+    @property
+    def causal(self) -> bool:
+        """Whether no token reads a later one of the text."""
+        return getattr(self.model.config.get_text_config(), "use_bidirectional_attention", None) is not True
+
+    def render(self, messages: list[dict], prompt: bool) -> str:
+        """The chat as text; ``prompt`` adds the opening of the model's turn."""
+        return self.processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=prompt)
+
+    def encode(self, texts: list[str], images: list, side: str = "left"):
+        """Token and pixel tensors (batch, tokens) on the model's device, padded on ``side``."""
+        images = [[image] for image in images] if images[0] is not None else None
+        self.tokenizer.padding_side = side
+        # Many templates write the mark that begins a text; the tokenizer is not to add a second one.
+        begun = bool(self.tokenizer.bos_token) and all(text.startswith(self.tokenizer.bos_token) for text in texts)
+        settings = {"padding": True, "padding_side": side, "add_special_tokens": not begun, "return_tensors": "pt"}
+        batch = self.processor(images=images, text=texts, text_kwargs=settings)
+        batch = batch.to(self.device)
+        return {k: v.to(self.model.dtype) if torch.is_floating_point(v) else v for k, v in batch.items()}
+
+    def forward(self, inputs):
+        """One pass without a cache and, where the model allows it, without logits."""
+        return self.model.base_model(**inputs, use_cache=False)
+
+    def next_logits(self, inputs, rows: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
+        """Logits of what follows some tokens, given by their (row, token) places: (places, vocabulary), float32."""
+        if self.model.base_model is self.model:
+            return self.model(**inputs, use_cache=False).logits[rows, tokens].float()
+        logits = self.model.get_output_embeddings()(self.forward(inputs).last_hidden_state[rows, tokens]).float()
+        cap = getattr(self.model.config.get_text_config(), "final_logit_softcapping", None)
+        return cap * torch.tanh(logits / cap) if cap else logits
+
+
+@contextmanager
+def attention_switched(vlm: VLM, name: str) -> Iterator[bool]:
+    """Another attention implementation inside the block; yields whether the model has it.
+
+    Every part of the model gets back the implementation that it had.
+    """
+    configs = {id(m.config): m.config for m in vlm.model.modules() if hasattr(m, "config")}.values()
+    before = [getattr(config, "_attn_implementation", None) for config in configs]
+    try:
+        vlm.model.set_attn_implementation(name)
+        switched = True
+    except (ValueError, AttributeError, NotImplementedError):
+        switched = False
+    try:
+        yield switched
+    finally:
+        for config, implementation in zip(configs, before, strict=True):
+            if implementation is not None:
+                config._attn_implementation = implementation

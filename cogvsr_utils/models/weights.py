@@ -1,0 +1,52 @@
+"""Where a model's weights are, and what tells them from others, without loading them.
+
+nano_names()              the small models that the package ships
+find_weights(name)        the folder or hub id that a name means
+weights_digest(name)      a hash that changes with the weights
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from cogvsr_utils.files import digest
+from cogvsr_utils.paths import NANO
+
+SAMPLE = 2**20  # bytes of each end of a file of weights that its digest is taken of
+
+
+def nano_names() -> list[str]:
+    """Names of the small models that the package ships."""
+    return sorted(path.parent.name for path in NANO.glob("nano-*/config.json"))
+
+
+def find_weights(name: str) -> str:
+    """The folder or hub id that a name means; raises OSError for an unknown nano name or a folder without a model."""
+    if (NANO / name / "config.json").is_file():
+        return str(NANO / name)
+    if name.startswith("nano-"):
+        raise OSError(f"no nano model {name!r}; shipped: {', '.join(nano_names()) or 'none'}")
+    if Path(name).exists() and not (Path(name) / "config.json").is_file():
+        raise OSError(f"the folder {name!r} has no config.json; expected a saved transformers model")
+    return name
+
+
+def weights_digest(name: str, revision: str | None = None) -> str:
+    """What tells a model's weights from others without loading them.
+
+    For a folder a hash over its configuration and over the size, head and tail of each file of weights; for a hub id
+    the commit that is cached here, or the id and revision where none is.
+    """
+    folder = Path(find_weights(name))
+    if folder.is_dir():
+        parts: list[str | bytes] = []
+        for path in sorted([*folder.glob("*.json"), *folder.glob("*.safetensors")]):
+            with path.open("rb") as file:
+                head = file.read(SAMPLE)
+                file.seek(max(path.stat().st_size - SAMPLE, 0))
+                parts += [path.name, str(path.stat().st_size), head, file.read()]
+        return digest(*parts)
+    from huggingface_hub import try_to_load_from_cache
+
+    cached = try_to_load_from_cache(name, "config.json", revision=revision)
+    return digest(name, Path(cached).parent.name if isinstance(cached, str) else revision or "main")

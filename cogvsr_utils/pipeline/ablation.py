@@ -1,0 +1,301 @@
+"""What do the selected heads do? Ablate them, scale them, steer them: tuned on B, tested on C.
+
+single_ablations[edit]           each head ablated (mask) or mean-ablated (mean) alone, on some items of C
+ablated_answers[function]        all of C answered with a function's heads ablated
+ablation_matrix                  paired change of every function's accuracy under every function's set
+generated_and_forced             a function's own steps under its own set, generated and teacher-forced
+without_strongest                its set without the head that costs most
+matched_controls[ranking]        the same of a function's own steps, beside matched controls; teacher-forced
+against_controls(sets)           what comes of it, by function; all_against_controls, over all of them
+scaled, steered                  spatial heads scaled up, and shifted towards correct answers
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy as np
+import pandas as pd
+from tqdm import tqdm
+
+from cogvsr_utils.analysis import matching
+from cogvsr_utils.analysis.ablations import HeadAblations
+from cogvsr_utils.analysis.accuracy import compare
+from cogvsr_utils.dataset.scoring import judge
+from cogvsr_utils.dataset.splits import SELECTION, TEST, TUNING
+from cogvsr_utils.functions import NAMES, SPATIAL
+from cogvsr_utils.models.activations import HeadActivations
+from cogvsr_utils.pipeline.experiment import Experiment, n_top
+from cogvsr_utils.pipeline.recordings import activations, answers
+from cogvsr_utils.pipeline.selection import (
+    ABLATION,
+    IMPORTANCE,
+    Attributions,
+    HeadMeans,
+    Rankings,
+    attributions,
+    head_means,
+    rankings,
+    top_heads_by,
+)
+from cogvsr_utils.pipeline.store import result
+from cogvsr_utils.pipeline.sweeps import ablate_each_head
+from cogvsr_utils.stats import clustered_mean, false_discovery_rate, percentile_interval
+
+SCALES = (1.25, 1.5, 2.0)
+STRENGTHS = (0.5, 1.0, 2.0)
+C = (TEST,)
+N_PAIRINGS = 10_000  # random pairings of head sets with functions, for the p of specificity
+
+
+def mean_edits(heads_of, means: HeadMeans):
+    """A function of heads that gives the edits which replace each by its mean; ``heads_of`` is a HeadMap."""
+    from cogvsr_utils.models.interventions import mean_ablate
+
+    def edits(heads):
+        columns = heads_of.columns(heads)
+        return [mean_ablate(heads, [mean[at] for at in columns], scope) for scope, mean in means.by_scope.items()]
+
+    return edits
+
+
+@result(
+    variants=("mask", "mean"),
+    splits=C,
+    needs=lambda edit: {"means": head_means} if edit == "mean" else {},
+    gpu=True,
+)
+def single_ablations(experiment: Experiment, edit: str, means: HeadMeans | None = None) -> HeadAblations:
+    """Each head ablated alone on some items of C: masked (×0.001) or replaced by its mean over split A."""
+    edits = mean_edits(experiment.vlm.heads, means) if means else None
+    return ablate_each_head(experiment, TEST, edits)
+
+
+@result(variants=NAMES, splits=C, needs={"rankings": rankings}, gpu=True)
+def ablated_answers(experiment: Experiment, function: str, rankings: Rankings) -> pd.DataFrame:
+    """Judged replies to all of C with the function's top heads by the paper's importance ablated."""
+    from cogvsr_utils.models.answering import answer
+    from cogvsr_utils.models.interventions import mask
+
+    heads = top_heads_by(rankings, IMPORTANCE, n_top(len(rankings.heads))).of(function)
+    return judge(answer(experiment.vlm, experiment.items(TEST), edits=mask(heads)))
+
+
+@result(needs={"answers": answers[TEST], "rankings": rankings}
+        | {f"ablated_{number}": ablated_answers[name] for number, name in enumerate(NAMES)})  # fmt: skip
+def ablation_matrix(experiment: Experiment, answers: pd.DataFrame, rankings: Rankings, **ablated) -> pd.DataFrame:
+    """Paired change of every function's accuracy on C with one function's heads ablated; generated answers.
+
+    Columns: those of ``accuracy.compare``, head_set (whose heads), k, method, and q over the whole matrix.
+    """
+    k = n_top(len(rankings.heads))
+    frames = [
+        compare(ablated[f"ablated_{number}"], answers).assign(head_set=name, k=k, method="mask")
+        for number, name in enumerate(NAMES)
+    ]
+    matrix = pd.concat(frames, ignore_index=True)
+    return matrix.assign(q=false_discovery_rate(matrix["p"]))
+
+
+@result(
+    splits=C,
+    needs={"rankings": rankings, "answers": answers[TEST]}
+    | {f"ablated_{number}": ablated_answers[name] for number, name in enumerate(NAMES)},
+    gpu=True,
+)
+def generated_and_forced(
+    experiment: Experiment, rankings: Rankings, answers: pd.DataFrame, **ablated: pd.DataFrame
+) -> pd.DataFrame:
+    """Each function's own steps under its own set, generated and teacher-forced, on the same steps of C.
+
+    Generated answers follow the model's own earlier answers, teacher-forced ones the right ones, so the difference is
+    inherited from earlier steps. Columns: function, n, generated, forced, inherited (changes of accuracy), each with low
+    and high (95 % over scenes).
+    """
+    from cogvsr_utils.models.interventions import mask
+
+    sets = top_heads_by(rankings, IMPORTANCE, n_top(len(rankings.heads)))
+    scorer, rows = experiment.scorer(TEST, len(experiment.items(TEST))), []
+    intact = scorer.score()
+    for number, function in enumerate(NAMES):
+        forced = scorer.index.assign(
+            forced=scorer.score(mask(sets.of(function))).correct.astype(float) - intact.correct
+        )
+        both = answers.merge(ablated[f"ablated_{number}"][["uid", "step", "correct"]], on=["uid", "step"])
+        both = both.merge(forced[["uid", "step", "forced"]], on=["uid", "step"])
+        both = both[both["function"] == function]
+        change = both["correct_y"].astype(float) - both["correct_x"]
+        row = {"function": function, "n": len(both)}
+        for name, values in (("generated", change), ("forced", both["forced"]), ("inherited", change - both["forced"])):
+            row[name], row[f"{name}_low"], row[f"{name}_high"] = clustered_mean(values, both["group_id"])
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+@result(splits=C, needs={"rankings": rankings}, gpu=True)
+def without_strongest(experiment: Experiment, rankings: Rankings) -> pd.DataFrame:
+    """Is a set's effect that of one head? Teacher-forced change of each function's own steps on C under its whole set, under
+    the one head of it that costs most, and under the others.
+
+    Columns: function, n, layer, head (the strongest), whole, strongest, others, each with low and high (95 % over scenes).
+    """
+    from cogvsr_utils.models.interventions import mask
+
+    sets = top_heads_by(rankings, IMPORTANCE, n_top(len(rankings.heads)))
+    scorer, rows = experiment.scorer(TEST, experiment.settings.ablation_items), []
+    label, intact = scorer.index["function"].to_numpy(), scorer.score().correct
+    for function in NAMES:
+        heads, own = sets.of(function), label == function
+
+        def change(chosen, own=own):
+            return scorer.score(mask(chosen)).correct[own].astype(float) - intact[own]
+
+        alone = {head: change([head]) for head in heads}
+        strongest = min(alone, key=lambda head: alone[head].mean())
+        row = {"function": function, "n": int(own.sum()), "layer": strongest[0], "head": strongest[1]}
+        others = [head for head in heads if head != strongest]
+        for name, values in (("whole", change(heads)), ("strongest", alone[strongest]), ("others", change(others))):
+            row[name], row[f"{name}_low"], row[f"{name}_high"] = clustered_mean(
+                values, scorer.index["group_id"].to_numpy()[own]
+            )
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def specificity(matrix: pd.DataFrame, seed: int = 0) -> dict[str, float]:
+    """Is the damage specific? From ``ablation_matrix``: the mean change of each function's own steps (``own``), of other
+    functions' (``other``), their ``difference``, and the one-sided ``p`` of it over random pairings of sets with functions.
+    """
+    names = [name for name in NAMES if name in set(matrix["head_set"])]
+    change = matrix.pivot(index="head_set", columns="function", values="change").loc[names, names].to_numpy()
+    rng, rows = np.random.default_rng(seed), np.arange(len(names))
+    own, other = change.diagonal().mean(), change[~np.eye(len(names), dtype=bool)].mean()
+    pairings = np.array([change[rows, rng.permutation(len(names))].mean() for _ in range(N_PAIRINGS)])
+    p = (1 + (pairings <= own).sum()) / (1 + N_PAIRINGS)
+    return {"own": float(own), "other": float(other), "difference": float(own - other), "p": float(p)}
+
+
+@result(
+    variants=(IMPORTANCE, ABLATION),
+    splits=C,
+    needs={"rankings": rankings, "attributions": attributions},
+    gpu=True,
+)
+def matched_controls(
+    experiment: Experiment, ranking: str, rankings: Rankings, attributions: Attributions
+) -> pd.DataFrame:
+    """Teacher-forced change of each function's own steps on C: under its top heads (set -1), and under matched controls.
+
+    These are of the same layers and like output norm; see ``matching.matched_controls``. Columns: function, set, n, k,
+    norm, same_layer (share of the heads in layers as the function's heads have them), change, delta_log_prob.
+    """
+    from cogvsr_utils.models.interventions import mask
+
+    table, rows = experiment.vlm.heads.table, []
+    norm = dict(zip(experiment.vlm.heads.pairs, attributions.norms, strict=True))
+    sets = top_heads_by(rankings, ranking, n_top(len(table)))
+    for function in tqdm(sorted(sets.functions.tolist()), desc="matched controls"):
+        heads = sets.of(function)
+        scorer = experiment.scorer(TEST, experiment.settings.control_items, function)
+        own = (scorer.index["function"] == function).to_numpy()
+        intact, wanted = scorer.score(), Counter(layer for layer, _ in heads)
+        controls = matching.matched_controls(
+            table, heads, experiment.settings.matched_controls, NAMES.index(function), attributions.norms
+        )
+        for number, drawn in enumerate([heads, *controls]):
+            ablated = scorer.score(mask(drawn))
+            same = (wanted & Counter(layer for layer, _ in drawn)).total()
+            rows.append({"function": function, "set": number - 1, "n": int(own.sum()), "k": len(drawn),
+                         "norm": sum(norm[head] for head in drawn), "same_layer": same / len(drawn),
+                         "change": ablated.correct[own].mean() - intact.correct[own].mean(),
+                         "delta_log_prob": (ablated.log_prob - intact.log_prob)[own].mean()})  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def against_controls(sets: pd.DataFrame) -> pd.DataFrame:
+    """Each function's heads beside their matched controls, from ``matched_controls``, in the order of ``NAMES``.
+
+    Columns: function, n, k, change, control_mean, control_low, control_high (95 % of the controls), sets, norm,
+    control_norm, same_layer, p (one-sided: that a control costs as much).
+    """
+    rows = []
+    for function, part in sets.groupby("function"):
+        own, controls = part[part["set"] == -1].iloc[0], part[part["set"] >= 0]
+        low, high = percentile_interval(controls["change"])
+        rows.append({"function": function, "n": own["n"], "k": own["k"], "change": own["change"],
+                     "control_mean": controls["change"].mean(), "control_low": low, "control_high": high,
+                     "sets": len(controls), "norm": own["norm"], "control_norm": controls["norm"].mean(),
+                     "same_layer": controls["same_layer"].mean(),
+                     "p": (1 + (controls["change"] <= own["change"]).sum()) / (1 + len(controls))})  # fmt: skip
+    return pd.DataFrame(rows).set_index("function").loc[[n for n in NAMES if n in set(sets["function"])]].reset_index()
+
+
+def all_against_controls(sets: pd.DataFrame, column: str = "change", n: int = 2000) -> dict[str, float]:
+    """The mean over functions of a column of ``matched_controls``: of the functions' heads (``own``), of controls (``mean``,
+    ``low``, ``high``: 95 % with one drawn for each function), and the ``p`` that these cost as much.
+
+    Functions for which no control was found are left out.
+    """
+    rng, parts = np.random.default_rng(0), [part.set_index("set")[column] for _, part in sets.groupby("function")]
+    parts = [part for part in parts if len(part) > 1]
+    own = np.mean([part[-1] for part in parts])
+    draws = np.mean([rng.choice(part.drop(-1), n) for part in parts], axis=0)
+    low, high = percentile_interval(draws)
+    return {"own": own, "mean": draws.mean(), "low": low, "high": high, "p": (1 + (draws <= own).sum()) / (1 + n)}
+
+
+@result(
+    splits=(TUNING, TEST),
+    needs={"rankings": rankings, "tuning": answers[TUNING], "test": answers[TEST]},
+    gpu=True,
+)
+def scaled(experiment: Experiment, rankings: Rankings, tuning: pd.DataFrame, test: pd.DataFrame) -> pd.DataFrame:
+    """Spatial heads scaled up: the factor is tuned on B, its effect tested on C; see ``_tuned`` for the columns."""
+    from cogvsr_utils.models.interventions import scale
+
+    heads = _spatial_heads(rankings)
+    return _tuned(experiment, "scale", {factor: scale(heads, factor) for factor in SCALES}, tuning, test)
+
+
+@result(
+    splits=(TUNING, TEST),
+    needs={
+        "rankings": rankings,
+        "activations": activations[SELECTION],
+        "tuning": answers[TUNING],
+        "test": answers[TEST],
+    },
+    gpu=True,
+)
+def steered(
+    experiment: Experiment,
+    rankings: Rankings,
+    activations: HeadActivations,
+    tuning: pd.DataFrame,
+    test: pd.DataFrame,
+) -> pd.DataFrame:
+    """Spatial heads shifted from wrong towards correct answers (directions from A): strength tuned on B, tested on C."""
+    from cogvsr_utils.models.interventions import directions, steer
+
+    heads, index = _spatial_heads(rankings), activations.index
+    vectors = directions(activations, heads, index["function"].isin(SPATIAL).to_numpy(), index["correct"].to_numpy())
+    return _tuned(experiment, "steer", {s: steer(heads, vectors, s) for s in STRENGTHS}, tuning, test)
+
+
+def _spatial_heads(rankings: Rankings) -> list[tuple[int, int]]:
+    sets = top_heads_by(rankings, IMPORTANCE, n_top(len(rankings.heads)))
+    return list(dict.fromkeys(head for name in SPATIAL for head in sets.of(name)))
+
+
+def _tuned(experiment: Experiment, method: str, edits: dict, tuning: pd.DataFrame, test: pd.DataFrame) -> pd.DataFrame:
+    """Try each strength on B by spatial steps, then the best on C. Columns: ``accuracy.compare``'s, split, strength, method."""
+    from cogvsr_utils.models.answering import answer
+
+    def changed(split, edit, before):
+        return compare(judge(answer(experiment.vlm, experiment.items(split), edits=edit)), before)
+
+    frames = {s: changed(TUNING, edit, tuning).assign(split=TUNING, strength=s) for s, edit in edits.items()}
+    spatial = {s: frame.loc[frame["function"].isin(SPATIAL), "change"].mean() for s, frame in frames.items()}
+    best = max(spatial, key=spatial.get)
+    tested = changed(TEST, edits[best], test).assign(split=TEST, strength=best)
+    return pd.concat([*frames.values(), tested], ignore_index=True).assign(method=method)

@@ -1,0 +1,119 @@
+"""What a probe has to beat: one linear classifier on everything that might tell a step's function.
+
+baselines    a table of them, each scored by the same classifier in the same folds
+
+So rows differ in what they see and in nothing else. All on split A.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+
+from cogvsr_utils.analysis.text_baselines import (
+    cross_validated,
+    random_functions,
+    ridge_classifier,
+    step_texts,
+    word_features,
+)
+from cogvsr_utils.dataset.items import Item
+from cogvsr_utils.dataset.splits import SELECTION
+from cogvsr_utils.models.activations import HeadActivations
+from cogvsr_utils.pipeline.experiment import Experiment
+from cogvsr_utils.pipeline.recordings import activations, control_activations
+from cogvsr_utils.pipeline.store import result
+from cogvsr_utils.stats import shuffle_within
+
+
+@result(
+    splits=(SELECTION,),
+    needs={
+        "activations": activations[SELECTION],
+        "untrained": control_activations["untrained"],
+        "grey": control_activations["grey picture"],
+        "other": control_activations["other picture"],
+    },
+    gpu=True,
+)
+def baselines(
+    experiment: Experiment,
+    activations: HeadActivations,
+    untrained: HeadActivations,
+    grey: HeadActivations,
+    other: HeadActivations,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """How well a step's function is told by all heads together, and by everything else.
+
+    Columns: predictor, accuracy, balanced_accuracy (both in [0, 1]), n, meaning. The control task gives every answer text
+    a random function (Hewitt and Liang, arXiv 1909.03368); the last row shuffles labels among steps of the same index.
+    """
+    from sklearn.metrics import accuracy_score, balanced_accuracy_score
+
+    items, index = experiment.items(SELECTION), activations.index
+    label, names = index["function"].to_numpy(), np.unique(index["function"])
+    text = step_texts(items).loc[list(zip(index["uid"], index["step"], strict=True))]
+    layers, x = activations.heads.table["layer"].to_numpy(), activations.by_head()  # (steps, heads, head_dim)
+    layer_means = np.stack([x[:, layers == layer].mean(1) for layer in np.unique(layers)], axis=1)
+    shuffled = shuffle_within(label, index["step"], np.random.default_rng(seed))
+    rows = [
+        ("majority", None, label, "the commonest function"),
+        ("step index", _dense(text["position"]), label, "which step of the chain it is"),
+        ("answer", _dense(text["answer"] + text["length"]), label, "words and number of words of the right answer"),
+        ("question words", _dense(text["question"]), label, "words of the step's question"),
+        ("text", _dense(text["all"]), label, "words and pairs of words of step, answer, main question; the step index"),
+        ("embeddings", _embeddings(experiment, items, index), label, "input embeddings of the predicting tokens"),
+        ("untrained model", _rows_of(untrained, index), label, "all heads of random weights"),
+        ("grey picture", _rows_of(grey, index), label, "all heads, the picture grey"),
+        ("other picture", _rows_of(other, index), label, "all heads, another item's picture"),
+        ("layer means", layer_means, label, "a mean a layer"),
+        ("all heads", x, label, "the activations themselves"),
+        ("control task", x, random_functions(index["answer"], names, seed), "all heads, a random function for each answer"),
+        ("shuffled labels", x, shuffled, "all heads, labels shuffled within the step index"),
+    ]  # fmt: skip
+    out = []
+    for name, features, target, meaning in rows:
+        if features is None:
+            predicted = np.full(len(target), pd.Series(target).mode()[0])
+        else:
+            columns = features.reshape(len(features), -1)
+            predicted = cross_validated(ridge_classifier(columns.shape[1]), columns, target, index["group_id"])
+        out.append({"predictor": name, "accuracy": accuracy_score(target, predicted),
+                    "balanced_accuracy": balanced_accuracy_score(target, predicted), "n": len(target),
+                    "meaning": meaning})  # fmt: skip
+    return pd.DataFrame(out)
+
+
+def _dense(text) -> np.ndarray:
+    return word_features(text).toarray().astype(np.float32)
+
+
+def _rows_of(other: HeadActivations, index) -> np.ndarray:
+    """Features (steps, heads, head_dim) of the same steps as ``index``, in its order."""
+    place = {key: i for i, key in enumerate(zip(other.index["uid"], other.index["step"], strict=True))}
+    return other.by_head()[[place[key] for key in zip(index["uid"], index["step"], strict=True)]]
+
+
+def _embeddings(experiment: Experiment, items: list[Item], index, batch_size: int = 64) -> np.ndarray:
+    """Mean input embedding (steps, width) of the tokens that predict each step's reply; 0 where it was not located."""
+    import torch
+
+    from cogvsr_utils.models.chat import step_replies
+    from cogvsr_utils.models.positions import encode_chats, group_steps
+
+    vlm, replies, found = experiment.vlm, step_replies(index), {}
+    embed = vlm.model.get_input_embeddings()
+    items = [item for item in items if len(replies.get(item.uid, ())) == len(item.steps)]
+    for first in range(0, len(items), batch_size):
+        some = items[first : first + batch_size]
+        inputs, places = encode_chats(vlm, some, replies)
+        steps, owner = group_steps(places)
+        with torch.inference_mode():
+            rows = embed(inputs["input_ids"][places[:, 0], places[:, 1] - 1]).float().cpu().numpy()  # (tokens, width)
+        sums = np.zeros((len(steps), rows.shape[1]), np.float32)
+        np.add.at(sums, owner, rows)
+        means = sums / np.bincount(owner)[:, None]
+        found |= {(some[row].uid, step): mean for (row, step), mean in zip(steps, means, strict=True)}
+    missing = np.zeros(embed.weight.shape[1])
+    return np.stack([found.get(key, missing) for key in zip(index["uid"], index["step"], strict=True)])

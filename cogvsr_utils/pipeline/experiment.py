@@ -1,0 +1,190 @@
+"""An experiment: one model, on one data set, under one profile.
+
+Experiment("nano-internvl")            names them, and the folder of their results; loads model and items when needed
+experiment.items(split)                the items of a split
+experiment.scorer(split, n)            some items of a split, to be scored teacher-forced under many edits
+n_top(n_heads)                         how many heads are taken for each function
+PROFILES                               how much of everything
+
+Results are functions of an experiment: see ``store`` for how they are kept, and the other modules for what they are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+
+from cogvsr_utils.dataset.images import items_digest
+from cogvsr_utils.dataset.items import Item
+from cogvsr_utils.dataset.loading import load_items
+from cogvsr_utils.dataset.splits import SELECTION, TEST, TUNING
+from cogvsr_utils.dataset.synth.build import built_stamp
+from cogvsr_utils.files import digest
+from cogvsr_utils.models.weights import weights_digest
+from cogvsr_utils.paths import results_folder
+from cogvsr_utils.pipeline.provenance import provenance
+
+ALL_SPLITS = (SELECTION, TUNING, TEST, "hard")
+TOP_SHARE = 0.10  # the share of all heads that is taken for a function, CogVision's (arXiv 2512.10300)
+
+
+@dataclass(frozen=True)
+class Profile:
+    """How much of everything: fits to shuffled labels, permutations, bootstrap draws, matched controls for a set, items for
+    each function's controls, items for the ablation of single heads, and repeats with planted heads."""
+
+    null_fits: int
+    permutations: int
+    bootstrap: int
+    matched_controls: int
+    control_items: int
+    ablation_items: int
+    planted: int
+
+
+PROFILES = {
+    "light": Profile(
+        null_fits=4, permutations=200, bootstrap=500, matched_controls=100, control_items=24, ablation_items=96, planted=10
+    ),
+    "full": Profile(
+        null_fits=10, permutations=1000, bootstrap=2000, matched_controls=200, control_items=96, ablation_items=400,
+        planted=25,
+    ),
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """One model, quantized or not, on one data set under one profile; raises ValueError for an unknown profile.
+
+    ``splits`` are those whose items may be read, all of them but inside a result.
+
+    >>> Experiment("Qwen/Qwen2.5-VL-7B-Instruct", "4bit").folder.parts[-3:]
+    ('Qwen--Qwen2.5-VL-7B-Instruct-4bit', 'synth', 'light')
+    """
+
+    model: str
+    quantize: str | None = None
+    profile: str = "light"
+    source: str = "synth"
+    splits: tuple[str, ...] = ALL_SPLITS
+    _cache: dict = field(default_factory=dict, repr=False, compare=False)
+
+    def __post_init__(self):
+        object.__setattr__(self, "quantize", self.quantize or None)
+        if self.profile not in PROFILES:
+            raise ValueError(f"profile is {self.profile!r}; expected one of {tuple(PROFILES)}")
+
+    @property
+    def settings(self) -> Profile:
+        """How much of everything."""
+        return PROFILES[self.profile]
+
+    @property
+    def title(self) -> str:
+        """The model, and its quantization where there is one."""
+        return f"{self.model} in {self.quantize}" if self.quantize else self.model
+
+    @property
+    def options(self) -> str:
+        """The options that name this experiment on the command line of ``python -m cogvsr_utils.pipeline``."""
+        given = {"model": self.model, "quantize": self.quantize, "profile": self.profile, "source": self.source}
+        return " ".join(f"--{name} {value}" for name, value in given.items() if value)
+
+    @property
+    def folder(self) -> Path:
+        """Where results are kept."""
+        return results_folder(self.model, self.quantize, self.source, self.profile)
+
+    @property
+    def vlm(self):
+        """The loaded model."""
+        return _load_vlm(self.model, self.quantize)
+
+    def items(self, split: str) -> list[Item]:
+        """The items of a split; raises PermissionError for one that may not be read here, KeyError for one not there."""
+        if split not in self.splits:
+            raise PermissionError(f"split {split!r} may not be read here; this result declares {self.splits}")
+        return _items_by_split(self.source)[split]
+
+    @property
+    def present_splits(self) -> list[str]:
+        """The splits that the data set has."""
+        if self.source == "synth":  # known without building it
+            return list(ALL_SPLITS)
+        return list(_items_by_split(self.source))
+
+    def scorer(self, split: str, n: int, function: str | None = None):
+        """A teacher-forced scorer of ``n`` items of a split, drawn at random.
+
+        With a function, of items that ask for it, each up to the last step that does: what comes after cannot change it.
+        """
+        from cogvsr_utils.models.scorer import TeacherForcedScorer
+
+        items = self.items(split)
+        items = [items[i] for i in np.random.default_rng(0).permutation(len(items))]
+        if function:
+            last = [max((i for i, s in enumerate(x.steps) if s.function == function), default=-1) for x in items]
+            items = [replace(x, steps=x.steps[: i + 1]) for x, i in zip(items, last, strict=True) if i >= 0]
+        return TeacherForcedScorer(self.vlm, items[:n])
+
+    def quantized(self) -> Experiment:
+        """The same in 4-bit."""
+        return replace(self, quantize="4bit", _cache={})
+
+    def restricted(self, splits: tuple[str, ...]) -> Experiment:
+        """The same, reading only some splits."""
+        return replace(self, splits=splits)
+
+    def cached(self, name: str, compute: Callable[[], str]) -> str:
+        """``compute()``, once for each name."""
+        if name not in self._cache:
+            self._cache[name] = compute()
+        return self._cache[name]
+
+    def data_digest(self, splits: tuple[str, ...]) -> str:
+        """What tells the items of these splits from others."""
+        if not splits:
+            return ""
+        if self.source == "synth":  # told by what builds it, so that a plan can be made before it is built
+            return digest(built_stamp().name, *splits)
+        return self.cached(
+            f"data {splits}", lambda: digest(*(items_digest(_items_by_split(self.source).get(s, [])) for s in splits))
+        )
+
+    @property
+    def weights_digest(self) -> str:
+        """What tells the weights from others, without loading them."""
+        return self.cached("weights", lambda: digest(weights_digest(self.model), self.quantize or ""))
+
+    def made_on(self) -> dict[str, str]:
+        """What a stamp says of the machine: commit, versions, device, model, profile."""
+        return provenance(self.title) | {"profile": self.profile, "source": self.source}
+
+
+def n_top(n_heads: int) -> int:
+    """How many of a model's heads are taken for each function.
+
+    >>> n_top(48)
+    5
+    """
+    return max(1, round(TOP_SHARE * n_heads))
+
+
+@lru_cache(maxsize=2)
+def _load_vlm(model: str, quantize: str | None):
+    from cogvsr_utils.models.loading import load_vlm
+
+    return load_vlm(model, quantize=quantize)
+
+
+@lru_cache(maxsize=2)
+def _items_by_split(source: str) -> dict[str, list[Item]]:
+    found: dict[str, list[Item]] = {}
+    for item in load_items(source):
+        found.setdefault(item.split, []).append(item)
+    return found

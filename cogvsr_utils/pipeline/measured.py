@@ -1,0 +1,71 @@
+"""Tables of full runs, kept in the repository with a stamp of what made them.
+
+MEASURED                      the results whose tables are kept
+publish(experiment)           write them from the results of an experiment: data/measured/<model>/
+table(experiment, result)     the measured table where there is one and the profile is light, else the result itself
+stamp(model)                  what made a model's tables, and whether code, data or weights have changed since
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pandas as pd
+
+from cogvsr_utils.files import replacing
+from cogvsr_utils.paths import MEASURED as FOLDER
+from cogvsr_utils.pipeline import ablation, baselines, selection, validation
+from cogvsr_utils.pipeline.experiment import Experiment
+from cogvsr_utils.pipeline.store import Result
+
+MEASURED: tuple[Result, ...] = (
+    baselines.baselines, validation.probe_accuracy, validation.head_table, validation.sparsity,
+    validation.spatial_differences, validation.thresholds, ablation.ablation_matrix,
+    ablation.matched_controls[selection.IMPORTANCE], ablation.matched_controls[selection.ABLATION],
+    validation.ranking_quality, validation.ranking_tests, validation.set_effects, validation.planted,
+    validation.null_models, validation.quantization,
+)  # fmt: skip
+
+
+def publish(experiment: Experiment) -> Path:
+    """Write the tables of ``MEASURED``, made where they are missing, and their stamp; returns the folder."""
+    folder = _folder(experiment)
+    for result in MEASURED:
+        found = result(experiment)
+        with replacing(folder / f"{result.name}.csv") as partial:
+            found.to_csv(partial, index=False, float_format="%.6g")
+    keys = {result.name: result.key(experiment) for result in MEASURED}
+    with replacing(folder / "stamp.json") as partial:
+        partial.write_text(json.dumps({**experiment.made_on(), "keys": keys}, indent=1) + "\n")
+    return folder
+
+
+def is_measured(experiment: Experiment, result: Result) -> bool:
+    """Whether ``table`` will show a measured table."""
+    return experiment.profile == "light" and result in MEASURED and (_folder(experiment) / f"{result.name}.csv").is_file()
+
+
+def table(experiment: Experiment, result: Result) -> pd.DataFrame:
+    """The measured table of a result where there is one and the profile is light, else the result itself."""
+    if is_measured(experiment, result):
+        return pd.read_csv(_folder(experiment) / f"{result.name}.csv")
+    return result(experiment)
+
+
+def stamp(experiment: Experiment) -> dict:
+    """What made a model's measured tables; ``changed`` names those whose code, data or weights have changed since.
+
+    Raises FileNotFoundError where there are none.
+    """
+    path = _folder(experiment) / "stamp.json"
+    if not path.is_file():
+        raise FileNotFoundError(f"no measured tables of {experiment.title}; expected {path}, which `publish` writes")
+    made = json.loads(path.read_text())
+    full = Experiment(experiment.model, experiment.quantize, made["profile"], experiment.source)
+    changed = [result.name for result in MEASURED if result.key(full) != made["keys"].get(result.name)]
+    return made | {"changed": changed}
+
+
+def _folder(experiment: Experiment) -> Path:
+    return FOLDER / experiment.folder.parts[-3]

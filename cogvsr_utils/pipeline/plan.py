@@ -1,0 +1,60 @@
+"""All results by name, and the order in which they depend on each other.
+
+RESULTS                    name -> Result
+rules(experiment, names)   what a scheduler needs of the named results and all that they need: one entry each
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from cogvsr_utils.pipeline import ablation, baselines, recordings, selection, validation
+from cogvsr_utils.pipeline.experiment import Experiment
+from cogvsr_utils.pipeline.store import Result, Variants
+
+MODULES = (recordings, baselines, selection, ablation, validation)
+
+
+def _declared() -> dict[str, Result]:
+    found: dict[str, Result] = {}
+    for module in MODULES:
+        for value in vars(module).values():
+            results = value.results.values() if isinstance(value, Variants) else [value]
+            for each in results:
+                if isinstance(each, Result):
+                    if found.setdefault(each.name, each) is not each:
+                        raise ValueError(f"two results are named {each.name!r}; expected one")
+    return found
+
+
+RESULTS = _declared()
+
+
+@dataclass(frozen=True)
+class Rule:
+    """One result of one experiment: its name, the stamp that says it is whole, the stamps that it needs."""
+
+    result: str
+    experiment: Experiment
+    output: Path
+    inputs: tuple[Path, ...]
+    gpu: bool
+
+    @property
+    def title(self) -> str:
+        """The result and the experiment as one word."""
+        return "__".join([self.result, *self.experiment.folder.parts[-3:]])
+
+
+def rules(experiment: Experiment, names: Iterable[str]) -> list[Rule]:
+    """The named results and everything that they need, each once, needs first."""
+    wanted: dict[str, Result] = {}
+    for name in names:
+        wanted |= {each.name: each for each in (*RESULTS[name].all_needs(), RESULTS[name])}
+    return [
+        Rule(each.name, experiment, each.stamp_path(experiment),
+             tuple(need.stamp_path(experiment) for need in each.needs.values()), each.gpu)
+        for each in wanted.values()
+    ]  # fmt: skip

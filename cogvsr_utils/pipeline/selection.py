@@ -1,0 +1,287 @@
+"""Which heads serve a function? Everything here reads split A alone, so that nothing is selected on what tests it.
+
+joint_probe          the paper's probe: importance, its null, its spread over groups
+strict_probe         the same of five seeds, stopped early; and on steps stratified by answer length and difficulty
+head_probes          each head alone, and what it adds to the text
+head_means           the mean of every head, to replace it by
+single_ablations     each head ablated alone
+attributions         approximations of that
+rankings             every way of ranking heads
+greedy_sets          sets of heads by greedy ablation
+top_heads_by         the first heads of each function by a ranking
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from sklearn.metrics import roc_auc_score
+from tqdm import tqdm
+
+from cogvsr_utils.analysis.ablations import HeadAblations
+from cogvsr_utils.analysis.head_probes import HeadProbes, binary_accuracy
+from cogvsr_utils.analysis.joint_probe import FunctionProbe
+from cogvsr_utils.analysis.sparsity import stratify
+from cogvsr_utils.analysis.text_baselines import random_functions, text_predictions
+from cogvsr_utils.dataset.splits import SELECTION
+from cogvsr_utils.models.activations import HeadActivations
+from cogvsr_utils.pipeline.experiment import Experiment, n_top
+from cogvsr_utils.pipeline.recordings import activations
+from cogvsr_utils.pipeline.store import result
+from cogvsr_utils.pipeline.sweeps import ablate_each_head
+from cogvsr_utils.stats import bootstrap_means
+
+A = (SELECTION,)
+CANDIDATES, GREEDY_STEPS = 8, 5
+IMPORTANCE, ABLATION = "importance (paper)", "ablation on split A"  # two of the rankings, named elsewhere too
+
+
+@dataclass(frozen=True)
+class JointProbe:
+    """A fitted joint probe.
+
+    ``functions`` (functions,); ``importance`` (functions, heads), signed; ``null`` (fits, functions, heads) with shuffled
+    labels; ``bootstrap`` (draws, functions, heads) over seeds and scenes; ``fitted`` what ``FunctionProbe.from_arrays``
+    takes.
+    """
+
+    functions: np.ndarray
+    importance: np.ndarray
+    null: np.ndarray
+    bootstrap: np.ndarray
+    fitted: dict[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class StrictProbe:
+    """A joint probe of five seeds, stopped early.
+
+    ``bootstrap`` (draws, functions, heads) over seeds and scenes; ``stratified`` the same where functions are equally
+    frequent at every length of answer and difficulty (whether all heads together tell the step); ``n_stratified`` steps;
+    ``fitted`` what ``FunctionProbe.from_arrays`` takes.
+    """
+
+    bootstrap: np.ndarray
+    stratified: np.ndarray
+    n_stratified: np.ndarray
+    fitted: dict[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class SingleProbes:
+    """Ridge probes of each head.
+
+    ``functions`` (functions,); ``auroc`` and ``binary_accuracy`` (functions, heads); ``accuracy``, ``balanced_accuracy``
+    and ``control_accuracy`` (heads,) of each head alone; ``gain`` (functions, heads) in AUROC, ``strength``, its ``null``
+    (permutations, functions, heads) and ``bootstrap`` (draws, functions, heads) of each head above the text;
+    ``text_auroc`` (functions,); ``joint_correct`` (steps,), whether all heads together, by the mean of their scores, tell
+    the step.
+    """
+
+    functions: np.ndarray
+    auroc: np.ndarray
+    binary_accuracy: np.ndarray
+    accuracy: np.ndarray
+    balanced_accuracy: np.ndarray
+    control_accuracy: np.ndarray
+    gain: np.ndarray
+    strength: np.ndarray
+    null: np.ndarray
+    bootstrap: np.ndarray
+    text_auroc: np.ndarray
+    joint_correct: np.ndarray
+
+
+@dataclass(frozen=True)
+class HeadMeans:
+    """``by_scope`` maps the scope of an edit to the mean (width,) of every head over its tokens."""
+
+    by_scope: dict[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class Attributions:
+    """``patching`` and ``image_attention`` (functions, heads); ``norms`` (heads,); see ``models.attribution``."""
+
+    functions: np.ndarray
+    patching: np.ndarray
+    image_attention: np.ndarray
+    norms: np.ndarray
+
+
+@dataclass(frozen=True)
+class Rankings:
+    """``scores`` maps each way of ranking to (functions, heads), larger is stronger; ``heads`` (heads, [layer, head])."""
+
+    functions: np.ndarray
+    heads: np.ndarray
+    scores: dict[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class HeadSets:
+    """``heads`` (functions, k, [layer, head]), the set of each function."""
+
+    functions: np.ndarray
+    heads: np.ndarray
+
+    def of(self, function: str) -> list[tuple[int, int]]:
+        """The set of one function."""
+        rows = self.heads[list(self.functions).index(function)]
+        return [(int(layer), int(head)) for layer, head in rows]
+
+
+@result(splits=A, needs={"activations": activations[SELECTION]})
+def joint_probe(experiment: Experiment, activations: HeadActivations) -> JointProbe:
+    """The joint probe as the paper trains it, and with shuffled labels."""
+    x, y, groups, layers = _arrays(activations)
+    rng = np.random.default_rng(0)
+    probe = FunctionProbe("paper").fit(x, y, groups, layers)
+    null = [
+        FunctionProbe("paper").fit(x, rng.permutation(y), groups, layers).importance_
+        for _ in tqdm(range(experiment.settings.null_fits), desc="null probes")
+    ]
+    bootstrap = _bootstrap(probe, x, y, groups, experiment.settings.bootstrap)
+    return JointProbe(probe.classes_, probe.importance_, np.array(null), bootstrap, probe.to_arrays())
+
+
+@result(splits=A, needs={"activations": activations[SELECTION]})
+def head_probes(experiment: Experiment, activations: HeadActivations) -> SingleProbes:
+    """Ridge probes of each head, alone and above the text."""
+    x, y, groups, _ = _arrays(activations)
+    index = activations.index
+    alone = HeadProbes().fit(x, y, groups)
+    task = HeadProbes().fit(x, random_functions(index["answer"], alone.classes_), groups)
+    text = text_predictions(experiment.items(SELECTION), index)  # (steps, functions)
+    above = HeadProbes().fit(x, y, groups, offset=text)
+    text_auroc = np.array([roc_auc_score(y == name, text[:, f]) for f, name in enumerate(alone.classes_)])
+    together = alone.scores_.mean(2) + [(y == name).mean() for name in alone.classes_]  # (steps, functions)
+    return SingleProbes(
+        alone.classes_, alone.auroc_, binary_accuracy(x, y, groups), alone.accuracy_, alone.balanced_accuracy_,
+        task.accuracy_, above.auroc_ - text_auroc[:, None], above.strength_,
+        above.permuted(x, y, groups, index["step"], experiment.settings.permutations, offset=text),
+        above.bootstrap(groups), text_auroc, alone.classes_[together.argmax(1)] == y,
+    )  # fmt: skip
+
+
+@result(splits=A, needs={"activations": activations[SELECTION], "head_probes": head_probes})
+def strict_probe(experiment: Experiment, activations: HeadActivations, head_probes: SingleProbes) -> StrictProbe:
+    """The joint probe of five seeds, each stopped early on scenes kept out for that."""
+    x, y, groups, layers = _arrays(activations)
+    n = experiment.settings.bootstrap
+    strict = FunctionProbe("strict", n_seeds=5).fit(x, y, groups, layers)
+    rows = stratify(y, activations.index["n_tokens"].clip(upper=3), head_probes.joint_correct)
+    stratified = FunctionProbe("strict", n_seeds=5).fit(x[rows], y[rows], groups[rows], layers)
+    return StrictProbe(
+        _bootstrap(strict, x, y, groups, n), _bootstrap(stratified, x[rows], y[rows], groups[rows], n),
+        np.array(len(rows)), strict.to_arrays(),
+    )  # fmt: skip
+
+
+@result(splits=A, gpu=True)
+def head_means(experiment: Experiment) -> HeadMeans:
+    """The mean of every head over split A, of the text's tokens and of the picture's apart, so that it still tells them
+    apart where it replaces the head."""
+    return HeadMeans(experiment.scorer(SELECTION, experiment.settings.ablation_items).means())
+
+
+@result(splits=A, gpu=True)
+def single_ablations(experiment: Experiment) -> HeadAblations:
+    """Each head ablated alone (×0.001), on some items of A."""
+    return ablate_each_head(experiment, SELECTION)
+
+
+@result(splits=A, needs={"activations": activations[SELECTION]}, gpu=True)
+def attributions(experiment: Experiment, activations: HeadActivations) -> Attributions:
+    """One backward pass a function, attention to the picture and output norms."""
+    from cogvsr_utils.models.attribution import attribution_patching, image_attention, output_norms
+
+    functions = np.unique(activations.index["function"].to_numpy().astype(str))
+    scorer = experiment.scorer(SELECTION, experiment.settings.ablation_items)
+    return Attributions(
+        functions, attribution_patching(scorer, functions), image_attention(scorer, functions),
+        output_norms(experiment.vlm, activations),
+    )  # fmt: skip
+
+
+@result(
+    splits=A,
+    needs={
+        "activations": activations[SELECTION],
+        "joint_probe": joint_probe,
+        "head_probes": head_probes,
+        "attributions": attributions,
+        "single_ablations": single_ablations,
+    },
+)
+def rankings(
+    experiment: Experiment,
+    activations: HeadActivations,
+    joint_probe: JointProbe,
+    head_probes: SingleProbes,
+    attributions: Attributions,
+    single_ablations: HeadAblations,
+) -> Rankings:
+    """How strongly each method ranks each head for each function."""
+    functions = joint_probe.functions
+    scores = {
+        IMPORTANCE: np.abs(joint_probe.importance),
+        "probe of the head alone": head_probes.auroc,
+        "CogVision's probe": head_probes.binary_accuracy,
+        "gain over text": head_probes.gain,
+        "attribution patching": -attributions.patching,
+        "attention to the picture": attributions.image_attention,
+        "output norm": np.tile(attributions.norms, (len(functions), 1)),
+        ABLATION: -single_ablations.mean_delta_log_prob(functions),
+    }
+    return Rankings(functions, activations.heads.table[["layer", "head"]].to_numpy(), scores)
+
+
+@result(splits=A, needs={"rankings": rankings}, gpu=True)
+def greedy_sets(experiment: Experiment, rankings: Rankings) -> HeadSets:
+    """Of the eight heads whose ablation costs a function's steps most, five times the one that costs most beside those
+    already ablated; then the next of that ranking."""
+    sets = []
+    for function in tqdm(rankings.functions.tolist(), desc="greedy sets"):
+        order = top_heads_by(rankings, ABLATION, len(rankings.heads)).of(function)
+        scorer = experiment.scorer(SELECTION, experiment.settings.ablation_items, function)
+        sets.append(_greedy(scorer, function, order)[: n_top(len(order))])
+    return HeadSets(rankings.functions, np.array(sets))
+
+
+def top_heads_by(rankings: Rankings, ranking: str, k: int) -> HeadSets:
+    """The first k heads of each function by one of the rankings, the strongest first; raises KeyError for another."""
+    order = np.argsort(-rankings.scores[ranking], axis=1, kind="stable")[:, :k]  # (functions, k)
+    return HeadSets(rankings.functions, rankings.heads[order])
+
+
+def _greedy(scorer, function: str, order: list[tuple[int, int]]) -> list[tuple[int, int]]:
+    from cogvsr_utils.models.interventions import mask
+
+    own = (scorer.index["function"] == function).to_numpy()
+    chosen, left = order[:1], order[1:CANDIDATES]
+    while len(chosen) < GREEDY_STEPS:
+        log_prob = [scorer.score(mask([*chosen, head])).log_prob[own].mean() for head in left]
+        chosen.append(left.pop(int(np.argmin(log_prob))))
+    return chosen + [head for head in order if head not in chosen]
+
+
+def _arrays(activations: HeadActivations):
+    """Activations (steps, heads, head_dim), functions (steps,), groups (steps,) and the layer of each head (heads,)."""
+    index = activations.index
+    return (
+        activations.by_head(),
+        index["function"].to_numpy().astype(str),
+        index["group_id"].to_numpy().astype(str),
+        activations.heads.table["layer"].to_numpy(),
+    )
+
+
+def _bootstrap(probe: FunctionProbe, x, y, groups, n: int) -> np.ndarray:
+    """Importance (n, functions, heads) over the probe's seeds and resampled groups of the rows that it did not see."""
+    read = probe.read_
+    return np.concatenate(
+        [bootstrap_means(each, y[read], groups[read], n // probe.n_seeds, seed=number)
+         for number, each in enumerate(probe.importance_by_item(x[read], y[read]))]
+    )  # fmt: skip

@@ -1,0 +1,85 @@
+"""The pages of the book that compute: what each of them needs.
+
+PAGES                     name of a notebook -> Page
+page_results(name, ...)   the results that a page shows, each with its experiment
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from cogvsr_utils.dataset.splits import SELECTION, TEST, TUNING
+from cogvsr_utils.models.weights import nano_names
+from cogvsr_utils.pipeline import ablation, baselines, recordings, selection, validation
+from cogvsr_utils.pipeline.experiment import Experiment
+from cogvsr_utils.pipeline.measured import is_measured
+from cogvsr_utils.pipeline.store import Result
+
+MODEL = ("model", "quantize", "profile", "source")
+
+
+@dataclass(frozen=True)
+class Page:
+    """A notebook: the ``results`` of the book's model that it shows, those of every ``nano`` model, its parameters, and
+    whether it measures time, so that nothing else may run."""
+
+    results: tuple[Result, ...] = ()
+    nano: tuple[Result, ...] = ()
+    parameters: tuple[str, ...] = MODEL
+    timed: bool = False
+
+
+PAGES = {
+    "01_dataset": Page(parameters=()),
+    "02_capture": Page((
+        *(recordings.answers[split] for split in (SELECTION, TEST, "hard")), recordings.four_bit_answers,
+        recordings.direct_answers, recordings.activations[SELECTION],
+    )),
+    "03_probing": Page((
+        baselines.baselines, selection.joint_probe, selection.strict_probe, selection.head_probes,
+        validation.probe_accuracy, validation.head_table,
+    )),
+    "04_scarcity": Page((
+        selection.joint_probe, validation.head_table, validation.sparsity, validation.spatial_differences,
+        validation.thresholds,
+    )),
+    "05_interventions": Page((
+        ablation.ablation_matrix, ablation.matched_controls[selection.IMPORTANCE], ablation.generated_and_forced,
+        ablation.without_strongest, ablation.scaled, ablation.steered,
+    )),
+    "A2_validation": Page(
+        results=(validation.head_table, validation.ranking_quality, validation.ranking_tests),
+        nano=(
+            baselines.baselines, validation.ranking_tests, validation.ranking_quality, validation.set_effects,
+            validation.planted, validation.null_models, ablation.matched_controls[selection.IMPORTANCE],
+            ablation.matched_controls[selection.ABLATION],
+        ),
+    ),
+    "06_families": Page(
+        nano=(
+            recordings.answers[TEST], validation.head_table, validation.sparsity, validation.spatial_differences,
+            validation.thresholds, ablation.ablation_matrix, ablation.matched_controls[selection.IMPORTANCE],
+            validation.quantization,
+        ),
+        parameters=("profile",),
+    ),
+    "A1_speed": Page((recordings.answers[TUNING],), timed=True),
+}  # fmt: skip
+
+
+def page_results(name: str, experiment: Experiment) -> list[tuple[Result, Experiment]]:
+    """The results that a page makes or reads, each with its experiment; measured tables need none."""
+    page = PAGES[name]
+    found = [(result, experiment) for result in page.results if not (experiment.quantize and "four_bit" in result.name)]
+    for model in nano_names():
+        nano = replace(experiment, model=model, quantize=None, source="synth", _cache={})
+        found += [(result, nano) for result in page.nano if not is_measured(nano, result)]
+    return [
+        (result, each) for result, each in found if result.name != "answers-hard" or "hard" in each.present_splits
+    ]
+
+
+def page_options(name: str, experiment: Experiment) -> str:
+    """The parameters of a page as options of ``python -m cogvsr_utils.report.runner``."""
+    values = {key: getattr(experiment, key) or "" for key in PAGES[name].parameters}
+    return " ".join(f"-p {key}={value}" for key, value in values.items())

@@ -1,0 +1,128 @@
+"""Figures of what ablation does, and of how well it can be predicted.
+
+ablation_figure(matrix)      head set by function answered: change of accuracy
+control_figure(tables)       a function's heads beside matched controls
+quality_figure, set_figure   rankings against the measured effect, single heads and whole sets
+power_figure                 planted heads found, and false ones
+scaling_figure               seconds and memory against number of items
+"""
+
+from __future__ import annotations
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from cogvsr_utils.functions import NAMES
+from cogvsr_utils.report.figures import COLOR, DARK, GREY, SHORT, finish
+from cogvsr_utils.stats import ALPHA
+
+
+def ablation_figure(matrix: pd.DataFrame) -> Figure:
+    """Head set (rows) by function answered (columns): change of accuracy in points; a dot marks q below 0.05.
+
+    ``matrix`` is ``ablation_matrix``'s.
+    """
+    columns, rows = [*NAMES, "Main question"], list(NAMES)
+    points, q = (matrix.pivot(index="head_set", columns="function", values=v).loc[rows, columns] for v in ("change", "q"))
+    points = 100 * points.to_numpy()
+    figure, axis = plt.subplots(figsize=(8.2, 5.2))
+    bound = max(float(np.nanmax(np.abs(points))), 1e-6)
+    picture = axis.imshow(points, cmap="RdBu", vmin=-bound, vmax=bound, aspect="auto")
+    for (i, j), value in np.ndenumerate(points):
+        mark = "•" if q.iloc[i, j] < ALPHA else ""
+        shade = "white" if abs(value) > 0.6 * bound else DARK
+        axis.text(j, i, f"{value:+.0f}{mark}", ha="center", va="center", fontsize=9, color=shade)
+    axis.set_xticks(range(len(columns)), [SHORT.get(c, c) for c in columns], rotation=35, ha="right")
+    axis.set_yticks(range(len(rows)), [SHORT[r] for r in rows])
+    axis.set(xlabel="function of the steps answered", ylabel="function whose heads are ablated")
+    figure.colorbar(picture, label="change of accuracy, points", shrink=0.8)
+    return finish(figure)
+
+
+def control_figure(tables: dict[str, pd.DataFrame]) -> Figure:
+    """Accuracy change of each function's own steps: its heads (dot) beside matched controls (bar); a panel a model.
+
+    ``tables`` maps a model to a table of ``against_controls``.
+    """
+    figure, axes = plt.subplots(1, len(tables), figsize=(4.6 + 2.6 * len(tables), 3.8), sharey=True, squeeze=False,
+                                layout="constrained")  # fmt: skip
+    names = [n for n in NAMES if all(n in set(table["function"]) for table in tables.values())][::-1]
+    y = np.arange(len(names))
+    for axis, (model, table) in zip(axes[0], tables.items(), strict=True):
+        rows = 100 * table.set_index("function").loc[names, ["change", "control_mean", "control_low", "control_high"]]
+        axis.barh(y, rows["control_high"] - rows["control_low"], left=rows["control_low"], color=GREY, height=0.6,
+                  label="matched controls, 95 %")  # fmt: skip
+        axis.scatter(rows["control_mean"], y, marker="|", color="#777", s=80, label="their mean")
+        axis.scatter(rows["change"], y, color=[COLOR[n] for n in names], zorder=3, s=46, edgecolor="#333", lw=0.5,
+                     label="the function's heads")  # fmt: skip
+        axis.axvline(0, color="#333", lw=0.8)
+        axis.set_title(model, fontsize=10)
+        axis.set_xlabel("change of accuracy, points")
+    axes[0][0].set_yticks(y, names)
+    handles = axes[0][0].get_legend_handles_labels()
+    figure.legend(*handles, loc="outside upper center", ncols=3, fontsize=8)
+    return finish(figure)
+
+
+def quality_figure(table: pd.DataFrame) -> Figure:
+    """Precision at k and rank correlation of every ranking, a dot a function, a tick their mean, chance dotted."""
+    order = table.groupby("ranking")["spearman"].mean().sort_values().index
+    figure, axes = plt.subplots(1, 2, figsize=(8.6, 3.6), sharey=True, layout="constrained")
+    for axis, column, chance in zip(axes, ("precision", "spearman"), (table["chance"].iloc[0], 0.0), strict=True):
+        for i, ranking in enumerate(order):
+            part = table[table["ranking"] == ranking]
+            axis.plot(part[column].mean(), i, "|", color=DARK, ms=26, mew=2.5)
+            spread = np.linspace(-0.25, 0.25, len(part))
+            axis.hlines(i + spread, part[f"{column}_low"], part[f"{column}_high"], color="#ccc", lw=1)
+            axis.scatter(part[column], i + spread, color=[COLOR[n] for n in part["function"]], s=16, zorder=3)
+        axis.axvline(chance, color="#c33", ls=":", lw=1.2)
+    handles = [plt.Line2D([], [], marker="o", ls="", color=COLOR[name], label=SHORT[name]) for name in NAMES]
+    figure.legend(handles=handles, loc="outside upper center", ncols=4, fontsize=8)
+    axes[0].set(xlabel=f"precision at {table['k'].iloc[0]}", yticks=range(len(order)), yticklabels=order)
+    axes[1].set_xlabel("rank correlation")
+    return finish(figure)
+
+
+def set_figure(table: pd.DataFrame) -> Figure:
+    """Change of accuracy under a function's own set, with interval, and under others; ``table`` has one edit's rows of
+    ``set_effects``."""
+    figure, axis = plt.subplots(figsize=(7.6, 0.36 * len(table) + 1.1))
+    rows = table.set_index("set")[["change", "low", "high", "elsewhere"]].iloc[::-1] * 100
+    y, color = np.arange(len(rows)), "#1b6ca8"
+    axis.hlines(y, rows["low"], rows["high"], color=color, lw=2)
+    axis.scatter(rows["change"], y, color=color, s=36, zorder=3, label="its own set ablated")
+    axis.scatter(
+        rows["elsewhere"], y, facecolor="white", edgecolor=color, s=36, zorder=3, label="other functions' sets ablated"
+    )
+    axis.axvline(0, color="#333", lw=0.8)
+    axis.set_yticks(y, rows.index)
+    axis.set_xlabel("change of accuracy, points")
+    axis.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2, fontsize=8)
+    return finish(figure)
+
+
+def power_figure(table: pd.DataFrame) -> Figure:
+    """Power and false discoveries of every rule against the planted strength; ``table`` is ``planted.power``'s."""
+    figure, axes = plt.subplots(1, 2, figsize=(8.2, 3.2))
+    styles = {"max-T": "#1b6ca8", "FDR": "#117733", "elbow, single heads": "#882255", "elbow, joint probe": "#CC6677"}
+    for rule, part in table.groupby("rule", sort=False):
+        part = part.sort_values("strength")
+        for axis, column in zip(axes, ("power", "false_share"), strict=True):
+            axis.plot(part["strength"], part[column], "o-", color=styles[rule], label=rule, ms=4)
+    axes[0].set(ylabel="planted heads found", ylim=(-0.03, 1.03))
+    axes[1].set(ylabel="of the selected, in heads planted for none", ylim=(-0.03, 1.03))
+    for axis in axes:
+        axis.set_xlabel("planted strength, standard deviations")
+    axes[0].legend(fontsize=8)
+    return finish(figure)
+
+
+def scaling_figure(table: pd.DataFrame) -> Figure:
+    """Seconds and peak memory against number of items; ``table`` has items, seconds and peak_mb."""
+    figure, axes = plt.subplots(1, 2, figsize=(7.6, 2.9))
+    for axis, column, label in zip(axes, ("seconds", "peak_mb"), ("seconds", "peak memory, MB"), strict=True):
+        axis.plot(table["items"], table[column], "o-", color="#33658a")
+        axis.set(xlabel="items", ylabel=label, xlim=(0, None), ylim=(0, 1.15 * table[column].max()))
+    return finish(figure)

@@ -1,0 +1,97 @@
+"""What the notebooks need to be good pages: quiet runs, tables, sentences that follow the numbers, quotable numbers.
+
+start(experiment)          the look of figures, no console noise, the one-line stamp of the page
+measured_note(...)         the one-line stamp of measured tables
+show(table, ...)           a table as HTML, shares as per cent, text from data escaped
+say(text)                  a sentence as markdown, its numbers filled in
+verdict(low, high, ...)    the words for an interval: below, above or around 0
+quote(name=value)          numbers that prose on any page can glue in
+"""
+
+from __future__ import annotations
+
+import logging
+import warnings
+
+import pandas as pd
+from IPython.display import Markdown
+
+from cogvsr_utils.pipeline.experiment import Experiment
+from cogvsr_utils.pipeline.measured import stamp
+from cogvsr_utils.pipeline.provenance import provenance
+from cogvsr_utils.report.figures import use_style
+
+
+def start(experiment: Experiment | None = None) -> Markdown | None:
+    """Set figures up, silence the libraries' chatter, and return what the page's numbers come from."""
+    use_style()
+    warnings.filterwarnings("ignore", category=FutureWarning)
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it reports optional kernels at every load
+    if experiment is None:
+        return None
+    made = provenance()
+    return Markdown(
+        f"*This run: model* `{experiment.model}`, *quantization* {experiment.quantize or 'none'}, *profile* "
+        f"{experiment.profile}, *on* {made['device']}, *torch* {made['torch']}, *transformers* {made['transformers']}, "
+        f"*commit* `{made['commit']}`, *weights* `{experiment.weights_digest}`."
+    )
+
+
+def measured_note(experiments: list[Experiment]) -> Markdown:
+    """What made the measured tables of some models, and which of them rest on code that has changed since."""
+    lines = []
+    for experiment in experiments:
+        made = stamp(experiment)
+        changed = ", ".join(made["changed"]) or "none"
+        lines.append(
+            f"`{experiment.title}`: *profile* {made['profile']}, *on* {made['device']}, *commit* `{made['commit']}`; "
+            f"*tables whose code, data or weights have changed since:* {changed}."
+        )
+    return Markdown("*Measured tables.* " + " ".join(lines))
+
+
+def show(table: pd.DataFrame, percent: tuple[str, ...] = (), points: tuple[str, ...] = (), digits: int = 2):
+    """A table without its index: ``percent`` columns as 12.3 %, ``points`` as +1.2, other numbers to ``digits``.
+
+    Columns are headed by their names with spaces, which break over lines where there is little room; names that are not
+    one word, such as a model's, stay as they are.
+    """
+
+    def heading(name):
+        return str(name).replace("_", " ") if str(name).isidentifier() else str(name)
+
+    formats = {c: f"{{:.{digits}f}}" for c in table.select_dtypes("float").columns}
+    formats |= {c: "{:.1%}" for c in percent} | {c: (lambda v: f"{100 * v:+.1f}") for c in points}
+    formats = {heading(name): form for name, form in formats.items()}
+    return table.rename(columns=heading).style.format(formats, na_rep="–", escape="html").hide(axis="index")
+
+
+def say(text: str) -> Markdown:
+    """A sentence or a paragraph as markdown; write its numbers into an f-string, so that none is typed by hand."""
+    return Markdown(text)
+
+
+def verdict(low: float, high: float, below: str, above: str, around: str = "no difference that this data can show") -> str:
+    """``below`` where the whole interval is under 0, ``above`` where it is over 0, else ``around``.
+
+    >>> verdict(-0.2, -0.1, "fewer", "more")
+    'fewer'
+    """
+    return below if high < 0 else above if low > 0 else around
+
+
+def span(low: float, high: float, form: str = "+.1f", scale: float = 100) -> str:
+    """An interval in words; by default shares in points.
+
+    >>> span(-0.481, -0.383)
+    '-48.1 to -38.3'
+    """
+    return f"{scale * low:{form}} to {scale * high:{form}}"
+
+
+def quote(**values: float | str):
+    """Keep numbers under their names for ``{glue:text}`` on any page."""
+    from myst_nb import glue
+
+    for name, value in values.items():
+        glue(name, value if isinstance(value, str) else float(value), display=False)
