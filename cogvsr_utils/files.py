@@ -17,8 +17,8 @@ from pathlib import Path
 def replacing(path: str | Path) -> Iterator[Path]:
     """A path beside ``path`` to write to; renamed to ``path`` at the end of the block, deleted where the block raises.
 
-    The folder is made where it is missing. The suffix stays, since some writers choose a format by it; the number of the
-    process keeps two writers apart.
+    The folder is made where it is missing. The suffix stays, since some writers choose a format by it; the number of
+    the process keeps two writers apart.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)

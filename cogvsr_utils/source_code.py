@@ -2,8 +2,8 @@
 
 code_digest(function)    over the function and every definition of this package that it refers to, however far
 
-Names are followed through the package's imports; comments, docstrings and layout do not count. A class counts whole, and
-an object's methods count because whoever makes the object refers to its class.
+Names are followed through the package's imports; comments, docstrings and layout do not count. A class counts whole,
+and an object's methods count because whoever makes the object refers to its class.
 """
 
 from __future__ import annotations

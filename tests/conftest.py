@@ -5,34 +5,40 @@ import os
 os.environ.setdefault("TQDM_DISABLE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
+import numpy as np
 import pytest
+from PIL import Image
+
+from cogvsr_utils.dataset.items import Item, Step
+from cogvsr_utils.dataset.loading import load_items
+from cogvsr_utils.dataset.synth.build import build_synth
 
 
 @pytest.fixture(scope="session")
 def small_set(tmp_path_factory):
     """CogVSR-Synth in small: 60 questions at 64 pixels; the path of its .jsonl."""
-    from cogvsr_utils.synth import build_synth
-
     return build_synth(tmp_path_factory.mktemp("synth"), n_items=60, size=64, seed=7)
 
 
 @pytest.fixture(scope="session")
 def items(small_set):
-    from cogvsr_utils import load_items
-
     return load_items(small_set)[:12]
 
 
 @pytest.fixture(scope="session")
 def vlm():
-    from cogvsr_utils import load_vlm
+    import torch
 
-    return load_vlm("nano-internvl")
+    from cogvsr_utils.models.loading import load_vlm
+
+    # At full precision on every device: tests compare with oracles to a few thousandths.
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+    return load_vlm("nano-internvl", dtype=torch.float32)
 
 
 @pytest.fixture(scope="session")
 def answers(vlm, items):
-    from cogvsr_utils import answer
+    from cogvsr_utils.models.answering import answer
 
     return answer(vlm, items)
 
@@ -40,11 +46,6 @@ def answers(vlm, items):
 @pytest.fixture(scope="session")
 def asked(tmp_path_factory):
     """Four questions about pictures of two sizes, with two or three steps."""
-    import numpy as np
-    from PIL import Image
-
-    from cogvsr_utils.items import Item, Step
-
     folder, rng, found = tmp_path_factory.mktemp("pictures"), np.random.default_rng(0), []
     for number, size in enumerate([(64, 64), (96, 64), (64, 64), (96, 64)]):
         path = folder / f"{number}.png"

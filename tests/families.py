@@ -21,7 +21,8 @@ from transformers.models.pixtral.image_processing_pil_pixtral import PixtralImag
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 
-from cogvsr_utils.models import VLM, images_only
+from cogvsr_utils.models.loading import images_only
+from cogvsr_utils.models.vlm import VLM
 from cogvsr_utils.nano.architecture import build_tokenizer, chat_template
 
 WORDS = """answer in a few words the question : . , ? is it are there how many what which of on to left right behind

@@ -14,6 +14,8 @@ import pytest
 import yaml
 from packaging.requirements import Requirement
 
+from cogvsr_utils.report.runner import _is_bar, run_notebook
+
 ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.py"))
 KEYS = {
@@ -107,7 +109,6 @@ def test_notebooks_have_their_shape(source):
 
 
 def test_unknown_parameters_and_notebooks_are_refused(tmp_path):
-    from cogvsr_utils.run import run_notebook
 
     with pytest.raises(ValueError, match=r"03_probing\.ipynb has no parameter modle; it has model, profile, quantize"):
         run_notebook(ROOT / "notebooks" / "03_probing.ipynb", tmp_path / "x.ipynb", {"modle": "nano-internvl"})
@@ -147,8 +148,6 @@ def test_progress_bars_are_told_from_other_messages():
     from io import StringIO
 
     from tqdm import tqdm
-
-    from cogvsr_utils.run import _is_bar
 
     shown = StringIO()
     for _ in tqdm(range(3), desc="outer", file=shown, mininterval=0, disable=False):

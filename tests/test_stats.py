@@ -5,18 +5,18 @@ from hypothesis import strategies as st
 from scipy.stats import binomtest
 
 from cogvsr_utils.stats import (
-    clustered,
+    bootstrap_means,
+    clustered_mean,
     elbow,
-    fdr,
+    false_discovery_rate,
     gini,
     hoyer,
-    paired,
-    participation,
-    resampled_means,
+    max_t_test,
+    paired_difference,
+    participation_ratio,
+    ranking_stability,
     shuffle_within,
-    sign_flips,
-    significance,
-    stability,
+    sign_flip_test,
     wilson,
 )
 
@@ -30,7 +30,7 @@ def test_wilson_is_scipys(correct):
 def test_clustering_widens_what_repeats_within_groups():
     rng = np.random.default_rng(0)
     values = np.repeat(rng.normal(size=50), 8)
-    together, apart = clustered(values, np.repeat(np.arange(50), 8)), clustered(values, np.arange(400))
+    together, apart = clustered_mean(values, np.repeat(np.arange(50), 8)), clustered_mean(values, np.arange(400))
     assert together[0] == pytest.approx(values.mean())
     assert together[2] - together[1] > 2 * (apart[2] - apart[1])
 
@@ -41,7 +41,7 @@ def test_paired_covers_the_truth_about_as_often_as_it_says():
         rng = np.random.default_rng(seed)
         before = rng.random(200) < 0.6
         after = rng.random(200) < 0.6
-        _, low, high, p = paired(after, before, np.arange(200), n_resamples=400, seed=seed)
+        _, low, high, p = paired_difference(after, before, np.arange(200), n_bootstrap=400, seed=seed)
         hits += low <= 0 <= high
         small += p < 0.05
     assert hits / 120 > 0.88 and small / 120 < 0.12
@@ -73,43 +73,45 @@ def test_an_elbow_is_found_in_noise_too():
 
 def test_fdr_is_the_step_up_rule():
     p = np.array([[0.01, 0.02], [0.03, 0.5]])
-    assert fdr(p).ravel() == pytest.approx([0.04, 0.04, 0.04, 0.5])
+    assert false_discovery_rate(p).ravel() == pytest.approx([0.04, 0.04, 0.04, 0.5])
 
 
 @given(st.lists(st.floats(0.01, 1e3), min_size=2, max_size=30), st.floats(0.1, 10))
 def test_sparseness_does_not_depend_on_scale_and_ends_where_it_should(x, factor):
     x = np.array(x)
-    for measure in (hoyer, participation, gini):
+    for measure in (hoyer, participation_ratio, gini):
         assert measure(x * factor) == pytest.approx(measure(x), abs=1e-6)
-    assert participation(np.ones(len(x))) == pytest.approx(len(x)) and hoyer(np.eye(len(x))[0]) == pytest.approx(1)
+    assert participation_ratio(np.ones(len(x))) == pytest.approx(len(x)) and hoyer(np.eye(len(x))[0]) == pytest.approx(
+        1
+    )
 
 
 def test_p_values_are_the_counts_by_hand():
     rng = np.random.default_rng(0)
-    null, strength = rng.normal(size=(40, 5, 2)), rng.normal(size=(5, 2)) + 1
-    tests = significance(strength, null)
-    for h in range(5):
-        for c in range(2):
-            assert tests["p"][h, c] == (1 + (null[:, :, c] >= strength[h, c]).sum()) / 201
-            assert tests["p_max"][h, c] == (1 + sum(draw.max() >= strength[h, c] for draw in null)) / 41
+    null, observed = rng.normal(size=(40, 2, 5)), rng.normal(size=(2, 5)) + 1
+    test = max_t_test(observed, null)
+    for f in range(2):
+        for h in range(5):
+            assert test.p[f, h] == (1 + (null[:, f] >= observed[f, h]).sum()) / 201
+            assert test.p_max[f, h] == (1 + sum(draw.max() >= observed[f, h] for draw in null)) / 41
 
 
 def test_max_t_holds_its_level_over_all_heads_and_finds_a_shift():
     rng, groups, labels = np.random.default_rng(0), np.repeat(np.arange(30), 4), np.tile(["a", "b"], 60)
-    false = [sign_flips(rng.normal(size=(120, 20)), labels, groups, n=200)["p_max"].min() < 0.05 for _ in range(100)]
+    false = [sign_flip_test(rng.normal(size=(120, 20)), labels, groups, n=200).p_max.min() < 0.05 for _ in range(100)]
     assert np.mean(false) < 0.12
     values = rng.normal(size=(120, 20))
     values[labels == "b", 7] -= 2
-    found = sign_flips(values, labels, groups)
-    assert np.argwhere(found["p_max"] < 0.05).tolist() == [[1, 7]]
-    assert found["null"].sum(1).astype(bool).mean() < 0.08 and found["resampled"][:, 1].mean() >= 1
+    found = sign_flip_test(values, labels, groups)
+    assert np.argwhere(found.p_max < 0.05).tolist() == [[1, 7]]
+    assert found.null.sum(1).astype(bool).mean() < 0.08 and found.bootstrap[:, 1].mean() >= 1
 
 
-def test_resampled_means_are_those_of_repeated_groups():
+def test_bootstrap_means_are_those_of_repeated_groups():
     rng = np.random.default_rng(0)
     values, labels, groups = rng.normal(size=(40, 3)), np.tile(["a", "b"], 20), np.repeat(np.arange(10), 4)
     draws = np.random.default_rng(5).integers(10, size=(3, 10))
-    for found, draw in zip(resampled_means(values, labels, groups, 3, seed=5), draws, strict=True):
+    for found, draw in zip(bootstrap_means(values, labels, groups, 3, seed=5), draws, strict=True):
         rows = np.concatenate([np.flatnonzero(groups == g) for g in draw])
         for label, mean in zip("ab", found, strict=True):
             np.testing.assert_allclose(mean, values[rows[labels[rows] == label]].mean(0))
@@ -126,7 +128,7 @@ def test_shuffling_stays_within_strata(strata, seed):
 
 def test_stability_is_one_for_one_order_and_chance_for_random_ones():
     rng = np.random.default_rng(0)
-    same = stability(np.tile(np.arange(100.0), (10, 1, 1)), 10)
-    assert same["jaccard"] == same["tau"] == 1 and same["selected"][0, -10:].min() == 1
-    random = stability(rng.random((60, 1, 100)), 10, n_pairs=400)
-    assert random["jaccard"][0] == pytest.approx(random["chance"], abs=0.02) and abs(random["tau"][0]) < 0.03
+    same = ranking_stability(np.tile(np.arange(100.0), (10, 1, 1)), 10)
+    assert same.jaccard == same.tau == 1 and same.selected[0, -10:].min() == 1
+    random = ranking_stability(rng.random((60, 1, 100)), 10, n_pairs=400)
+    assert random.jaccard[0] == pytest.approx(random.chance, abs=0.02) and abs(random.tau[0]) < 0.03

@@ -145,7 +145,8 @@ class HeadProbes:
 
 
 def binary_accuracy(x: np.ndarray, y, groups, seed: int = 0) -> np.ndarray:
-    """CogVision's probe: each function against as many steps of other functions; accuracy (functions, heads), chance 0.5.
+    """CogVision's probe: each function against as many steps of other functions; accuracy (functions, heads), chance
+    0.5.
 
     Functions are in sorted order. The protocol then takes the top tenth of the heads. Source: arXiv 2512.10300.
     """

@@ -13,7 +13,7 @@ COLUMNS = {
     "function": "the cognitive function of the steps",
     "layer": "layer of the text decoder, from 0",
     "head": "query head of the layer, from 0; heads of cross-attention are numbered on",
-    "importance": "the paper's: gradient × activation of the joint probe, mean over held-out steps of the function, signed",
+    "importance": "the paper's: gradient × activation of the joint probe, mean over held-out steps, signed",
     "selected": "share of probe seeds and resampled scenes with the head among the function's top tenth by importance",
     "auroc": "how well a linear probe on this head alone tells the function's steps from all others; 0.5 is chance",
     "binary_accuracy": "accuracy of CogVision's probe: the function's steps against as many of others; 0.5 is chance",
@@ -21,18 +21,18 @@ COLUMNS = {
     "(words of step, question and answer, step index)",
     "selectivity": "accuracy of the head's probe less its accuracy with a random function for every answer "
     "(one value a head)",
-    "p": "share of heads and permutations, within the function, whose correlation with the text's errors is as large when "
-    "these are shuffled within the step index",
+    "p": "share of heads and permutations, within the function, whose correlation with the text's errors is as large "
+    "when these are shuffled within the step index",
     "p_max": "share of permutations in which the largest over all heads and functions is (Westfall and Young's max-T)",
     "q": "Benjamini and Hochberg's q of p over all heads and functions",
-    "effect": "change of the log-probability of the right answer to the function's steps when this head alone is ablated; "
-    "below 0: ablation hurts",
+    "effect": "change of the log-probability of the right answer to the function's steps when this head alone is "
+    "ablated; below 0: ablation hurts",
     "effect_low": "lower end of the effect's 95 % interval over scenes",
     "effect_high": "upper end of it",
     "effect_mean": "the effect where the head is replaced by its mean over other scenes (mean-ablated)",
     "effect_accuracy": "change of accuracy by the same ablation, in [-1, 1]",
-    "effect_p_max": "family-wise p, over all heads and functions, that ablation lowers accuracy: signs of scenes flipped, "
-    "max-T",
+    "effect_p_max": "family-wise p, over all heads and functions, that ablation lowers accuracy: signs of scenes "
+    "flipped, max-T",
 }
 RANKED = {"importance": np.abs, "auroc": np.positive, "binary_accuracy": np.positive, "gain": np.positive,
           "effect": np.negative}  # larger is stronger  # fmt: skip

@@ -31,8 +31,8 @@ class FunctionProbe:
     step at a time at a rate of 1e-4; here batches of 128 at 1e-3 make that affordable.
 
     ``fit`` learns ``classes_``, the functions in sorted order; ``read_`` (steps,), the rows kept out for reading
-    importance; ``loss_`` (seeds,), lists of the loss of each epoch; ``importance_`` (functions, heads), signed, the mean
-    over seeds; ``importance_by_seed_`` (seeds, functions, heads). Raises ValueError for an unknown protocol.
+    importance; ``loss_`` (seeds,), lists of the loss of each epoch; ``importance_`` (functions, heads), signed, the
+    mean over seeds; ``importance_by_seed_`` (seeds, functions, heads). Raises ValueError for an unknown protocol.
 
     >>> rng = np.random.default_rng(0)
     >>> x, y = rng.normal(size=(60, 4, 3)), np.tile(["Math Reasoning", "Knowledge Recall"], 30)
@@ -56,7 +56,8 @@ class FunctionProbe:
         self.batch_size, self.held_out, self.seed = batch_size, held_out, seed
 
     def fit(self, x: np.ndarray, y, groups, layers: np.ndarray) -> FunctionProbe:
-        """``x`` (steps, heads, head_dim) float; ``y``, ``groups`` (steps,); ``layers`` (heads,) the layer of each head."""
+        """``x`` (steps, heads, head_dim) float; ``y``, ``groups`` (steps,); ``layers`` (heads,) the layer of each
+        head."""
         y, groups = np.asarray(y), np.asarray(groups)
         self.layers_ = torch.as_tensor(np.unique(layers, return_inverse=True)[1])
         self.classes_, code = np.unique(y, return_inverse=True)

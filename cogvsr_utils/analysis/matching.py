@@ -33,7 +33,7 @@ def matched_controls(
     inside = np.array([pair in chosen for pair in pairs])
     if 2 * inside.sum() > len(pairs):
         raise ValueError(
-            f"{inside.sum()} of {len(pairs)} heads are in the set; expected at most half, so that a control can be drawn"
+            f"{inside.sum()} of {len(pairs)} heads are in the set; expected at most half, or no control can be drawn"
         )
     found: list[tuple[int, ...]] = []
     for window in range(layers.max() + 1):
@@ -50,7 +50,8 @@ def matched_controls(
 
 
 def _draw(rng, layers, inside, window: int, n: int) -> np.ndarray:
-    """Up to ``n`` sets of row numbers, sorted: for each row inside another one outside, at most ``window`` layers off."""
+    """Up to ``n`` sets of row numbers, sorted: for each row inside another one outside, at most ``window`` layers
+    off."""
     keys = rng.random((n, len(layers)), dtype=np.float32)
     keys[:, inside] = np.inf
     picked = []

@@ -1,7 +1,7 @@
 """How few heads serve a function, how sparse they are and where, each number beside its null.
 
-Intervals are 95 % over resampled groups: percentiles for statistics of importances; for counts of heads that pass a test
-the basic bootstrap, reflected at the count, since a resampled test carries the noise twice and passes too often.
+Intervals are 95 % over resampled groups: percentiles for statistics of importances; for counts of heads that pass a
+test the basic bootstrap, reflected at the count, since a resampled test carries the noise twice and passes too often.
 
 scarcity(importance, null, bootstrap, ...)  by function and statistic: value, interval over groups, null
 head_counts(strength, null, bootstrap)      heads that pass the false discovery rate and max-T, with the same
@@ -46,8 +46,8 @@ def scarcity(importance: np.ndarray, null: np.ndarray, bootstrap: np.ndarray, fu
     """Statistics of each function's importances, one row a function and statistic.
 
     ``importance`` (functions, heads); ``null`` (fits, functions, heads) that of probes fitted to shuffled labels;
-    ``bootstrap`` (draws, functions, heads) over resampled groups; ``layers`` (heads,). Statistics: elbow (a count), gini,
-    hoyer, participation (a count), and depth, the mean layer weighted by importance, from 0 (first) to 1 (last).
+    ``bootstrap`` (draws, functions, heads) over resampled groups; ``layers`` (heads,). Statistics: elbow (a count),
+    gini, hoyer, participation (a count), and depth, the mean layer weighted by importance, from 0 (first) to 1 (last).
     Columns: function, spatial, statistic, value, low, high (95 % over groups), null (its median), null_low, null_high.
     The null is that of all functions together: with shuffled labels they differ in name and size alone.
     """

@@ -15,7 +15,8 @@ from cogvsr_utils.dataset.items import Item, steps_table
 
 
 def step_texts(items: list[Item]):
-    """A DataFrame by (uid, step): question, answer, main, position, length and all; words are marked with their place."""
+    """A DataFrame by (uid, step): question, answer, main, position, length and all; words are marked with their
+    place."""
     import pandas as pd
 
     table = steps_table(items)

@@ -4,8 +4,8 @@ check_parity(vlm, items)    one row a check: difference, tolerance, passed or no
 
 Each check computes the same activations in two ways that must agree. At full precision the largest difference is a
 test. In low precision it is none, since rounding alone moves single values by a fifth of a root-mean-square over 28
-layers; there the relative error of each head is compared with two references measured on the same model: rounding (the same
-items in another batch) and a known mistake (every place one token off). A head's tolerance lies between the two.
+layers; there the relative error of each head is compared with two references measured on the same model: rounding (the
+same items in another batch) and a known mistake (every place one token off). A head's tolerance lies between the two.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ def check_parity(vlm: VLM, items: list[Item], *, progress: bool = False):
     answers of two runs with different batch shapes (the share that differs). Returns a DataFrame: check, difference,
     tolerance, passed, note. At float32 the difference is the largest, in root-mean-squares of the activations. In lower
     precision it is that of the worst layer, the median over its heads of the relative error in units of the head's
-    tolerance, the geometric mean of what rounding and what a mistake of one token give. Raises ValueError for fewer than two items, and where no step of theirs could
-    be located.
+    tolerance, the geometric mean of what rounding and what a mistake of one token give. Raises ValueError for fewer
+    than two items, and where no step of theirs could be located.
 
     >>> from cogvsr_utils import Item, Step, load_vlm
     >>> step = Step("What shape is a ball?", "sphere", "closed", None, "Knowledge Recall")

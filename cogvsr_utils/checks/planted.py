@@ -35,10 +35,10 @@ def plant(x: np.ndarray, labels, heads: dict[str, list[int]], strength: float, r
 def trial(x, labels, groups, strata, layers, strength: float, n_heads: int, permutations: int, joint: bool, seed: int):
     """One truth of ``n_heads`` heads a function, and what each rule selects.
 
-    Rules: ``max-T`` and ``FDR`` of each head's strength at 5 %; ``elbow, single heads`` of the same strengths; and, where
-    ``joint``, ``elbow, joint probe``, the paper's. Returns rows: strength, seed, rule, functions, planted, selected (pairs of
-    head and function), of these found (planted), crossed (the head is planted for another function, so it does tell a little
-    of this one) and false (the head is planted for none).
+    Rules: ``max-T`` and ``FDR`` of each head's strength at 5 %; ``elbow, single heads`` of the same strengths; and,
+    where ``joint``, ``elbow, joint probe``, the paper's. Returns rows: strength, seed, rule, functions, planted,
+    selected (pairs of head and function), of these found (planted), crossed (the head is planted for another function,
+    so it does tell a little of this one) and false (the head is planted for none).
     """
     rng = np.random.default_rng(seed)
     labels = shuffle_within(labels, strata, rng)
@@ -83,9 +83,9 @@ def trials(x, labels, groups, strata, layers, repeats: dict[float, int], permuta
 def power(table):
     """Power, false discoveries and bias of counts of each rule at each strength.
 
-    Columns: rule, strength, repeats, power (planted pairs that are found), crossed_share and false_share (of the selected,
-    those in heads planted for another function, and for none; 0 where none is selected), any_false (share of repeats with a
-    false one), bias (selected less planted, heads a function).
+    Columns: rule, strength, repeats, power (planted pairs that are found), crossed_share and false_share (of the
+    selected, those in heads planted for another function, and for none; 0 where none is selected), any_false (share of
+    repeats with a false one), bias (selected less planted, heads a function).
     """
     import pandas as pd
 

@@ -1,11 +1,12 @@
-"""How long capture takes, as ratios in one run: beside the bare pass, beside peers, beside the way of predecessors.
+"""Benchmarks of speed, as ratios within one run: beside the bare pass, beside peers, beside a sequential baseline.
 
-finished_chats(vlm, items)      batches with the right answers in place, and the tokens to read in them
-race(vlm, batches, ways)        the same capture by several ways, in turns: seconds, ratio, largest difference
-one_by_one(vlm, items)          the predecessors' way: one step at a time, a hook on every token, all tokens kept
-growth(vlm, items, store, ...)  seconds and memory for more and more items
-probe_race(...)                 all heads' probes at once, and a scikit-learn loop over heads
-permutation_minutes(...)        what a thousand permutations of all heads' probes take
+finished_chats(vlm, items)        batches with the right answers in place, and the tokens to read in them
+compare_methods(vlm, batches)     the same reading by several methods, in turns: seconds, ratio, largest difference
+sequential_baseline(vlm, items)   the predecessors' method: one step at a time, a hook on every token, all tokens kept
+throughput(vlm, items, store)     steps a second of answering, reading and single-head sweeps, and their ratios to it
+tower_benchmark(vlm, items)       the vision tower, its windows in one call and one by one
+scaling(vlm, items, store, ...)   seconds and memory for more and more items
+probe_benchmark(), permutation_minutes()   probes of all heads at once, and a scikit-learn loop over heads
 
 nnsight and pyvene come with the extra ``peers``; each is used as its documentation shows.
 """
@@ -24,15 +25,26 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from .answering import MAIN, conversation
-from .capture import capture, read_heads
-from .items import Item, open_image
-from .positions import encode_chats, group_steps
+from cogvsr_utils.analysis.head_probes import HeadProbes
+from cogvsr_utils.dataset.images import open_image
+from cogvsr_utils.dataset.items import Item
+from cogvsr_utils.models.answering import answer
+from cogvsr_utils.models.chat import MAIN, conversation
+from cogvsr_utils.models.hooks import projection_hooks
+from cogvsr_utils.models.interventions import mask
+from cogvsr_utils.models.positions import encode_chats, group_steps
+from cogvsr_utils.models.recording import capture, read_heads
+from cogvsr_utils.models.scorer import TeacherForcedScorer
+from cogvsr_utils.models.vlm import VLM
+from cogvsr_utils.models.windows import IMPLEMENTATION
+
+BARE, CAPTURE = "bare forward pass", "capture"
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Encoded chats, the places of tokens in the flattened batch, the row that each belongs to, how many rows."""
+    """Encoded chats, the places (tokens,) of tokens in the flattened batch, the row that each belongs to, how many
+    rows."""
 
     inputs: dict
     flat: np.ndarray
@@ -42,12 +54,12 @@ class Batch:
     def pool(self, parts: list[torch.Tensor]) -> torch.Tensor:
         """Means (rows, width) over each row's tokens, from every projection's whole input (batch, tokens, width)."""
         flat, owner = (torch.as_tensor(numbers, device=parts[0].device) for numbers in (self.flat, self.owner))
-        rows = torch.cat([part.flatten(0, 1)[flat].float() for part in parts], dim=1)
+        rows = torch.cat([part.flatten(0, 1)[flat].float() for part in parts], dim=1)  # (tokens, width)
         out = torch.zeros(self.n_rows, rows.shape[1], device=rows.device).index_add_(0, owner, rows)
         return out / torch.bincount(owner, minlength=self.n_rows)[:, None]
 
 
-def finished_chats(vlm, items: list[Item], batch_size: int = 16) -> list[Batch]:
+def finished_chats(vlm: VLM, items: list[Item], batch_size: int = 16) -> list[Batch]:
     """Batches of items with their right answers, to be read at the tokens that predict these."""
     batches = []
     for first in range(0, len(items), batch_size):
@@ -59,17 +71,248 @@ def finished_chats(vlm, items: list[Item], batch_size: int = 16) -> list[Batch]:
     return batches
 
 
-def ways(vlm) -> dict[str, Callable[[Batch], torch.Tensor | None]]:
+def methods(vlm: VLM) -> dict[str, Callable[[Batch], torch.Tensor | None]]:
     """The bare pass, capture, and those peers that are installed, as functions of a batch."""
     found = {
-        "bare forward pass": lambda batch: vlm.run(batch.inputs) and None,
-        "capture": lambda batch: read_heads(vlm, batch.inputs, batch.flat, batch.owner, batch.n_rows),
+        BARE: lambda batch: vlm.forward(batch.inputs) and None,
+        CAPTURE: lambda batch: read_heads(vlm, batch.inputs, batch.flat, batch.owner, batch.n_rows),
     }
     peers = {"nnsight": _nnsight, "pyvene": _pyvene}
     return found | {name: make(vlm) for name, make in peers.items() if find_spec(name)}
 
 
-def _nnsight(vlm):
+@torch.inference_mode()
+def compare_methods(vlm: VLM, batches: list[Batch], repeats: int = 5):
+    """Every method over all batches, in turns batch by batch, each round beginning with another; the first is not
+    counted.
+
+    Returns a DataFrame: method, median seconds, least, most, ratio (median of the rounds' ratios to the bare pass), and
+    difference, the largest from what capture reads (NaN for the bare pass).
+    """
+    import pandas as pd
+
+    runners = methods(vlm)
+    names = list(runners)
+    seconds, parts = {name: np.zeros(repeats + 1) for name in names}, {name: [] for name in names}
+    for turn, batch in product(range(repeats + 1), batches):
+        first = turn % len(names)
+        for name in names[first:] + names[:first]:
+            start = time.perf_counter()
+            features = runners[name](batch)
+            _synchronize(vlm)
+            seconds[name][turn] += time.perf_counter() - start
+            if turn == 0 and features is not None:
+                parts[name].append(features)
+    seconds = {name: spent[1:] for name, spent in seconds.items()}
+    read = {name: torch.cat(each) for name, each in parts.items() if each}
+    return pd.DataFrame(
+        {"method": name, "median": np.median(t), "least": t.min(), "most": t.max(),
+         "ratio": np.median(t / seconds[BARE]),
+         "difference": float((read[name] - read[CAPTURE]).abs().max()) if name in read else np.nan}
+        for name, t in seconds.items()
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """What ``sequential_baseline`` gave: ``replies`` by uid, the main question's last; ``features`` (steps, width) at
+    the tokens that predict the steps' replies; ``kept_bytes`` of the steps; seconds of steps and of main questions."""
+
+    replies: dict[str, list[str]]
+    features: np.ndarray
+    kept_bytes: int
+    step_seconds: float
+    main_seconds: float
+
+
+@torch.inference_mode()
+def sequential_baseline(vlm: VLM, items: list[Item], max_new_tokens: int = 12) -> Baseline:
+    """Answer and record as the predecessors do: each question alone, every head at every token in full precision.
+
+    Source: the published code of Cognitive Mirrors (arXiv 2512.10978), as a lean loop of our own.
+    """
+    replies, means, kept_bytes, seconds = {}, [], 0, {True: 0.0, False: 0.0}
+    for item in items:
+        earlier, image = [], open_image(item)
+        for step in [*range(len(item.steps)), MAIN]:
+            start, rows = time.perf_counter(), {name: [] for name in vlm.heads.projections}
+
+            def hook_for(name, columns, rows=rows):
+                return lambda module, args: rows[name].append(args[0][0].float().cpu())
+
+            inputs = vlm.encode([vlm.render(conversation(item, earlier, step), prompt=True)], [image])
+            with projection_hooks(vlm, hook_for):
+                out = vlm.model.generate(**inputs, do_sample=False, max_new_tokens=max_new_tokens)
+            n_prompt = inputs["input_ids"].shape[1]
+            reply = vlm.tokenizer.decode(out[0, n_prompt:], skip_special_tokens=True).strip()
+            earlier.append(reply)
+            whole = torch.cat([torch.cat(parts) for parts in rows.values()], dim=1)  # (tokens, width)
+            seconds[step == MAIN] += time.perf_counter() - start
+            if step != MAIN:
+                kept_bytes += whole.nelement() * whole.element_size()
+                n_reply = len(vlm.tokenizer(reply, add_special_tokens=False).input_ids)
+                means.append(whole[n_prompt - 1 : n_prompt - 1 + n_reply].mean(0))
+        replies[item.uid] = earlier
+    return Baseline(replies, torch.stack(means).numpy(), kept_bytes, seconds[False], seconds[True])
+
+
+def throughput(vlm: VLM, items: list[Item], store: Path, repeats: int = 3, sweep: int = 4):
+    """Steps a second of three tasks by the sequential baseline and by this package, medians of ``repeats`` turns.
+
+    Tasks: answering and reading (main questions answered too), reading with the replies known (the baseline has to
+    generate the steps again), and a sweep over ``sweep`` single heads (the baseline takes one chat at a time). Returns
+    a DataFrame: task, method, steps, seconds, steps_per_second, ratio (to the task's baseline), device.
+    """
+    import pandas as pd
+
+    n_steps = sum(len(item.steps) for item in items)
+    heads = vlm.heads.pairs[:: max(1, len(vlm.heads) // sweep)][:sweep]
+    scorers = {
+        "one chat at a time": TeacherForcedScorer(vlm, items, batch_size=1),
+        "batched": TeacherForcedScorer(vlm, items),
+    }
+    seconds: dict[tuple[str, str], list[float]] = {}
+    for turn in range(repeats):
+        baseline = sequential_baseline(vlm, items)
+        start = time.perf_counter()
+        answers = answer(vlm, items, progress=False)
+        answered = time.perf_counter()
+        capture(vlm, items, store=Path(store) / f"{turn}", answers=answers, progress=False)
+        read = time.perf_counter()
+        spent = {
+            ("answering and reading", "sequential baseline"): baseline.step_seconds + baseline.main_seconds,
+            ("answering and reading", "batched"): read - start,
+            ("reading, the replies known", "sequential baseline"): baseline.step_seconds,
+            ("reading, the replies known", "batched"): read - answered,
+        }
+        for method, scorer in scorers.items():
+            start = time.perf_counter()
+            for head in heads:
+                scorer.score(mask([head]))
+            spent["sweep over single heads", method] = time.perf_counter() - start
+        for key, value in spent.items():
+            seconds.setdefault(key, []).append(value)
+    rows, first = [], {}
+    for (task, method), spent in seconds.items():
+        median, steps = float(np.median(spent)), n_steps * (len(heads) if "sweep" in task else 1)
+        baseline_seconds = first.setdefault(task, median)
+        rows.append({"task": task, "method": method, "steps": steps, "seconds": median,
+                     "steps_per_second": steps / median, "ratio": baseline_seconds / median})  # fmt: skip
+    return pd.DataFrame(rows).assign(device=_device_name(vlm))
+
+
+@torch.inference_mode()
+def tower_benchmark(vlm: VLM, items: list[Item], repeats: int = 9):
+    """The vision tower on one batch of pictures: windows in one call, and one by one. A DataFrame: method, median
+    seconds, ratio; ``equal`` whether all features are the same bits. Raises ValueError for a tower without windows."""
+    import pandas as pd
+
+    tower = vlm.model.get_encoder(modality="image")
+    config = tower.config
+    if config._attn_implementation != IMPLEMENTATION:
+        raise ValueError(f"the vision tower of {vlm.name} attends to no windows; expected one that does")
+    texts = [vlm.render(conversation(item, [], 0), prompt=True) for item in items]
+    inputs = vlm.encode(texts, [open_image(item) for item in items])
+    taken = {name: inputs[name] for name in ("pixel_values", "image_grid_thw")}
+    seconds, features = {IMPLEMENTATION: [], "sdpa": []}, {}
+    try:
+        for name in [*seconds] * (repeats + 1):
+            config._attn_implementation, start = name, time.perf_counter()
+            features[name] = vlm.model.get_image_features(**taken)
+            _synchronize(vlm)
+            seconds[name].append(time.perf_counter() - start)
+    finally:
+        config._attn_implementation = IMPLEMENTATION
+    median = {name: float(np.median(spent[1:])) for name, spent in seconds.items()}
+    one, other = (_tensors(features[name]) for name in seconds)
+    return pd.DataFrame(
+        {"method": label, "median": median[name], "ratio": median["sdpa"] / median[name],
+         "equal": all(map(torch.equal, one, other))}
+        for label, name in (("one window after the other", "sdpa"), ("all windows at once", IMPLEMENTATION))
+    )  # fmt: skip
+
+
+def scaling(vlm: VLM, items: list[Item], store: Path, sizes: list[int], answers):
+    """Capture more and more items (the given ones, repeated): items, seconds, rows, peak_mb.
+
+    ``answers`` are those to ``items``. The peak is the process's memory, so it can only rise; flat is what it should
+    be.
+    """
+    import pandas as pd
+
+    rows, numbers = [], {item.uid: i for i, item in enumerate(items)}
+    answers = answers[answers["uid"].isin(numbers)]
+    for size in sizes:
+        many = [replace(items[i % len(items)], uid=f"{i}") for i in range(size)]
+        rounds = range(-(-size // len(items)))
+        repeated = pd.concat([answers.assign(uid=answers["uid"].map(numbers) + turn * len(items)) for turn in rounds])
+        repeated = repeated[repeated["uid"] < size].astype({"uid": str})
+        start = time.perf_counter()
+        captured = capture(vlm, many, store=Path(store) / str(size), answers=repeated, progress=False)
+        rows.append({"items": size, "seconds": time.perf_counter() - start, "rows": len(captured.features),
+                     "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024})  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def probe_benchmark(n_steps: int = 2000, n_heads: int = 1024, head_dim: int = 128, looped: int = 4, repeats: int = 5):
+    """Cross-validated probes of every head: all at once, and scikit-learn's logistic regression, head by head.
+
+    On drawn activations of a 7B model's shape with a signal of eight classes in every head. The loop runs on ``looped``
+    heads only. Returns a DataFrame: method, heads, median, least and most seconds, ms_a_head, accuracy (mean over the
+    looped heads).
+    """
+    import pandas as pd
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.model_selection import GroupKFold, cross_val_predict
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    x, y, groups = _drawn(n_steps, n_heads, head_dim)
+    folds = GroupKFold(5, shuffle=True, random_state=0)
+
+    def at_once():
+        return HeadProbes().fit(x, y, groups).accuracy_[:looped].mean()
+
+    def head_by_head():
+        model = make_pipeline(StandardScaler(), LogisticRegression(C=0.01, max_iter=200))
+        predictions = (
+            cross_val_predict(model, x[:, head].astype(np.float32), y, groups=groups, cv=folds)
+            for head in range(looped)
+        )
+        return np.mean([(predicted == y).mean() for predicted in predictions])
+
+    rows = []
+    for method, n, run in (
+        ("all heads at once", n_heads, at_once),
+        ("scikit-learn, head by head", looped, head_by_head),
+    ):
+        seconds = []
+        for _ in range(repeats):
+            start = time.perf_counter()
+            accuracy = run()
+            seconds.append(time.perf_counter() - start)
+        rows.append({"method": method, "heads": n, "median": np.median(seconds), "least": min(seconds),
+                     "most": max(seconds), "ms_a_head": 1e3 * np.median(seconds) / n, "accuracy": accuracy})  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def permutation_minutes(n_steps: int = 2000, n_heads: int = 1024, head_dim: int = 128, few: int = 8, more: int = 24):
+    """CPU minutes of 1,000 permutations of the max-statistic over all heads and eight functions, at a 7B model's shape.
+
+    ``few`` and ``more`` are run at the full size; what the further ones took is scaled, what all share is counted once.
+    """
+    x, y, groups = _drawn(n_steps, n_heads, head_dim)
+
+    def minutes(n):
+        start = time.process_time()
+        HeadProbes().permuted(x, y, groups, np.zeros(n_steps), n).max(axis=(1, 2))
+        return (time.process_time() - start) / 60
+
+    least, most = minutes(few), minutes(more)
+    return least + (1000 - few) * (most - least) / (more - few)
+
+
+def _nnsight(vlm: VLM):
     from nnsight import NNsight
 
     model = NNsight(vlm.model)
@@ -90,7 +333,7 @@ def _nnsight(vlm):
     return read
 
 
-def _pyvene(vlm):
+def _pyvene(vlm: VLM):
     import pyvene
 
     kept: list[torch.Tensor] = []
@@ -110,157 +353,25 @@ def _pyvene(vlm):
     return read
 
 
-@torch.inference_mode()
-def race(vlm, batches: list[Batch], repeats: int = 5):
-    """Every way over all batches, in turns batch by batch, each round beginning with another way; the first is not counted.
+def _synchronize(vlm: VLM):
+    if vlm.device.type == "cuda":
+        torch.cuda.synchronize(vlm.device)
 
-    Returns a DataFrame: way, median seconds, least, most, ratio (median of the rounds' ratios to the bare pass), and
-    difference, the largest from what capture reads (NaN for the bare pass).
-    """
-    import pandas as pd
 
-    runners = ways(vlm)
-    names, seconds, got = (
-        list(runners),
-        {name: np.zeros(repeats + 1) for name in runners},
-        {name: [] for name in runners},
+def _device_name(vlm: VLM) -> str:
+    return (
+        torch.cuda.get_device_name(vlm.device)
+        if vlm.device.type == "cuda"
+        else f"{torch.get_num_threads()} CPU threads"
     )
-    for turn, batch in product(range(repeats + 1), batches):
-        first = turn % len(names)
-        for name in names[first:] + names[:first]:
-            start = time.perf_counter()
-            found = runners[name](batch)
-            if vlm.device.type == "cuda":
-                torch.cuda.synchronize()
-            seconds[name][turn] += time.perf_counter() - start
-            if turn == 0 and found is not None:
-                got[name].append(found)
-    seconds = {name: spent[1:] for name, spent in seconds.items()}
-    read = {name: torch.cat(parts) for name, parts in got.items() if parts}
-    bare = seconds["bare forward pass"]
-    return pd.DataFrame(
-        {"way": name, "median": np.median(t), "least": t.min(), "most": t.max(), "ratio": np.median(t / bare),
-         "difference": float((read[name] - read["capture"]).abs().max()) if name in read else np.nan}
-        for name, t in seconds.items()
-    )  # fmt: skip
 
 
-@torch.inference_mode()
-def one_by_one(vlm, items: list[Item], max_new_tokens: int = 12):
-    """Answer and keep as the predecessors do: each question alone, every head at every token in full precision.
-
-    Returns (replies by uid, the main question's last; features (steps, width) at the tokens that predict the steps' replies;
-    bytes kept of the steps; seconds of the steps, and of the main questions).
-    """
-    modules, replies, means, kept_bytes = dict(vlm.model.named_modules()), {}, [], 0
-    start, main_seconds = time.perf_counter(), 0.0
-    for item in items:
-        said, image = [], open_image(item)
-        for step in [*range(len(item.steps)), MAIN]:
-            begun = time.perf_counter()
-            seen = {name: [] for name in vlm.heads.projections}
-            hooks = [
-                modules[name].register_forward_pre_hook(lambda module, args, rows=rows: rows.append(args[0][0].float().cpu()))
-                for name, rows in seen.items()
-            ]  # fmt: skip
-            inputs = vlm.encode([vlm.render(conversation(item, said, step), prompt=True)], [image])
-            try:
-                out = vlm.model.generate(**inputs, do_sample=False, max_new_tokens=max_new_tokens)
-            finally:
-                for hook in hooks:
-                    hook.remove()
-            new = out[0, inputs["input_ids"].shape[1] :]
-            said.append(vlm.tokenizer.decode(new, skip_special_tokens=True).strip())
-            if step == MAIN:
-                main_seconds += time.perf_counter() - begun
-                break
-            whole = torch.cat([torch.cat(rows) for rows in seen.values()], dim=1)
-            kept_bytes += whole.nelement() * whole.element_size()
-            first = inputs["input_ids"].shape[1] - 1
-            n_said = len(vlm.tokenizer(said[-1], add_special_tokens=False).input_ids)
-            means.append(whole[first : first + n_said].mean(0))
-        replies[item.uid] = said
-    return replies, torch.stack(means).numpy(), kept_bytes, (time.perf_counter() - start - main_seconds, main_seconds)
-
-
-def growth(vlm, items: list[Item], store: Path, sizes: list[int], answers):
-    """Capture more and more items (the given ones, again and again): items, seconds, rows, peak memory in MB.
-
-    ``answers`` are those to ``items``. The peak is the process's, so it can only rise; flat is what it should be.
-    """
-    import pandas as pd
-
-    rows, numbers = [], {item.uid: i for i, item in enumerate(items)}
-    answers = answers[answers["uid"].isin(numbers)]
-    for size in sizes:
-        many = [replace(items[i % len(items)], uid=f"{i}") for i in range(size)]
-        again = range(-(-size // len(items)))
-        said = pd.concat([answers.assign(uid=answers["uid"].map(numbers) + turn * len(items)) for turn in again])
-        said = said[said["uid"] < size].astype({"uid": str})
-        start = time.perf_counter()
-        held = capture(vlm, many, store=Path(store) / str(size), answers=said, progress=False)
-        rows.append({"items": size, "seconds": time.perf_counter() - start, "rows": len(held.features),
-                     "peak MB": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024})  # fmt: skip
-    return pd.DataFrame(rows)
-
-
-def probe_race(n_steps: int = 2000, n_heads: int = 1024, head_dim: int = 128, looped: int = 4, repeats: int = 5):
-    """Cross-validated probes of every head: all at once, and by logistic regressions of scikit-learn, one after the other.
-
-    On drawn activations of a 7B model's shape with a signal of eight classes in every head. The loop runs on ``looped``
-    heads only. Returns a DataFrame: way, heads, median, least and most seconds, ms_a_head, accuracy (mean over the looped
-    heads).
-    """
-    import pandas as pd
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.model_selection import GroupKFold, cross_val_predict
-    from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import StandardScaler
-
-    from .probes import HeadProbes
-
-    x, y, groups = _drawn(n_steps, n_heads, head_dim)
-    folds = GroupKFold(5, shuffle=True, random_state=0)
-
-    def at_once():
-        return HeadProbes().fit(x, y, groups).accuracy_[:looped].mean()
-
-    def one_by_one():
-        model = make_pipeline(StandardScaler(), LogisticRegression(C=0.01, max_iter=200))
-        guesses = (
-            cross_val_predict(model, x[:, head].astype(np.float32), y, groups=groups, cv=folds)
-            for head in range(looped)
-        )
-        return np.mean([(guess == y).mean() for guess in guesses])
-
-    rows = []
-    for way, n, probe in (("all heads at once", n_heads, at_once), ("scikit-learn, head by head", looped, one_by_one)):
-        seconds = []
-        for _ in range(repeats):
-            start = time.perf_counter()
-            accuracy = probe()
-            seconds.append(time.perf_counter() - start)
-        rows.append({"way": way, "heads": n, "median": np.median(seconds), "least": min(seconds), "most": max(seconds),
-                     "ms_a_head": 1e3 * np.median(seconds) / n, "accuracy": accuracy})  # fmt: skip
-    return pd.DataFrame(rows)
-
-
-def permutation_minutes(n_steps: int = 2000, n_heads: int = 1024, head_dim: int = 128, few: int = 8, more: int = 24):
-    """CPU minutes of 1,000 permutations of the max-statistic over all heads and eight functions, at a 7B model's shape.
-
-    ``few`` and ``more`` are run at the full size; what the further ones took is scaled, what all share is counted once.
-    """
-    from .probes import HeadProbes
-
-    x, y, groups = _drawn(n_steps, n_heads, head_dim)
-
-    def minutes(n):
-        start = time.process_time()
-        HeadProbes().permuted(x, y, groups, np.zeros(n_steps), n).max(axis=(1, 2))
-        return (time.process_time() - start) / 60
-
-    least, most = minutes(few), minutes(more)
-    return least + (1000 - few) * (most - least) / (more - few)
+def _tensors(features) -> list[torch.Tensor]:
+    """The image features of a model's output, whatever holds them."""
+    if isinstance(features, torch.Tensor):
+        return [features]
+    pooled = getattr(features, "pooler_output", features)
+    return [pooled] if isinstance(pooled, torch.Tensor) else list(pooled)
 
 
 def _drawn(n_steps: int, n_heads: int, head_dim: int):

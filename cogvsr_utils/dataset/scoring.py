@@ -21,8 +21,8 @@ _NUMBERS = {
 def judge(answers, scorer: str = "strict"):
     """Score a table of replies.
 
-    ``answers`` needs the columns answer, answer_type, options and prediction. Returns a copy with ``parsed`` (the answer
-    that the reply states, None where none can be read) and ``correct``. Raises ValueError for an unknown scorer.
+    ``answers`` needs the columns answer, answer_type, options and prediction. Returns a copy with ``parsed`` (the
+    answer that the reply states, None where none can be read) and ``correct``. Raises ValueError for an unknown scorer.
     """
     if scorer not in SCORERS:
         raise ValueError(f"scorer is {scorer!r}; expected one of {SCORERS}")

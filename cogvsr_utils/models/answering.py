@@ -40,8 +40,8 @@ def answer(
 
     >>> from cogvsr_utils import Item, Step, load_vlm
     >>> step = Step("What shape is a ball?", "sphere", "closed", None, "Knowledge Recall")
-    >>> answer(load_vlm("nano-internvl"), [Item("1", "mine", "1", "Is it red?", "yes", "yesno", [step])])["step"].tolist()
-    [0, -1]
+    >>> answer(load_vlm("nano-internvl"), [Item("1", "mine", "1", "Is it red?", "yes", "yesno",
+    [step])])["step"].tolist() [0, -1]
     """
     import pandas as pd
 

@@ -98,9 +98,9 @@ def image_attention(scorer: TeacherForcedScorer, functions) -> np.ndarray:
 def output_norms(vlm: VLM, activations: HeadActivations) -> np.ndarray:
     """Size of what each head's columns of its output projection write: (heads,), the mean over rows of ||W x||.
 
-    x is the head's slice in ``activations``, so at the tokens that these were read at; W is read by sending unit vectors
-    through the projection, so packed 4-bit weights count as they compute. What a family puts behind the projection, such
-    as a gate or a norm, is not counted.
+    x is the head's slice in ``activations``, so at the tokens that these were read at; W is read by sending unit
+    vectors through the projection, so packed 4-bit weights count as they compute. What a family puts behind the
+    projection, such as a gate or a norm, is not counted.
     """
     norms = np.empty(len(vlm.heads))
     for name, part in vlm.heads.table.groupby("module", sort=False):

@@ -19,7 +19,8 @@ log = logging.getLogger(__name__)
 
 
 def measure_batch(run: Callable[[list], list], batch: list, device: torch.device) -> tuple[list, int | None]:
-    """``run(batch)``, and how many rows like these the device's memory takes; None on a CPU, which has no such limit."""
+    """``run(batch)``, and how many rows like these the device's memory takes; None on a CPU, which has no such
+    limit."""
     if device.type != "cuda":
         return run(batch), None
     torch.cuda.reset_peak_memory_stats(device)
@@ -31,7 +32,8 @@ def measure_batch(run: Callable[[list], list], batch: list, device: torch.device
 
 
 def rows_that_fit(used: int, rows: int, free: int) -> int:
-    """How many rows fit into ``free`` bytes where ``rows`` of them used ``used`` bytes; at least 1, at most ``LARGEST``.
+    """How many rows fit into ``free`` bytes where ``rows`` of them used ``used`` bytes; at least 1, at most
+    ``LARGEST``.
 
     >>> rows_that_fit(used=2_000, rows=16, free=16_000)
     102

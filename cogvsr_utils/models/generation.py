@@ -4,9 +4,9 @@ CachedGeneration(vlm, images).reply(chats)    greedy replies; the next call take
 image_features_once(vlm, last)                inside, the image features of one batch are computed once
 
 Where every layer of the model has a key and a value for each token, those of the last prompt are kept, and only new
-tokens are computed. Other models (chats beyond a sliding window, recurrent layers, cross-attention, prompts read in both
-directions) compute the whole chat anew, with the image features kept. Either way every token has the position that it
-has in a chat given at once.
+tokens are computed. Other models (chats beyond a sliding window, recurrent layers, cross-attention, prompts read in
+both directions) compute the whole chat anew, with the image features kept. Either way every token has the position that
+it has in a chat given at once.
 """
 
 from __future__ import annotations
@@ -108,7 +108,8 @@ def image_features_once(vlm: VLM, last: list):
 
 @contextmanager
 def _memoised(owner, name: str, last: list):
-    """Inside, ``owner.name`` called again with what it was last given returns what it then gave; ``last`` keeps both."""
+    """Inside, ``owner.name`` called again with what it was last given returns what it then gave; ``last`` keeps
+    both."""
     compute, own = getattr(owner, name), vars(owner).get(name)
 
     def call(*args, **kwargs):

@@ -96,7 +96,8 @@ def directions(
     """From wrong towards correct answers, one vector (head_dim,) a head, as long as one standard deviation.
 
     Unit(mean correct - mean wrong) times the standard deviation of the projections on it, over the steps ``rows``
-    (steps,) boolean. Raises ValueError where all are correct or all wrong. Source: Cognitive Mirrors (arXiv 2512.10978).
+    (steps,) boolean. Raises ValueError where all are correct or all wrong. Source: Cognitive Mirrors (arXiv
+    2512.10978).
     """
     right, wrong = rows & correct, rows & ~correct
     if not right.any() or not wrong.any():

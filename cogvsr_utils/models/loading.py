@@ -51,8 +51,8 @@ def load_vlm(
     ).eval()  # fmt: skip
     windowed_attention(model)
     for module in model.modules():
-        # On some CPUs bitsandbytes repacks weights for bfloat16 kernels, which round otherwise than elsewhere and refuse
-        # widths that 32 does not divide, such as Qwen2.5-VL's; without them all CPUs give the same.
+        # On some CPUs bitsandbytes repacks weights for bfloat16 kernels, which round otherwise than elsewhere and
+        # refuse widths that 32 does not divide, such as Qwen2.5-VL's; without them all CPUs give the same.
         if hasattr(module, "support_avx512bf16_for_cpu"):
             module.support_avx512bf16_for_cpu = False
     processor = _load_processor(source, config, settings)

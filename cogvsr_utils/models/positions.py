@@ -5,8 +5,8 @@
     locate(vlm, item, text, ...)         the tokens that a named position means, one list a step
     encode_chats(vlm, items, replies)    all of it for a batch: tensors, and where to look in them
 
-Positions: ``answer`` (the reply), ``answer_content`` (its most informative tokens), ``prompt_last`` (the last token before
-the reply), ``question`` (the step's own question) and ``image`` (the picture's tokens).
+Positions: ``answer`` (the reply), ``answer_content`` (its most informative tokens), ``prompt_last`` (the last token
+before the reply), ``question`` (the step's own question) and ``image`` (the picture's tokens).
 """
 
 from __future__ import annotations

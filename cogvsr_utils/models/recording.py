@@ -41,7 +41,8 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Reading:
-    """Which tokens of a step are read, and what becomes of them; see ``capture``. Raises ValueError for other values."""
+    """Which tokens of a step are read, and what becomes of them; see ``capture``. Raises ValueError for other
+    values."""
 
     position: str = "answer"
     at: str = "predicts"
@@ -91,9 +92,9 @@ def capture(
     averages a step's tokens, ``"token"`` keeps a row for each. ``answers`` may be what ``answer`` returned for these
     items; else the model answers first. Without a ``batch_size`` the first batch on a GPU measures how many chats fit.
 
-    A killed run resumes at its last shard and gives the same bytes. Steps that cannot be located are left out, listed in
-    the header as ``not_located`` and counted in the log. Raises ValueError for a store made from other settings and for
-    activations that are not finite, OSError where the disk is or would be full.
+    A killed run resumes at its last shard and gives the same bytes. Steps that cannot be located are left out, listed
+    in the header as ``not_located`` and counted in the log. Raises ValueError for a store made from other settings and
+    for activations that are not finite, OSError where the disk is or would be full.
 
     >>> import tempfile
     >>> from cogvsr_utils import Item, Step, load_vlm
@@ -144,8 +145,8 @@ def estimate_capture(vlm: VLM, items: list[Item], *, batch_size: int = FIRST, **
 def read_heads(vlm: VLM, inputs: dict, flat: np.ndarray, owner: np.ndarray, n_rows: int) -> torch.Tensor:
     """One forward pass; the mean of every head over the tokens of each row, (rows, width) float32 on the device.
 
-    ``flat`` (tokens,) are places in the flattened batch, ``owner`` (tokens,) the row that each belongs to. Selection and
-    mean happen on the device, projection by projection; nothing else is kept.
+    ``flat`` (tokens,) are places in the flattened batch, ``owner`` (tokens,) the row that each belongs to. Selection
+    and mean happen on the device, projection by projection; nothing else is kept.
     """
     place, owner = torch.as_tensor(flat, device=vlm.device), torch.as_tensor(owner, device=vlm.device)
     out = torch.zeros(n_rows, vlm.heads.width, device=vlm.device)
@@ -179,7 +180,8 @@ class _Reader:
         return measure_batch(self._batch, longest, self.vlm.device)[1]
 
     def read(self, numbers: range, batch_size: int) -> tuple[np.ndarray, np.ndarray]:
-        """Features (rows, width) float16 of some items and where they come from: (rows, [item, step, tokens, token])."""
+        """Features (rows, width) float16 of some items and where they come from: (rows, [item, step, tokens,
+        token])."""
         ordered = sorted((i for i in numbers if self.items[i].steps), key=self._order)
         blocks, places = [np.zeros((0, self.vlm.heads.width), np.float16)], [np.zeros((0, 4), int)]
         for first in range(0, len(ordered), batch_size):
@@ -230,7 +232,8 @@ def _right_answers(items: list[Item]) -> dict[str, list[str]]:
 
 
 def _index(items, judged, place: np.ndarray, pool: str):
-    """The table of rows, and the steps, as "uid:step", that have none; ``place`` (rows, [item, step, tokens, token])."""
+    """The table of rows, and the steps, as "uid:step", that have none; ``place`` (rows, [item, step, tokens,
+    token])."""
     import pandas as pd
 
     rows = pd.DataFrame({"uid": [items[i].uid for i in place[:, 0]], "step": place[:, 1], "n_tokens": place[:, 2]})

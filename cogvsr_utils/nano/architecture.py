@@ -6,8 +6,8 @@ PREFIX                    what stands before the first word of a chat, as the pr
 PATCHES                   which of the 64 patches each image token shows, (image tokens, patches)
 build_model, build_processor
 tower(model)              the vision tower
-look(model, pixels)       what the tower says of pictures, its last 64 rows the patches row by row
-project(model, looked)    the image tokens that the decoder reads
+tower_features(...)         what the tower says of pictures, its last 64 rows the patches row by row
+project(model, features)        the image tokens that the decoder reads
 decode(model, ids, seen)  the decoder's hidden states
 learners(model)           the modules that the last stage trains
 """
@@ -46,7 +46,8 @@ def chat_template(image: str, start: str = "") -> str:
 def build_tokenizer(words, special: tuple[str, ...], named: dict[str, str]) -> PreTrainedTokenizerFast:
     """A tokenizer that knows each of ``words`` (lower case) as one token, the chat's tokens and a family's own.
 
-    ``special`` are the family's own tokens, ``named`` the attributes under which its processor looks for some of them.
+    ``special`` are the family's own tokens, ``named`` the attributes under which its processor scene_views for some of
+    them.
     """
     tokens = (*SPECIAL, *special)
     vocabulary = {word: index for index, word in enumerate((*tokens, *sorted(set(words))))}
@@ -76,10 +77,10 @@ def text_settings(tokenizer) -> dict:
 
 
 def prepare(model, tokenizer):
-    """Begin with loud words and silent blocks, and stop at the end mark.
+    """Initialise embeddings at unit scale and the blocks' outputs at 0, and stop at the end mark.
 
-    Muon lets blocks write loudly at once. Words as loud as that, and blocks that begin silent, keep a word's identity
-    from drowning in the residual stream.
+    Muon makes blocks write at full scale from the first steps on. Embeddings of that scale, and blocks that begin at 0,
+    keep a word's identity from being lost in the residual stream.
     """
     with torch.no_grad():
         model.get_input_embeddings().weight.normal_(std=1.0)

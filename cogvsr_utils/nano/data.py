@@ -1,6 +1,6 @@
 """Training material for the nano models: rendered scenes with what every patch shows, and chats about them.
 
-load_scenes(folder, n_scenes, seed)   images, patch targets and looks, rendered once and kept
+load_scenes(folder, n_scenes, seed)   images, patch targets, view names and scene views, rendered once and kept
 chat_text(main, steps, closing)       one chain as the text after the shared image prefix
 """
 
@@ -12,14 +12,17 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from ..answering import CLOSING, INSTRUCTION
-from ..drafts import POINTS, SIDES, Look
-from ..items import Step
-from ..kinds import KINDS
-from ..questions import ask, cases
-from ..scenes import BOARD, COLORS, MATERIALS, SHAPES, SIZES, render, sample_scene
+from cogvsr_utils.dataset.items import Step
+from cogvsr_utils.dataset.synth.kinds import KINDS
+from cogvsr_utils.dataset.synth.questions import ask
+from cogvsr_utils.dataset.synth.rendering import render
+from cogvsr_utils.dataset.synth.scenes import BOARD, COLORS, MATERIALS, SHAPES, SIZES, sample_scene
+from cogvsr_utils.dataset.synth.substeps import POINTS, SIDES
+from cogvsr_utils.dataset.synth.views import SceneView
+from cogvsr_utils.files import replacing
+from cogvsr_utils.models.chat import CLOSING, INSTRUCTION
+from cogvsr_utils.nano.architecture import IMAGE, PATCH
 
-IMAGE, PATCH = 64, 8
 TRAIN_SEED = 2_000_000  # evaluation scenes are drawn below one million, so none is ever trained on
 TARGETS = {"color": len(COLORS) + 1, "shape": len(SHAPES), "size": len(SIZES), "material": len(MATERIALS),
            "heading": len(SIDES) + 1, "column": BOARD, "row": BOARD}  # fmt: skip
@@ -62,11 +65,11 @@ def _picture(index: int):
     return image, patch_targets(scene, owner)
 
 
-def _look(index: int):
+def _scene_view(index: int):
     rng = np.random.default_rng(TRAIN_SEED + index)
     scene = sample_scene(rng)
     view = _view(rng)
-    return view, Look.at(scene, view)
+    return view, SceneView.of(scene, view)
 
 
 def _map(function, indices, label):
@@ -76,22 +79,21 @@ def _map(function, indices, label):
 
 
 def load_scenes(folder: Path, n_scenes: int, start: int = 0):
-    """Images (n, 64, 64, 3) uint8, targets (n, 64, targets) int8, views and looks of ``n_scenes`` training scenes.
+    """Images (n, 64, 64, 3) uint8, targets (n, 64, targets) int8, views and scene_views of ``n_scenes`` training
+    scenes.
 
-    Images and targets are kept in ``folder``; scenes and looks are exact and quick to draw again.
+    Images and targets are kept in ``folder``; scenes and scene_views are exact and quick to draw again.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     indices = range(start, start + n_scenes)
     kept = folder / f"scenes_{start}_{n_scenes}.npz"
     if not kept.exists():
         images, targets = (np.stack(column) for column in _map(_picture, indices, "render"))
-        partial = kept.with_suffix(".part.npz")
-        np.savez(partial, images=images, targets=targets)
-        partial.replace(kept)
+        with replacing(kept) as partial:
+            np.savez(partial, images=images, targets=targets)
     with np.load(kept) as saved:
         images, targets = saved["images"], saved["targets"]
-    views, looks = _map(_look, indices, "look")
-    return images, targets, views, looks
+    view_names, scene_views = _map(_scene_view, indices, "scene_view")
+    return images, targets, view_names, scene_views
 
 
 def chat_text(main: str, steps, answer: str) -> str:
@@ -105,39 +107,41 @@ def chat_text(main: str, steps, answer: str) -> str:
     return text + "<|user|>".join(f"{q}<|end|><|assistant|>{a}<|end|>" for q, a in turns)
 
 
-def sample_drill(look: Look, rng: np.random.Generator, n_questions: int = 9) -> str:
+def sample_drill(scene_view: SceneView, rng: np.random.Generator, n_questions: int = 9) -> str:
     """A chat of plain questions that only the picture answers: things are named by their colour alone.
 
-    Chains mostly name a thing whole, so they give little reason to look; drills make looking worth learning.
+    Chains mostly name a thing whole, so they give little reason to use the picture; drills do.
     """
-    drafts = []
-    for t in look.seen:
+    questions = []
+    for t in scene_view.things:
         name = f"{t.color} object"
-        drafts += [(f"What shape is the {name}?", t.shape), (f"What size is the {name}?", t.size),
+        questions += [(f"What shape is the {name}?", t.shape), (f"What size is the {name}?", t.size),
                    (f"What is the {name} made of?", t.material), (f"Which column is the {name} in?", str(t.column)),
                    (f"Which row is the {name} in?", str(t.row))]  # fmt: skip
-        if sum(o.shape == t.shape for o in look.scene.things) == 1:
-            drafts.append((f"What color is the {t.shape}?", t.color))
+        if sum(o.shape == t.shape for o in scene_view.scene.things) == 1:
+            questions.append((f"What color is the {t.shape}?", t.color))
         if t.shape == "cone":
-            drafts.append((f"Which way does the {name} point?", POINTS[t.heading]))
-    chosen = [drafts[i] for i in rng.permutation(len(drafts))[:n_questions]]
+            questions.append((f"Which way does the {name} point?", POINTS[t.heading]))
+    chosen = [questions[i] for i in rng.permutation(len(questions))[:n_questions]]
     steps = [Step(question, answer, "closed", None, "") for question, answer in chosen]
-    return chat_text("How many objects are there?", steps, str(len(look.scene.things)))
+    return chat_text("How many objects are there?", steps, str(len(scene_view.scene.things)))
 
 
-def sample_chats(look: Look, view: str, rng: np.random.Generator, n_chats: int = 4, direct: float = 0.1) -> list[str]:
+def sample_chats(
+    scene_view: SceneView, view: str, rng: np.random.Generator, n_chats: int = 4, direct: float = 0.1
+) -> list[str]:
     """Random chains of different kinds about one image; a share of them is answered without steps."""
     chats = []
     kinds = [name for name, kind in KINDS.items() if kind.view == view]
     weights = np.array([0.5 if name == "occlusion" else 1.0 for name in kinds])
     for kind in rng.choice(kinds, size=2 * n_chats, p=weights / weights.sum()):
-        found = cases(kind, look)
+        found = KINDS[kind].candidates(scene_view)
         if not found:
             continue
         labels = sorted({label for label, _ in found})
         label = labels[rng.integers(len(labels))]
-        pool = [case for known, case in found if known == label]
-        question, answer, *_, steps = ask(kind, look, pool[rng.integers(len(pool))], rng)
+        pool = [arguments for known, arguments in found if known == label]
+        question, answer, *_, steps = ask(kind, scene_view, pool[rng.integers(len(pool))], rng)
         chats.append(chat_text(question, steps, answer))
         if rng.random() < direct:
             chats.append(chat_text(question, [], answer))

@@ -7,8 +7,8 @@ import torch
 from transformers import InternVLConfig, InternVLForConditionalGeneration, InternVLProcessor, Qwen2Config
 from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import GotOcr2ImageProcessorPil
 
-from ..models import images_only
-from .architecture import IMAGE, PATCH, chat_template, prepare, text_settings
+from cogvsr_utils.models.loading import images_only
+from cogvsr_utils.nano.architecture import IMAGE, PATCH, chat_template, prepare, text_settings
 
 SPECIAL = ("<img>", "</img>", "<IMG_CONTEXT>", "<video>")
 NAMED = {"start_image_token": "<img>", "end_image_token": "</img>", "context_image_token": "<IMG_CONTEXT>",
@@ -62,15 +62,15 @@ def tower(model):
     return model.model.vision_tower
 
 
-def look(model, pixels: torch.Tensor) -> torch.Tensor:
+def tower_features(model, pixels: torch.Tensor) -> torch.Tensor:
     """(n, 3, 64, 64) in [-1, 1] to (n, 65, 128)."""
     return model.model.vision_tower(pixel_values=pixels).last_hidden_state
 
 
-def project(model, looked: torch.Tensor) -> torch.Tensor:
+def project(model, features: torch.Tensor) -> torch.Tensor:
     """(n, 65, 128) to (n, 16, 192)."""
     inner = model.model
-    grid = inner.pixel_shuffle(looked[:, 1:].unflatten(1, (8, 8)), scale_factor=model.config.downsample_ratio)
+    grid = inner.pixel_shuffle(features[:, 1:].unflatten(1, (8, 8)), scale_factor=model.config.downsample_ratio)
     return inner.multi_modal_projector(grid.flatten(1, 2))
 
 

@@ -1,5 +1,5 @@
-"""``nano-mllama``: Llama 3.2 Vision with a tower of 3 + 1 layers, and a decoder of six layers and two of cross-attention,
-through which it reads the picture."""
+"""``nano-mllama``: Llama 3.2 Vision with a tower of 3 + 1 layers, and a decoder of six layers and two of
+cross-attention, through which it reads the picture."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 from transformers import MllamaConfig, MllamaForConditionalGeneration, MllamaProcessor
 from transformers.models.mllama.image_processing_pil_mllama import MllamaImageProcessorPil
 
-from .architecture import IMAGE, PATCH, chat_template, prepare, text_settings
+from cogvsr_utils.nano.architecture import IMAGE, PATCH, chat_template, prepare, text_settings
 
 SPECIAL = ("<|begin|>", "<|python_tag|>", "<|image|>")
 NAMED = {"image_token": "<|image|>", "bos_token": "<|begin|>"}
@@ -67,16 +67,16 @@ def tower(model):
     return model.model.vision_model
 
 
-def look(model, pixels: torch.Tensor) -> torch.Tensor:
+def tower_features(model, pixels: torch.Tensor) -> torch.Tensor:
     """(n, 3, 64, 64) in [-1, 1] to (n, 65, 256)."""
     one = torch.ones(len(pixels), 1, dtype=torch.long, device=pixels.device)
     out = model.model.vision_model(pixels[:, None, None], aspect_ratio_ids=one, aspect_ratio_mask=one[..., None])
     return out.last_hidden_state[:, 0, 0]
 
 
-def project(model, looked: torch.Tensor) -> torch.Tensor:
+def project(model, features: torch.Tensor) -> torch.Tensor:
     """(n, 65, 256) to (n, 65, 192)."""
-    return model.model.multi_modal_projector(looked)
+    return model.model.multi_modal_projector(features)
 
 
 def decode(model, ids: torch.Tensor, seen: torch.Tensor) -> torch.Tensor:

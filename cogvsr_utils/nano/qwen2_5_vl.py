@@ -1,5 +1,5 @@
-"""``nano-qwen2_5_vl``: Qwen2.5-VL with a 4-layer tower (windows of 32 pixels in two layers), 16 image tokens and a 6-layer
-decoder with positions in time, height and width."""
+"""``nano-qwen2_5_vl``: Qwen2.5-VL with a 4-layer tower (windows of 32 pixels in two layers), 16 image tokens and a
+6-layer decoder with positions in time, height and width."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import apply_rotary_pos_
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 from transformers.vision_utils import get_vision_position_ids, get_vision_window_index
 
-from ..models import images_only
-from .architecture import DECODER, IMAGE, PATCH, chat_template, prepare, text_settings
+from cogvsr_utils.models.loading import images_only
+from cogvsr_utils.nano.architecture import DECODER, IMAGE, PATCH, chat_template, prepare, text_settings
 
 SPECIAL = ("<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>")
 NAMED = {"image_token": "<|image_pad|>", "video_token": "<|video_pad|>"}
@@ -70,7 +70,7 @@ def tower(model):
     return torch.nn.ModuleList([model.model.visual.patch_embed, model.model.visual.blocks])
 
 
-def look(model, pixels: torch.Tensor) -> torch.Tensor:
+def tower_features(model, pixels: torch.Tensor) -> torch.Tensor:
     """(n, 3, 64, 64) in [-1, 1] to (n, 64, 128).
 
     The model's own forward attends window after window in Python; here all windows of a batch go at once.
@@ -101,10 +101,10 @@ def _attend(attention, x, cos, sin, windows: int):
     return attention.proj(out.transpose(2, 3).flatten(3).flatten(1, 2))
 
 
-def project(model, looked: torch.Tensor) -> torch.Tensor:
+def project(model, features: torch.Tensor) -> torch.Tensor:
     """(n, 64, 128) to (n, 16, 192)."""
-    merger, order = model.model.visual.merger, torch.from_numpy(PATCHES.ravel()).to(looked.device)
-    return merger(looked[:, order].flatten(0, 1)).unflatten(0, (len(looked), IMAGE_TOKENS))
+    merger, order = model.model.visual.merger, torch.from_numpy(PATCHES.ravel()).to(features.device)
+    return merger(features[:, order].flatten(0, 1)).unflatten(0, (len(features), IMAGE_TOKENS))
 
 
 def decode(model, ids: torch.Tensor, seen: torch.Tensor) -> torch.Tensor:

@@ -9,24 +9,25 @@ from __future__ import annotations
 import pandas as pd
 import typer
 
-from ..evaluation import accuracy_table
-from ..functions import FUNCTIONS
-from ..paths import NANO
-from ..stages import Run
-
-SPATIAL = [function.name for function in FUNCTIONS if function.spatial]
+from cogvsr_utils.analysis.accuracy import accuracy_table
+from cogvsr_utils.dataset.splits import TEST
+from cogvsr_utils.functions import SPATIAL
+from cogvsr_utils.models.chat import MAIN
+from cogvsr_utils.paths import NANO
+from cogvsr_utils.pipeline.experiment import Experiment
+from cogvsr_utils.pipeline.recordings import answers
 
 
 def main(name: str = typer.Argument("nano-internvl")):
-    """Answer splits C and hard, or take the answers of an earlier run, and write the tables."""
+    """Answer splits C and hard, or take kept answers, and write the tables."""
     by_function, by_kind = [], []
     for quantize in (None, "4bit"):
-        run = Run(name, quantize)
-        judged, hard = run.answers("C"), run.answers("hard")
+        experiment = Experiment(name, quantize)
+        judged, hard = answers[TEST](experiment), answers["hard"](experiment)
         pooled = judged[~judged["function"].isin([*SPATIAL, "Main question"])]
         judged = pd.concat([judged, pooled.assign(function="Six non-spatial functions")])
         mains = pd.concat([judged, hard])
-        mains = mains[mains["step"] == -1]
+        mains = mains[mains["step"] == MAIN]
         by_function.append(accuracy_table(judged).assign(quantize=quantize or "none"))
         by_kind.append(accuracy_table(mains, by="subset").assign(quantize=quantize or "none"))
     for tables, file in ((by_function, "accuracy.csv"), (by_kind, "kinds.csv")):

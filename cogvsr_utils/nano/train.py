@@ -3,7 +3,7 @@
 Three stages, each seeded and resumed from its checkpoint in ``results/nano/``:
 
 1. the vision tower learns, densely, what every patch shows (colour, shape, size, material, heading, square);
-2. the projector learns to say it in words: an image token comes to lie near the embeddings of its thing's words;
+2. the projector learns to put it in words: an image token comes to lie near the embeddings of its thing's words;
 3. with the tower frozen, the decoder learns to answer chains of steps, the right answers so far in view; at first
    mostly drills, plain questions that only the picture answers.
 
@@ -22,11 +22,13 @@ import typer
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from ..paths import NANO, RESULTS
-from ..scenes import COLORS, MATERIALS, SHAPES, SIZES
-from . import internvl, mllama, qwen2_5_vl
-from .architecture import build_tokenizer
-from .data import OPENING, TARGETS, load_scenes, sample_chats, sample_drill
+from cogvsr_utils.dataset.synth.scenes import COLORS, MATERIALS, SHAPES, SIZES
+from cogvsr_utils.dataset.synth.substeps import FACTS
+from cogvsr_utils.files import replacing
+from cogvsr_utils.nano import internvl, mllama, qwen2_5_vl
+from cogvsr_utils.nano.architecture import build_tokenizer
+from cogvsr_utils.nano.data import OPENING, TARGETS, load_scenes, sample_chats, sample_drill
+from cogvsr_utils.paths import NANO, RESULTS
 
 FAMILIES = {"nano-internvl": internvl, "nano-qwen2_5_vl": qwen2_5_vl, "nano-mllama": mllama}
 
@@ -106,9 +108,8 @@ class Checkpoint:
     def save(self, step: int, log: list):
         state = {"step": step, "log": log, "modules": [m.state_dict() for m in self.modules],
                  "optimizers": [o.state_dict() for o in self.optimizers]}  # fmt: skip
-        partial = self.path.with_suffix(".part")
-        torch.save(state, partial)
-        partial.replace(self.path)
+        with replacing(self.path) as partial:
+            torch.save(state, partial)
 
 
 def pixels(images: np.ndarray, device) -> torch.Tensor:
@@ -143,17 +144,17 @@ def run_stage(name, folder, modules, muon, adam, decay, n_steps, loss_of, every=
 
 
 def train_tower(family, model, folder, data, n_steps, device, seed, batch=64):
-    """Stage one: every patch tells what it shows."""
+    """Stage one: every patch predicts what it shows."""
     images, targets = data
     torch.manual_seed(seed)
     with torch.no_grad():
-        width = family.look(model, pixels(images[:1], device)).shape[-1]
+        width = family.tower_features(model, pixels(images[:1], device)).shape[-1]
     heads = torch.nn.Linear(width, sum(TARGETS.values())).to(device)
 
     def loss_of(step):
         rows = np.random.default_rng([seed, 1, step]).integers(len(images), size=batch)
         with torch.autocast(device.type, dtype=torch.bfloat16):
-            hidden = family.look(model, pixels(images[rows], device))[:, -64:]
+            hidden = family.tower_features(model, pixels(images[rows], device))[:, -64:]
         scores = heads(hidden.float()).flatten(0, 1).split(list(TARGETS.values()), dim=1)
         truth = torch.from_numpy(targets[rows]).to(device).long().flatten(0, 1)
         total, figures = 0.0, {}
@@ -171,18 +172,19 @@ def train_tower(family, model, folder, data, n_steps, device, seed, batch=64):
 
 
 @torch.no_grad()
-def look_at(family, model, images, device, batch=256) -> torch.Tensor:
-    """What the tower says of every image, in half precision; the tower no longer changes."""
+def features_of(family, model, images, device, batch=256) -> torch.Tensor:
+    """The tower's features of every image, in half precision; the tower no longer changes."""
     out = []
     for i in tqdm(range(0, len(images), batch), desc="features"):
         with torch.autocast(device.type, dtype=torch.bfloat16):
-            out.append(family.look(model, pixels(images[i : i + batch], device)).to(torch.bfloat16).cpu())
+            out.append(family.tower_features(model, pixels(images[i : i + batch], device)).to(torch.bfloat16).cpu())
     return torch.cat(out)
 
 
 def train_projector(family, model, tokenizer, folder, data, n_steps, device, seed, batch=256):
-    """Stage two: image tokens speak the words of their thing; places and headings, which share words, get own scales."""
-    looked, targets = data
+    """Stage two: image tokens approach the words of their thing; places and headings, which share words, get own
+    scales."""
+    features, targets = data
     embed = model.get_input_embeddings().weight.detach()
     words = {"color": ["object", *COLORS], "shape": SHAPES, "size": SIZES, "material": MATERIALS}
     scales = {k: embed[tokenizer.convert_tokens_to_ids(list(w))] for k, w in words.items()}
@@ -192,22 +194,22 @@ def train_projector(family, model, tokenizer, folder, data, n_steps, device, see
 
     def loss_of(step):
         rng = np.random.default_rng([seed, 3, step])
-        rows = rng.integers(len(looked), size=batch)
-        said = family.project(model, looked[torch.from_numpy(rows)].to(device).float())
-        said = said[:, -len(family.PATCHES) :].flatten(0, 1)
+        rows = rng.integers(len(features), size=batch)
+        tokens = family.project(model, features[torch.from_numpy(rows)].to(device).float())
+        tokens = tokens[:, -len(family.PATCHES) :].flatten(0, 1)
         patches = targets[rows][:, family.PATCHES]  # (batch, image tokens, patches, targets)
         # Of a token's patches, one that shows a thing if any does.
         pick = (rng.random(patches.shape[:3]) + (patches[..., 0] > 0)).argmax(2)
         truth = np.take_along_axis(patches, pick[:, :, None, None], 2)[:, :, 0]
         truth = torch.from_numpy(truth).to(device).long().flatten(0, 1)
-        scores = {k: said @ v.T / embed.shape[1] ** 0.5 for k, v in scales.items()}
-        scores |= dict(zip([k for k in TARGETS if k not in words], others(said).split(widths, dim=1), strict=True))
+        scores = {k: tokens @ v.T / embed.shape[1] ** 0.5 for k, v in scales.items()}
+        scores |= dict(zip([k for k in TARGETS if k not in words], others(tokens).split(widths, dim=1), strict=True))
         total, figures = 0.0, {}
         for i, name in enumerate(TARGETS):
             known = truth[:, i] >= (1 if name == "color" else 0)
             total = total + F.cross_entropy(scores[name], truth[:, i], ignore_index=-1)
             figures[name] = float((scores[name].argmax(1) == truth[:, i])[known].float().mean())
-        total = total + 0.01 * (said.pow(2).mean() - 1).abs()  # as loud as a word
+        total = total + 0.01 * (tokens.pow(2).mean() - 1).abs()  # at the scale of word embeddings
         total.backward()
         return total.item(), figures
 
@@ -233,16 +235,19 @@ def train_decoder(family, model, tokenizer, folder, data, n_steps, device, seed,
 
     A batch is sorted by length and goes through in parts, so that little of it is padding.
     """
-    looked, views, looks = data
+    features, view_names, scene_views = data
     pad_id = tokenizer.pad_token_id
 
     def loss_of(step):
         rng = np.random.default_rng([seed, 2, step])
-        rows = rng.integers(len(looks), size=batch)
+        rows = rng.integers(len(scene_views), size=batch)
         drill = 0.75 if step < 0.3 * n_steps else 0.2
-        chats = [(text, r) for r in rows for text in (
-            [sample_drill(looks[r], rng)] if rng.random() < drill else sample_chats(looks[r], views[r], rng, n_chats=1)
-        )]  # fmt: skip
+        chats = []
+        for r in rows:
+            drilled = rng.random() < drill
+            texts = ([sample_drill(scene_views[r], rng)] if drilled
+                     else sample_chats(scene_views[r], view_names[r], rng, n_chats=1))  # fmt: skip
+            chats += [(text, r) for text in texts]
         encoded = sorted(
             (
                 (*pair, r)
@@ -259,7 +264,7 @@ def train_decoder(family, model, tokenizer, folder, data, n_steps, device, seed,
             labels = torch.tensor([lab + [IGNORE] * (width - len(lab)) for _, lab, _ in some], device=device)[:, 1:]
             where = (labels != IGNORE).nonzero(as_tuple=True)
             with torch.autocast(device.type, dtype=torch.bfloat16, enabled=device.type == "cuda"):
-                seen = family.project(model, looked[[r for *_, r in some]].to(device).float())
+                seen = family.project(model, features[[r for *_, r in some]].to(device).float())
                 hidden = family.decode(model, ids, seen)
                 logits = model.lm_head(hidden[where]).float()
             loss = F.cross_entropy(logits, labels[where], reduction="sum") / n_answers
@@ -271,17 +276,15 @@ def train_decoder(family, model, tokenizer, folder, data, n_steps, device, seed,
     return run_stage("decoder", folder, family.learners(model), 0.015, 1e-3, 0.1, n_steps, loss_of)
 
 
-def vocabulary(looks, views) -> set[str]:
+def vocabulary(scene_views, view_names) -> set[str]:
     """Every word that the questions use."""
     from tokenizers import Regex, pre_tokenizers
-
-    from ..drafts import FACTS
 
     split = pre_tokenizers.Split(Regex(r"<\|\w+\|>|\w+|[^\w\s]"), behavior="removed", invert=True)
     rng = np.random.default_rng(0)
     texts = [f"{q} {a}" for q, a in FACTS] + [OPENING, "0 1 2 3 4 5 6 7 8 9 yes no"]
-    for look, view in zip(looks, views, strict=True):
-        texts += sample_chats(look, view, rng, n_chats=8)
+    for scene_view, view in zip(scene_views, view_names, strict=True):
+        texts += sample_chats(scene_view, view, rng, n_chats=8)
     words = {w for text in texts for w, _ in split.pre_tokenize_str(text.lower())}
     return {w for w in words if not w.startswith("<|")}
 
@@ -308,14 +311,16 @@ def main(
         raise typer.BadParameter(f"no family {name!r}; there are {', '.join(FAMILIES)}")
     folder = RESULTS / "nano" / name
     folder.mkdir(parents=True, exist_ok=True)
-    images, targets, views, looks = load_scenes(RESULTS / "nano" / "scenes", n_scenes)
+    images, targets, view_names, scene_views = load_scenes(RESULTS / "nano" / "scenes", n_scenes)
     family = FAMILIES[name]
-    tokenizer = build_tokenizer(vocabulary(looks[:3000], views[:3000]), family.SPECIAL, family.NAMED)
+    tokenizer = build_tokenizer(vocabulary(scene_views[:3000], view_names[:3000]), family.SPECIAL, family.NAMED)
     model = family.build_model(tokenizer, seed).to(place)
     log = train_tower(family, model, folder, (images, targets), tower_steps, place, seed)
-    looked = look_at(family, model, images, place)
-    log += train_projector(family, model, tokenizer, folder, (looked, targets), projector_steps, place, seed)
-    log += train_decoder(family, model, tokenizer, folder, (looked, views, looks), decoder_steps, place, seed)
+    features = features_of(family, model, images, place)
+    log += train_projector(family, model, tokenizer, folder, (features, targets), projector_steps, place, seed)
+    log += train_decoder(
+        family, model, tokenizer, folder, (features, view_names, scene_views), decoder_steps, place, seed
+    )
     save(model, family.build_processor(tokenizer), log, NANO / name)
 
 

@@ -109,8 +109,8 @@ def generated_and_forced(
     """Each function's own steps under its own set, generated and teacher-forced, on the same steps of C.
 
     Generated answers follow the model's own earlier answers, teacher-forced ones the right ones, so the difference is
-    inherited from earlier steps. Columns: function, n, generated, forced, inherited (changes of accuracy), each with low
-    and high (95 % over scenes).
+    inherited from earlier steps. Columns: function, n, generated, forced, inherited (changes of accuracy), each with
+    low and high (95 % over scenes).
     """
     from cogvsr_utils.models.interventions import mask
 
@@ -134,10 +134,11 @@ def generated_and_forced(
 
 @result(splits=C, needs={"rankings": rankings}, gpu=True)
 def without_strongest(experiment: Experiment, rankings: Rankings) -> pd.DataFrame:
-    """Is a set's effect that of one head? Teacher-forced change of each function's own steps on C under its whole set, under
-    the one head of it that costs most, and under the others.
+    """Is a set's effect that of one head? Teacher-forced change of each function's own steps on C under its whole set,
+    under the one head of it that costs most, and under the others.
 
-    Columns: function, n, layer, head (the strongest), whole, strongest, others, each with low and high (95 % over scenes).
+    Columns: function, n, layer, head (the strongest), whole, strongest, others, each with low and high (95 % over
+    scenes).
     """
     from cogvsr_utils.models.interventions import mask
 
@@ -163,8 +164,9 @@ def without_strongest(experiment: Experiment, rankings: Rankings) -> pd.DataFram
 
 
 def specificity(matrix: pd.DataFrame, seed: int = 0) -> dict[str, float]:
-    """Is the damage specific? From ``ablation_matrix``: the mean change of each function's own steps (``own``), of other
-    functions' (``other``), their ``difference``, and the one-sided ``p`` of it over random pairings of sets with functions.
+    """Is the damage specific? From ``ablation_matrix``: the mean change of each function's own steps (``own``), of
+    other functions' (``other``), their ``difference``, and the one-sided ``p`` of it over random pairings of sets with
+    functions.
     """
     names = [name for name in NAMES if name in set(matrix["head_set"])]
     change = matrix.pivot(index="head_set", columns="function", values="change").loc[names, names].to_numpy()
@@ -184,7 +186,8 @@ def specificity(matrix: pd.DataFrame, seed: int = 0) -> dict[str, float]:
 def matched_controls(
     experiment: Experiment, ranking: str, rankings: Rankings, attributions: Attributions
 ) -> pd.DataFrame:
-    """Teacher-forced change of each function's own steps on C: under its top heads (set -1), and under matched controls.
+    """Teacher-forced change of each function's own steps on C: under its top heads (set -1), and under matched
+    controls.
 
     These are of the same layers and like output norm; see ``matching.matched_controls``. Columns: function, set, n, k,
     norm, same_layer (share of the heads in layers as the function's heads have them), change, delta_log_prob.
@@ -231,8 +234,8 @@ def against_controls(sets: pd.DataFrame) -> pd.DataFrame:
 
 
 def all_against_controls(sets: pd.DataFrame, column: str = "change", n: int = 2000) -> dict[str, float]:
-    """The mean over functions of a column of ``matched_controls``: of the functions' heads (``own``), of controls (``mean``,
-    ``low``, ``high``: 95 % with one drawn for each function), and the ``p`` that these cost as much.
+    """The mean over functions of a column of ``matched_controls``: of the functions' heads (``own``), of controls
+    (``mean``, ``low``, ``high``: 95 % with one drawn for each function), and the ``p`` that these cost as much.
 
     Functions for which no control was found are left out.
     """
@@ -274,7 +277,8 @@ def steered(
     tuning: pd.DataFrame,
     test: pd.DataFrame,
 ) -> pd.DataFrame:
-    """Spatial heads shifted from wrong towards correct answers (directions from A): strength tuned on B, tested on C."""
+    """Spatial heads shifted from wrong towards correct answers (directions from A): strength tuned on B, tested on
+    C."""
     from cogvsr_utils.models.interventions import directions, steer
 
     heads, index = _spatial_heads(rankings), activations.index
@@ -288,7 +292,8 @@ def _spatial_heads(rankings: Rankings) -> list[tuple[int, int]]:
 
 
 def _tuned(experiment: Experiment, method: str, edits: dict, tuning: pd.DataFrame, test: pd.DataFrame) -> pd.DataFrame:
-    """Try each strength on B by spatial steps, then the best on C. Columns: ``accuracy.compare``'s, split, strength, method."""
+    """Try each strength on B by spatial steps, then the best on C. Columns: ``accuracy.compare``'s, split, strength,
+    method."""
     from cogvsr_utils.models.answering import answer
 
     def changed(split, edit, before):

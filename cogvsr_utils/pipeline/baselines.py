@@ -46,8 +46,9 @@ def baselines(
 ) -> pd.DataFrame:
     """How well a step's function is told by all heads together, and by everything else.
 
-    Columns: predictor, accuracy, balanced_accuracy (both in [0, 1]), n, meaning. The control task gives every answer text
-    a random function (Hewitt and Liang, arXiv 1909.03368); the last row shuffles labels among steps of the same index.
+    Columns: predictor, accuracy, balanced_accuracy (both in [0, 1]), n, meaning. The control task gives every answer
+    text a random function (Hewitt and Liang, arXiv 1909.03368); the last row shuffles labels among steps of the same
+    index.
     """
     from sklearn.metrics import accuracy_score, balanced_accuracy_score
 
@@ -69,7 +70,7 @@ def baselines(
         ("other picture", _rows_of(other, index), label, "all heads, another item's picture"),
         ("layer means", layer_means, label, "a mean a layer"),
         ("all heads", x, label, "the activations themselves"),
-        ("control task", x, random_functions(index["answer"], names, seed), "all heads, a random function for each answer"),
+        ("control task", x, random_functions(index["answer"], names, seed), "all heads, a random function an answer"),
         ("shuffled labels", x, shuffled, "all heads, labels shuffled within the step index"),
     ]  # fmt: skip
     out = []

@@ -13,7 +13,8 @@ from cogvsr_utils.models.vlm import VLM
 
 
 def evaluate(vlm: VLM, items: list[Item], *, edits=None, scorer: str = "strict", **settings):
-    """Answer items (with edits if given), judge them and tabulate; see ``accuracy_table``. ``settings`` go to ``answer``.
+    """Answer items (with edits if given), judge them and tabulate; see ``accuracy_table``. ``settings`` go to
+    ``answer``.
 
     >>> from cogvsr_utils import Item, Step, load_vlm
     >>> step = Step("What shape is a ball?", "sphere", "closed", None, "Knowledge Recall")

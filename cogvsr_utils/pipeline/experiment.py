@@ -34,8 +34,8 @@ TOP_SHARE = 0.10  # the share of all heads that is taken for a function, CogVisi
 
 @dataclass(frozen=True)
 class Profile:
-    """How much of everything: fits to shuffled labels, permutations, bootstrap draws, matched controls for a set, items for
-    each function's controls, items for the ablation of single heads, and repeats with planted heads."""
+    """How much of everything: fits to shuffled labels, permutations, bootstrap draws, matched controls for a set, items
+    for each function's controls, items for the ablation of single heads, and repeats with planted heads."""
 
     null_fits: int
     permutations: int
@@ -48,7 +48,8 @@ class Profile:
 
 PROFILES = {
     "light": Profile(
-        null_fits=4, permutations=200, bootstrap=500, matched_controls=100, control_items=24, ablation_items=96, planted=10
+        null_fits=4, permutations=200, bootstrap=500, matched_controls=100, control_items=24, ablation_items=96,
+        planted=10,
     ),
     "full": Profile(
         null_fits=10, permutations=1000, bootstrap=2000, matched_controls=200, control_items=96, ablation_items=400,
@@ -59,7 +60,7 @@ PROFILES = {
 
 @dataclass(frozen=True)
 class Experiment:
-    """One model, quantized or not, on one data set under one profile; raises ValueError for an unknown profile.
+    """One model, quantized or not, on one data set under one profile, named or given; raises ValueError for another name.
 
     ``splits`` are those whose items may be read, all of them but inside a result.
 
@@ -69,20 +70,20 @@ class Experiment:
 
     model: str
     quantize: str | None = None
-    profile: str = "light"
+    profile: str | Profile = "light"
     source: str = "synth"
     splits: tuple[str, ...] = ALL_SPLITS
     _cache: dict = field(default_factory=dict, repr=False, compare=False)
 
     def __post_init__(self):
         object.__setattr__(self, "quantize", self.quantize or None)
-        if self.profile not in PROFILES:
+        if isinstance(self.profile, str) and self.profile not in PROFILES:
             raise ValueError(f"profile is {self.profile!r}; expected one of {tuple(PROFILES)}")
 
     @property
     def settings(self) -> Profile:
         """How much of everything."""
-        return PROFILES[self.profile]
+        return self.profile if isinstance(self.profile, Profile) else PROFILES[self.profile]
 
     @property
     def title(self) -> str:
@@ -98,7 +99,8 @@ class Experiment:
     @property
     def folder(self) -> Path:
         """Where results are kept."""
-        return results_folder(self.model, self.quantize, self.source, self.profile)
+        profile = self.profile if isinstance(self.profile, str) else digest(repr(self.profile))
+        return results_folder(self.model, self.quantize, self.source, profile)
 
     @property
     def vlm(self):
@@ -106,7 +108,8 @@ class Experiment:
         return _load_vlm(self.model, self.quantize)
 
     def items(self, split: str) -> list[Item]:
-        """The items of a split; raises PermissionError for one that may not be read here, KeyError for one not there."""
+        """The items of a split; raises PermissionError for one that may not be read here, KeyError for one not
+        there."""
         if split not in self.splits:
             raise PermissionError(f"split {split!r} may not be read here; this result declares {self.splits}")
         return _items_by_split(self.source)[split]
@@ -121,7 +124,8 @@ class Experiment:
     def scorer(self, split: str, n: int, function: str | None = None):
         """A teacher-forced scorer of ``n`` items of a split, drawn at random.
 
-        With a function, of items that ask for it, each up to the last step that does: what comes after cannot change it.
+        With a function, of items that ask for it, each up to the last step that does: what comes after cannot change
+        it.
         """
         from cogvsr_utils.models.scorer import TeacherForcedScorer
 
@@ -163,7 +167,7 @@ class Experiment:
 
     def made_on(self) -> dict[str, str]:
         """What a stamp says of the machine: commit, versions, device, model, profile."""
-        return provenance(self.title) | {"profile": self.profile, "source": self.source}
+        return provenance(self.title) | {"profile": self.folder.name, "source": self.source}
 
 
 def n_top(n_heads: int) -> int:

@@ -43,7 +43,9 @@ def publish(experiment: Experiment) -> Path:
 
 def is_measured(experiment: Experiment, result: Result) -> bool:
     """Whether ``table`` will show a measured table."""
-    return experiment.profile == "light" and result in MEASURED and (_folder(experiment) / f"{result.name}.csv").is_file()
+    return (
+        experiment.profile == "light" and result in MEASURED and (_folder(experiment) / f"{result.name}.csv").is_file()
+    )
 
 
 def table(experiment: Experiment, result: Result) -> pd.DataFrame:

@@ -23,9 +23,8 @@ def _declared() -> dict[str, Result]:
         for value in vars(module).values():
             results = value.results.values() if isinstance(value, Variants) else [value]
             for each in results:
-                if isinstance(each, Result):
-                    if found.setdefault(each.name, each) is not each:
-                        raise ValueError(f"two results are named {each.name!r}; expected one")
+                if isinstance(each, Result) and found.setdefault(each.name, each) is not each:
+                    raise ValueError(f"two results are named {each.name!r}; expected one")
     return found
 
 

@@ -41,9 +41,9 @@ IMPORTANCE, ABLATION = "importance (paper)", "ablation on split A"  # two of the
 class JointProbe:
     """A fitted joint probe.
 
-    ``functions`` (functions,); ``importance`` (functions, heads), signed; ``null`` (fits, functions, heads) with shuffled
-    labels; ``bootstrap`` (draws, functions, heads) over seeds and scenes; ``fitted`` what ``FunctionProbe.from_arrays``
-    takes.
+    ``functions`` (functions,); ``importance`` (functions, heads), signed; ``null`` (fits, functions, heads) with
+    shuffled labels; ``bootstrap`` (draws, functions, heads) over seeds and scenes; ``fitted`` what
+    ``FunctionProbe.from_arrays`` takes.
     """
 
     functions: np.ndarray
@@ -58,8 +58,8 @@ class StrictProbe:
     """A joint probe of five seeds, stopped early.
 
     ``bootstrap`` (draws, functions, heads) over seeds and scenes; ``stratified`` the same where functions are equally
-    frequent at every length of answer and difficulty (whether all heads together tell the step); ``n_stratified`` steps;
-    ``fitted`` what ``FunctionProbe.from_arrays`` takes.
+    frequent at every length of answer and difficulty (whether all heads together tell the step); ``n_stratified``
+    steps; ``fitted`` what ``FunctionProbe.from_arrays`` takes.
     """
 
     bootstrap: np.ndarray
@@ -72,11 +72,11 @@ class StrictProbe:
 class SingleProbes:
     """Ridge probes of each head.
 
-    ``functions`` (functions,); ``auroc`` and ``binary_accuracy`` (functions, heads); ``accuracy``, ``balanced_accuracy``
-    and ``control_accuracy`` (heads,) of each head alone; ``gain`` (functions, heads) in AUROC, ``strength``, its ``null``
-    (permutations, functions, heads) and ``bootstrap`` (draws, functions, heads) of each head above the text;
-    ``text_auroc`` (functions,); ``joint_correct`` (steps,), whether all heads together, by the mean of their scores, tell
-    the step.
+    ``functions`` (functions,); ``auroc`` and ``binary_accuracy`` (functions, heads); ``accuracy``,
+    ``balanced_accuracy`` and ``control_accuracy`` (heads,) of each head alone; ``gain`` (functions, heads) in AUROC,
+    ``strength``, its ``null`` (permutations, functions, heads) and ``bootstrap`` (draws, functions, heads) of each head
+    above the text; ``text_auroc`` (functions,); ``joint_correct`` (steps,), whether all heads together, by the mean of
+    their scores, tell the step.
     """
 
     functions: np.ndarray
@@ -112,7 +112,8 @@ class Attributions:
 
 @dataclass(frozen=True)
 class Rankings:
-    """``scores`` maps each way of ranking to (functions, heads), larger is stronger; ``heads`` (heads, [layer, head])."""
+    """``scores`` maps each way of ranking to (functions, heads), larger is stronger; ``heads`` (heads, [layer,
+    head])."""
 
     functions: np.ndarray
     heads: np.ndarray

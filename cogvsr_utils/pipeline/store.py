@@ -5,8 +5,8 @@ name(experiment)              its value: the kept one where it is valid, else ma
 name.key(experiment)          what it is valid for: code, settings, data, weights, arguments and the results it needs
 name.stamp_path(experiment)   the file that says it is whole; written last
 
-A key is part of the file's name, so that a result of other code, settings, data or weights is never taken for it. Tables
-are kept as parquet, dataclasses of arrays as npz, activations as a store of their own; nothing is pickled.
+A key is part of the file's name, so that a result of other code, settings, data or weights is never taken for it.
+Tables are kept as parquet, dataclasses of arrays as npz, activations as a store of their own; nothing is pickled.
 """
 
 from __future__ import annotations
@@ -48,7 +48,8 @@ class Result:
     variant: tuple[str, ...] = ()
 
     def key(self, experiment: Experiment) -> str:
-        """Sixteen characters that change with the code, the settings, the data, the weights, the arguments or a need."""
+        """Sixteen characters that change with the code, the settings, the data, the weights, the arguments or a
+        need."""
         return experiment.cached(self.name, lambda: digest(json.dumps(self._parts(experiment), sort_keys=True)))
 
     def stamp_path(self, experiment: Experiment) -> Path:
@@ -134,7 +135,8 @@ class Variants:
 
 
 def result(*, needs=None, splits: tuple[str, ...] = (), gpu: bool = False, variants: tuple[str, ...] = ()):
-    """Declare ``make(experiment, **needs)`` as a result, or ``make(experiment, variant, **needs)`` as one for each variant.
+    """Declare ``make(experiment, **needs)`` as a result, or ``make(experiment, variant, **needs)`` as one for each
+    variant.
 
     ``needs`` maps argument names to results and ``splits`` are those whose items may be read; both may be functions of
     the variant. The type that ``make`` returns decides how it is kept; a function with an argument ``store`` is given

@@ -1,4 +1,5 @@
-"""Does the selection find the heads that matter, and what does it all say? Split A's selection beside split C's effects.
+"""Does the selection find the heads that matter, and what does it all say? Split A's selection beside split C's
+effects.
 
 probe_accuracy          the joint probes on split C
 head_table              one row a function and head: A's scores and C's effects, side by side
@@ -77,7 +78,8 @@ EDITS = ("mask", "mean")
 def probe_accuracy(
     experiment: Experiment, joint_probe: JointProbe, strict_probe: StrictProbe, activations: HeadActivations
 ) -> pd.DataFrame:
-    """Accuracy on split C, whose scenes the probes never saw. Columns: protocol, n, accuracy, ci_low, ci_high (Wilson)."""
+    """Accuracy on split C, whose scenes the probes never saw. Columns: protocol, n, accuracy, ci_low, ci_high
+    (Wilson)."""
     x, truth, rows = activations.by_head(), activations.index["function"].to_numpy(), []
     for protocol, fitted in (("paper", joint_probe.fitted), ("strict", strict_probe.fitted)):
         accuracy, low, high = wilson(FunctionProbe.from_arrays(fitted).predict(x) == truth)
@@ -137,7 +139,8 @@ def sparsity(
     head_probes: SingleProbes,
     masked: HeadAblations,
 ) -> pd.DataFrame:
-    """Statistics and counts of each function's heads; see ``sparsity.scarcity``, ``head_counts``, ``ablation_counts``."""
+    """Statistics and counts of each function's heads; see ``sparsity.scarcity``, ``head_counts``,
+    ``ablation_counts``."""
     functions = joint_probe.functions.tolist()
     layers = activations.heads.table["layer"].to_numpy()
     tables = [
@@ -152,8 +155,9 @@ def sparsity(
 def spatial_differences(
     experiment: Experiment, joint_probe: JointProbe, strict_probe: StrictProbe, masked: HeadAblations
 ) -> pd.DataFrame:
-    """Are spatial heads scarcer than others? By statistic and reading: "as it is" (the paper's probe), "stratified" (the
-    strict probe on stratified steps) and "strict" (heads whose ablation costs accuracy); see ``spatial_difference``."""
+    """Are spatial heads scarcer than others? By statistic and reading: "as it is" (the paper's probe), "stratified"
+    (the strict probe on stratified steps) and "strict" (heads whose ablation costs accuracy); see
+    ``spatial_difference``."""
     functions = joint_probe.functions
     readings = {"as it is": joint_probe.bootstrap, "stratified": strict_probe.stratified}
     tables = [sparsities.spatial_difference(draws, functions).assign(reading=name) for name, draws in readings.items()]
@@ -196,11 +200,11 @@ def ranking_quality(
 
 @result(needs={"rankings": rankings, "masked": tested["mask"]})
 def ranking_tests(experiment: Experiment, rankings: Rankings, masked: HeadAblations, n: int = 2000) -> pd.DataFrame:
-    """Does a ranking predict more than chance, in the mean over functions? Columns: ranking, precision and spearman (top
-    ``n_top`` heads, masked on C), and p_precision and p_spearman.
+    """Does a ranking predict more than chance, in the mean over functions? Columns: ranking, precision and spearman
+    (top ``n_top`` heads, masked on C), and p_precision and p_spearman.
 
-    The null shuffles the heads of all rankings and functions alike, so that what functions share stays shared; a p is the
-    share of shuffles in which the best of all rankings does as well, so it holds for all of them at once.
+    The null shuffles the heads of all rankings and functions alike, so that what functions share stays shared; a p is
+    the share of shuffles in which the best of all rankings does as well, so it holds for all of them at once.
     """
     cost = -masked.mean_delta_log_prob(rankings.functions)
     k, n_heads, rng = n_top(cost.shape[1]), cost.shape[1], np.random.default_rng(0)
@@ -236,12 +240,13 @@ def set_effects(
     masked: HeadAblations,
     mean_ablated: HeadAblations,
 ) -> pd.DataFrame:
-    """Change on C when whole sets of heads are ablated, all selected on A: the first k of each ranking, and greedy sets.
+    """Change on C when whole sets of heads are ablated, all selected on A: the first k of each ranking, and greedy
+    sets.
 
-    Columns: set, edit, k; change (accuracy of each function's steps under its own set), elsewhere (of the same steps under
-    the other functions' sets), specific (their difference: 0 for a set that is the same for all), each a mean over
-    functions; low and high of change and specific (95 % over scenes); delta_log_prob (own set) and singles (the same
-    heads ablated one by one, added up).
+    Columns: set, edit, k; change (accuracy of each function's steps under its own set), elsewhere (of the same steps
+    under the other functions' sets), specific (their difference: 0 for a set that is the same for all), each a mean
+    over functions; low and high of change and specific (95 % over scenes); delta_log_prob (own set) and singles (the
+    same heads ablated one by one, added up).
     """
     from cogvsr_utils.models.interventions import mask
 
@@ -299,8 +304,8 @@ def null_models(
     joint_probe: JointProbe,
     head_probes: SingleProbes,
 ) -> pd.DataFrame:
-    """How many pairs of function and head each rule selects here, in a model of random weights, and with labels shuffled
-    within the step index; columns case, rule, selected, of."""
+    """How many pairs of function and head each rule selects here, in a model of random weights, and with labels
+    shuffled within the step index; columns case, rule, selected, of."""
     index, rng = activations.index, np.random.default_rng(0)
     shuffled = index.assign(function=shuffle_within(index["function"], index["step"], rng))
     items, n = experiment.items(SELECTION), experiment.settings.permutations
@@ -335,7 +340,8 @@ def quantization(
     answers: pd.DataFrame,
     packed_answers: pd.DataFrame,
 ) -> pd.DataFrame:
-    """The same weights in 4-bit beside full precision: heads on the same chats of A, answers to C. Columns: measure, value.
+    """The same weights in 4-bit beside full precision: heads on the same chats of A, answers to C. Columns: measure,
+    value.
 
     Cosines are over the steps of A, of each head's features less their mean; rank correlations over heads, of AUROC.
     """

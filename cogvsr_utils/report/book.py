@@ -74,9 +74,7 @@ def page_results(name: str, experiment: Experiment) -> list[tuple[Result, Experi
     for model in nano_names():
         nano = replace(experiment, model=model, quantize=None, source="synth", _cache={})
         found += [(result, nano) for result in page.nano if not is_measured(nano, result)]
-    return [
-        (result, each) for result, each in found if result.name != "answers-hard" or "hard" in each.present_splits
-    ]
+    return [(result, each) for result, each in found if result.name != "answers-hard" or "hard" in each.present_splits]
 
 
 def page_options(name: str, experiment: Experiment) -> str:

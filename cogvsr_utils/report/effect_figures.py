@@ -25,7 +25,9 @@ def ablation_figure(matrix: pd.DataFrame) -> Figure:
     ``matrix`` is ``ablation_matrix``'s.
     """
     columns, rows = [*NAMES, "Main question"], list(NAMES)
-    points, q = (matrix.pivot(index="head_set", columns="function", values=v).loc[rows, columns] for v in ("change", "q"))
+    points, q = (
+        matrix.pivot(index="head_set", columns="function", values=v).loc[rows, columns] for v in ("change", "q")
+    )
     points = 100 * points.to_numpy()
     figure, axis = plt.subplots(figsize=(8.2, 5.2))
     bound = max(float(np.nanmax(np.abs(points))), 1e-6)

@@ -71,7 +71,9 @@ def say(text: str) -> Markdown:
     return Markdown(text)
 
 
-def verdict(low: float, high: float, below: str, above: str, around: str = "no difference that this data can show") -> str:
+def verdict(
+    low: float, high: float, below: str, above: str, around: str = "no difference that this data can show"
+) -> str:
     """``below`` where the whole interval is under 0, ``above`` where it is over 0, else ``around``.
 
     >>> verdict(-0.2, -0.1, "fewer", "more")

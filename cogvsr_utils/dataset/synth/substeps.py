@@ -93,9 +93,10 @@ FACTS = (
     ("Is an ant small or large?", "small"), ("Is a whale small or large?", "large"),
     ("What is the opposite of left?", "right"), ("What is the opposite of front?", "back"),
     ("Is left a lower or a higher column?", "lower"), ("Is right a lower or a higher column?", "higher"),
-    ("Is a nearer row lower or higher?", "lower"), ("What is up on a map?", "north"), ("What is right on a map?", "east"),
-    ("What is left on a map?", "west"), ("What is down on a map?", "south"), ("How many legs does a dog have?", "4"),
-    ("How many wheels does a bike have?", "2"), ("How many eyes does a face have?", "2"),
+    ("Is a nearer row lower or higher?", "lower"), ("What is up on a map?", "north"),
+    ("What is right on a map?", "east"), ("What is left on a map?", "west"), ("What is down on a map?", "south"),
+    ("How many legs does a dog have?", "4"), ("How many wheels does a bike have?", "2"),
+    ("How many eyes does a face have?", "2"),
 )  # fmt: skip
 
 
@@ -105,10 +106,13 @@ def general(view: SceneView, question: str, named: list[Thing], rng: np.random.G
     templates = []
     for t in view.things:
         templates.append(size_of(t))
-        templates.append(Substep(f"material {t.color}", LOW_LEVEL, f"What is the {t.name} made of?", t.material, MATERIALS,
-                            family="material", short=f"And the {t.name}?"))  # fmt: skip
-        templates.append(Substep(f"shape {t.color}", HIGH_LEVEL, f"What shape is the {t.color} object?", t.shape, SHAPES,
-                            family="shape", short=f"And the {t.color} object?"))  # fmt: skip
+        again, named_again = f"And the {t.name}?", f"And the {t.color} object?"
+        templates += [
+            Substep(f"material {t.color}", LOW_LEVEL, f"What is the {t.name} made of?", t.material, MATERIALS,
+                    family="material", short=again),
+            Substep(f"shape {t.color}", HIGH_LEVEL, f"What shape is the {t.color} object?", t.shape, SHAPES,
+                    family="shape", short=named_again),
+        ]  # fmt: skip
         if sum(o.shape == t.shape for o in things) == 1:
             templates.append(
                 Substep(f"color {t.shape}", LOW_LEVEL, f"What color is the {t.shape}?", t.color, tuple(COLORS))

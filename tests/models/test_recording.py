@@ -1,4 +1,3 @@
-import importlib
 import json
 from dataclasses import replace
 
@@ -6,15 +5,16 @@ import numpy as np
 import pytest
 import torch
 
-from cogvsr_utils import HeadActivations, capture
-from cogvsr_utils.answering import MAIN, conversation
-from cogvsr_utils.capture import read_heads
-from cogvsr_utils.items import open_image
-from cogvsr_utils.positions import POSITIONS, chat_spans
+from cogvsr_utils.dataset.images import open_image
+from cogvsr_utils.models import recording
+from cogvsr_utils.models.activations import HeadActivations
+from cogvsr_utils.models.chat import MAIN, conversation
+from cogvsr_utils.models.positions import POSITIONS, chat_spans
+from cogvsr_utils.models.recording import capture, estimate_capture, read_heads
 
 
 @pytest.fixture(scope="module")
-def held(vlm, items, answers, tmp_path_factory):
+def captured(vlm, items, answers, tmp_path_factory):
     return capture(vlm, items, store=tmp_path_factory.mktemp("store"), answers=answers, batch_size=5, shard=7)
 
 
@@ -27,28 +27,28 @@ def watch(vlm, text, image):
         vlm.model(**vlm.encode([text], [image]))
     for hook in hooks:
         hook.remove()
-    return torch.cat([seen[k] for k in sorted(seen)], dim=1)
+    return torch.cat([seen[k] for k in sorted(seen)], dim=1).float().cpu()
 
 
-def test_features_are_those_of_a_plain_pass_one_step_at_a_time(vlm, items, answers, held):
+def test_features_are_those_of_a_plain_pass_one_step_at_a_time(vlm, items, answers, captured):
     """An oracle without batches, padding, offsets or pooling code: prompts and answers are tokenised apart."""
     for item in items[:4]:
-        said = (
+        replies = (
             answers[(answers["uid"] == item.uid) & (answers["step"] != MAIN)].sort_values("step")["prediction"].tolist()
         )
         for step in range(len(item.steps)):
-            prompt = vlm.render(conversation(item, said[:step], step), prompt=True)
-            n_answer = len(vlm.tokenizer(said[step], add_special_tokens=False).input_ids)
-            x = watch(vlm, prompt + said[step], open_image(item))
+            prompt = vlm.render(conversation(item, replies[:step], step), prompt=True)
+            n_answer = len(vlm.tokenizer(replies[step], add_special_tokens=False).input_ids)
+            x = watch(vlm, prompt + replies[step], open_image(item))
             expected = x[-n_answer - 1 : -1].mean(0).numpy()
-            row = held.index[(held.index["uid"] == item.uid) & (held.index["step"] == step)].index[0]
-            np.testing.assert_allclose(held.features[row], expected, rtol=2e-3, atol=2e-3)
-            assert held.index.loc[row, "n_tokens"] == n_answer
+            row = captured.index[(captured.index["uid"] == item.uid) & (captured.index["step"] == step)].index[0]
+            np.testing.assert_allclose(captured.features[row], expected, rtol=2e-3, atol=2e-3)
+            assert captured.index.loc[row, "n_tokens"] == n_answer
 
 
-def test_teacher_forced_is_what_generation_held(vlm, items, answers, held):
+def test_teacher_forced_is_what_generation_captured(vlm, items, answers, captured):
     """The head inputs while a one-token answer is generated equal the stored ones."""
-    first = held.index[(held.index["step"] == 0) & (held.index["n_tokens"] == 1)].iloc[0]
+    first = captured.index[(captured.index["step"] == 0) & (captured.index["n_tokens"] == 1)].iloc[0]
     item = next(item for item in items if item.uid == first["uid"])
     prompt = vlm.render(conversation(item, [], 0), prompt=True)
     seen, modules = {}, dict(vlm.model.named_modules())
@@ -64,8 +64,8 @@ def test_teacher_forced_is_what_generation_held(vlm, items, answers, held):
         vlm.model.generate(**vlm.encode([prompt], [open_image(item)]), do_sample=False, max_new_tokens=1)
     for hook in hooks:
         hook.remove()
-    x = torch.cat([seen[k] for k in sorted(seen)]).numpy()
-    np.testing.assert_allclose(held.features[first.name], x, rtol=2e-3, atol=2e-3)
+    x = torch.cat([seen[k] for k in sorted(seen)]).float().cpu().numpy()
+    np.testing.assert_allclose(captured.features[first.name], x, rtol=2e-3, atol=2e-3)
 
 
 def test_heads_through_the_projection_are_the_layers_own_output(vlm, items):
@@ -85,8 +85,8 @@ def test_heads_through_the_projection_are_the_layers_own_output(vlm, items):
     torch.testing.assert_close(total, caught["out"], rtol=1e-4, atol=1e-4)
 
 
-def test_a_killed_run_goes_on_and_gives_the_same_bytes(vlm, items, answers, held, tmp_path, monkeypatch):
-    module = importlib.import_module("cogvsr_utils.capture")
+def test_a_killed_run_resumes_and_gives_the_same_bytes(vlm, items, answers, captured, tmp_path, monkeypatch):
+    module = recording
 
     calls = []
 
@@ -104,16 +104,16 @@ def test_a_killed_run_goes_on_and_gives_the_same_bytes(vlm, items, answers, held
     assert kept == ["shard-0000000.npz"]
     monkeypatch.setattr(module, "read_heads", read_heads)
     again = capture(vlm, items, **settings)
-    assert again.features.tobytes() == held.features.tobytes()
-    assert again.index.equals(held.index)
+    assert again.features.tobytes() == captured.features.tobytes()
+    assert again.index.equals(captured.index)
 
 
-def test_batch_size_does_not_change_the_features(vlm, items, answers, held, tmp_path):
+def test_batch_size_does_not_change_the_features(vlm, items, answers, captured, tmp_path):
     alone = capture(vlm, items, store=tmp_path, answers=answers, batch_size=1, shard=100)
-    np.testing.assert_allclose(alone.features, held.features, rtol=2e-3, atol=2e-3)
+    np.testing.assert_allclose(alone.features, captured.features, rtol=2e-3, atol=2e-3)
 
 
-def test_a_store_of_another_making_is_refused(vlm, items, answers, held, tmp_path):
+def test_a_store_of_another_making_is_refused(vlm, items, answers, captured, tmp_path):
     capture(vlm, items[:3], store=tmp_path, answers=answers)
     with pytest.raises(ValueError, match=r"made from other settings .*data: there"):
         capture(vlm, items[:4], store=tmp_path, answers=answers)
@@ -131,29 +131,31 @@ def test_reads_is_one_token_to_the_right_of_predicts(vlm, items, answers, tmp_pa
     item = items[0]
     reads = capture(vlm, [item], store=tmp_path, answers=answers, at="reads")
     first = reads.index["step"].iloc[0]
-    said = answers[(answers["uid"] == item.uid) & (answers["step"] == first)]["prediction"].iloc[0]
+    replies = answers[(answers["uid"] == item.uid) & (answers["step"] == first)]["prediction"].iloc[0]
     prompt = vlm.render(conversation(item, [], 0), prompt=True)
-    n_answer = len(vlm.tokenizer(said, add_special_tokens=False).input_ids)
-    expected = watch(vlm, prompt + said, open_image(item))[-n_answer:].mean(0).numpy()
+    n_answer = len(vlm.tokenizer(replies, add_special_tokens=False).input_ids)
+    expected = watch(vlm, prompt + replies, open_image(item))[-n_answer:].mean(0).numpy()
     np.testing.assert_allclose(reads.features[0], expected, rtol=2e-3, atol=2e-3)
 
 
-def test_dry_run_and_unknown_words(vlm, items, held, tmp_path):
-    foretold = capture(vlm, items, store=tmp_path / "x", dry_run=True)
-    assert foretold["rows"] == len(held.features) and foretold["bytes"] == held.features.nbytes
-    assert not (tmp_path / "x").exists()
+def test_estimate_and_unknown_words(vlm, items, captured, tmp_path):
+    estimate = estimate_capture(vlm, items)
+    assert estimate.rows == len(captured.features) and estimate.bytes == captured.features.nbytes
+    assert estimate.passes == len(items) and estimate.seconds > 0
+    with pytest.raises(ValueError, match="position is 'nowhere'; expected one of"):
+        estimate_capture(vlm, items, position="nowhere")
     with pytest.raises(ValueError, match="at is 'sees'; expected one of"):
         capture(vlm, items, store=tmp_path, at="sees")
 
 
-def test_store_is_self_describing_and_unpickled(held, vlm):
-    header = json.loads(json.dumps(held.header))
-    assert header["model"] == "nano-internvl" and header["weights"] == vlm.fingerprint
-    assert isinstance(held.features, np.memmap) and held.features.dtype == np.float16
-    assert held.by_head().shape == (len(held.index), len(vlm.heads), 24)
+def test_store_is_self_describing_and_unpickled(captured, vlm):
+    header = json.loads(json.dumps(captured.header))
+    assert header["model"] == "nano-internvl" and header["weights"] == vlm.weights_digest
+    assert isinstance(captured.features, np.memmap) and captured.features.dtype == np.float16
+    assert captured.by_head().shape == (len(captured.index), len(vlm.heads), 24)
 
 
-def said_by(answers, item):
+def replies_of(answers, item):
     rows = answers[(answers["uid"] == item.uid) & (answers["step"] != MAIN)]
     return rows.sort_values("step")["prediction"].tolist()
 
@@ -162,25 +164,25 @@ def said_by(answers, item):
 def test_every_position_is_where_its_words_are(vlm, items, answers, tmp_path, position):
     """The oracle finds each place in the decoded tokens of the whole chat, not by character offsets."""
     item = items[0]
-    said = said_by(answers, item)
-    text, _ = chat_spans(vlm, item, said)
+    replies = replies_of(answers, item)
+    text, _ = chat_spans(vlm, item, replies)
     x = watch(vlm, text, open_image(item))
     ids = vlm.encode([text], [open_image(item)])["input_ids"][0].tolist()
     marks = [i for i, t in enumerate(ids) if vlm.tokenizer.decode([t]) == "<|assistant|>"]
     words = [vlm.tokenizer(step.question).input_ids for step in item.steps]
     expected = {
-        "answer": [range(m + 1, m + 1 + len(vlm.tokenizer(s).input_ids)) for m, s in zip(marks, said, strict=True)],
+        "answer": [range(m + 1, m + 1 + len(vlm.tokenizer(s).input_ids)) for m, s in zip(marks, replies, strict=True)],
         "prompt_last": [[m] for m in marks],
         "question": [range(m - 1 - len(w), m - 1) for m, w in zip(marks, words, strict=True)],
-        "image": [[i for i, t in enumerate(ids) if vlm.tokenizer.decode([t]) == "<IMG_CONTEXT>"]] * len(said),
+        "image": [[i for i, t in enumerate(ids) if vlm.tokenizer.decode([t]) == "<IMG_CONTEXT>"]] * len(replies),
     }
     expected["answer_content"] = expected["answer"]  # all answers here are short of three tokens
     for word, tokens in zip(words, expected["question"], strict=True):
         assert [ids[t] for t in tokens] == word
-    held = capture(vlm, [item], store=tmp_path, answers=answers, position=position, at="reads")
+    captured = capture(vlm, [item], store=tmp_path, answers=answers, position=position, at="reads")
     means = torch.stack([x[list(tokens)].mean(0) for tokens in expected[position]])
-    np.testing.assert_allclose(held.features, means, rtol=2e-3, atol=2e-3)
-    assert held.index["n_tokens"].tolist() == [len(tokens) for tokens in expected[position]]
+    np.testing.assert_allclose(captured.features, means, rtol=2e-3, atol=2e-3)
+    assert captured.index["n_tokens"].tolist() == [len(tokens) for tokens in expected[position]]
 
 
 def test_content_tokens_are_the_most_surprising(vlm, items, answers, tmp_path):
@@ -192,7 +194,7 @@ def test_content_tokens_are_the_most_surprising(vlm, items, answers, tmp_path):
              "options": step.options, "prediction": long, "group_id": i.group_id, "subset": i.subset}
             for i in items[:3] for s, step in enumerate(i.steps)]  # fmt: skip
     settings = dict(answers=pd.DataFrame(rows), position="answer_content", pool="token", content_tokens=3)
-    held = capture(vlm, items[:3], store=tmp_path, **settings)
+    captured = capture(vlm, items[:3], store=tmp_path, **settings)
     for item in items[:3]:
         text, _ = chat_spans(vlm, item, [long] * len(item.steps))
         inputs = vlm.encode([text], [open_image(item)])
@@ -203,31 +205,33 @@ def test_content_tokens_are_the_most_surprising(vlm, items, answers, tmp_path):
         for step, mark in enumerate(marks):
             scores = [float(surprisal[t - 1, ids[t]]) for t in range(mark + 1, mark + 12)]
             best = sorted(np.argsort(scores)[-3:].tolist())
-            mine = held.index[(held.index["uid"] == item.uid) & (held.index["step"] == step)]
-            assert mine["token"].tolist() == best
+            own = captured.index[(captured.index["uid"] == item.uid) & (captured.index["step"] == step)]
+            assert own["token"].tolist() == best
 
 
-def test_token_rows_average_to_the_mean(vlm, items, answers, held, tmp_path):
+def test_token_rows_average_to_the_mean(vlm, items, answers, captured, tmp_path):
     rows = capture(vlm, items, store=tmp_path, answers=answers, pool="token")
     keys = ["uid", "step"]
-    assert (rows.index.groupby(keys, sort=False).size().to_numpy() == held.index["n_tokens"]).all()
+    assert (rows.index.groupby(keys, sort=False).size().to_numpy() == captured.index["n_tokens"]).all()
     number = rows.index.groupby(keys, sort=False).ngroup().to_numpy()
-    total = np.zeros(held.features.shape)
+    total = np.zeros(captured.features.shape)
     np.add.at(total, number, np.asarray(rows.features, dtype=np.float64))
-    np.testing.assert_allclose(total / held.index["n_tokens"].to_numpy()[:, None], held.features, rtol=5e-3, atol=5e-3)
+    np.testing.assert_allclose(
+        total / captured.index["n_tokens"].to_numpy()[:, None], captured.features, rtol=5e-3, atol=5e-3
+    )
 
 
-def test_an_answer_that_cannot_be_located_is_named_not_replaced(vlm, items, answers, tmp_path, capsys):
+def test_an_answer_that_cannot_be_located_is_named_not_replaced(vlm, items, answers, tmp_path, caplog):
     silent = answers.copy()
     where = (silent["uid"] == items[0].uid) & (silent["step"] == 1)
     silent.loc[where, "prediction"] = ""
-    held = capture(vlm, items[:2], store=tmp_path, answers=silent[silent["uid"].isin([i.uid for i in items[:2]])])
-    assert held.header["not_located"] == [f"{items[0].uid}:1"] and f"{items[0].uid}:1" in capsys.readouterr().out
-    assert len(held.index) == sum(len(i.steps) for i in items[:2]) - 1
+    captured = capture(vlm, items[:2], store=tmp_path, answers=silent[silent["uid"].isin([i.uid for i in items[:2]])])
+    assert captured.header["not_located"] == [f"{items[0].uid}:1"] and f"{items[0].uid}:1" in caplog.text
+    assert len(captured.index) == sum(len(i.steps) for i in items[:2]) - 1
 
 
-def test_out_of_memory_halves_the_batch_and_says_so(vlm, items, answers, held, tmp_path, monkeypatch, capsys):
-    module = importlib.import_module("cogvsr_utils.capture")
+def test_out_of_memory_halves_the_batch_and_logs_it(vlm, items, answers, captured, tmp_path, monkeypatch, caplog):
+    module = recording
 
     def small_gpu(vlm, inputs, *args):
         if len(inputs["input_ids"]) > 3:
@@ -236,12 +240,12 @@ def test_out_of_memory_halves_the_batch_and_says_so(vlm, items, answers, held, t
 
     monkeypatch.setattr(module, "read_heads", small_gpu)
     again = capture(vlm, items, store=tmp_path, answers=answers, batch_size=8)
-    assert "out of memory at a batch of 8: going on with 4" in capsys.readouterr().out
-    np.testing.assert_allclose(again.features, held.features, rtol=2e-3, atol=2e-3)
+    assert "out of memory at a batch of 8: continuing with 4" in caplog.text
+    np.testing.assert_allclose(again.features, captured.features, rtol=2e-3, atol=2e-3)
 
 
 def test_what_is_not_finite_is_refused_and_good_shards_stay(vlm, items, answers, tmp_path, monkeypatch):
-    module = importlib.import_module("cogvsr_utils.capture")
+    module = recording
     passes = []
 
     def broken(*args):
@@ -284,7 +288,7 @@ def test_an_unreadable_picture_names_its_item(vlm, items, answers, tmp_path):
         capture(vlm, [replace(items[0], image=str(torn))], store=tmp_path / "s", answers=answers)
 
 
-def test_kill_nine_and_go_on(items, answers, held, tmp_path, small_set):
+def test_kill_nine_and_go_on(items, answers, captured, tmp_path, small_set):
     """A process of its own, killed between shards; what it left is taken up and the bytes are the same."""
     import signal
     import subprocess

@@ -1,8 +1,9 @@
 import pytest
 import torch
 
-from cogvsr_utils.answering import MAIN, answer, conversation
-from cogvsr_utils.items import open_image
+from cogvsr_utils.dataset.images import open_image
+from cogvsr_utils.models.answering import answer
+from cogvsr_utils.models.chat import MAIN, conversation
 
 
 def test_one_row_a_step_and_one_for_the_main_question(items, answers):
@@ -31,7 +32,7 @@ def test_greedy_by_hand_gives_the_same(vlm, items, answers):
             if token == vlm.tokenizer.eos_token_id:
                 break
             out.append(token)
-            ids = torch.cat([ids, torch.tensor([[token]])], dim=1)
+            ids = torch.cat([ids, torch.tensor([[token]], device=ids.device)], dim=1)
     row = answers[(answers["uid"] == item.uid) & (answers["step"] == MAIN)].iloc[0]
     assert vlm.tokenizer.decode(out) == row["prediction"]
 

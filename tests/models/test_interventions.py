@@ -6,10 +6,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cogvsr_utils import intervene, mask, mean_ablate, random_heads, scale, steer
-from cogvsr_utils.interventions import Edit, directions
-from cogvsr_utils.items import open_image
-from cogvsr_utils.positions import chat_spans
+from cogvsr_utils.analysis.matching import matched_controls
+from cogvsr_utils.dataset.images import open_image
+from cogvsr_utils.models.chat import conversation
+from cogvsr_utils.models.interventions import Edit, directions, intervene, mask, mean_ablate, scale, steer
+from cogvsr_utils.models.positions import chat_spans
+from cogvsr_utils.models.scorer import TeacherForcedScorer
 
 HEADS = [(1, 2), (4, 0)]
 
@@ -57,7 +59,7 @@ def test_steering_is_a_bias_on_the_projection(vlm, inputs):
     ((name, start, _),) = vlm.heads.locate([HEADS[0]])
     projection = dict(vlm.model.named_modules())[name]
     start -= vlm.heads.projections[name][0]
-    bias = projection.weight[:, start : start + 24] @ torch.tensor(2.0 * vector, dtype=torch.float32)
+    bias = projection.weight[:, start : start + 24] @ torch.tensor(2.0 * vector, dtype=torch.float32, device=vlm.device)
     hook = projection.register_forward_hook(lambda m, a, out: out + bias)
     expected = logits(vlm, inputs)
     hook.remove()
@@ -81,13 +83,12 @@ def test_edits_after_one_another_compose(vlm, inputs):
 
 
 def test_scopes_touch_their_tokens_only(vlm, items):
-    from cogvsr_utils.answering import conversation
 
     text = vlm.render(conversation(items[0], [], 0), prompt=True)
     inputs = vlm.encode([text], [open_image(items[0])])
     name = list(vlm.heads.projections)[1]
     module = dict(vlm.model.named_modules())[name]
-    is_image = (inputs["input_ids"] == vlm.model.config.image_token_id)[0]
+    is_image = (inputs["input_ids"] == vlm.model.config.image_token_id)[0].cpu()
     n = inputs["input_ids"].shape[1]
     expected = {"all": torch.ones(n, dtype=bool), "prompt": torch.ones(n, dtype=bool), "image": is_image,
                 "prompt_last": torch.arange(n) == n - 1, "answer": torch.arange(n) == n - 1}  # fmt: skip
@@ -97,7 +98,7 @@ def test_scopes_touch_their_tokens_only(vlm, items):
             hook = module.register_forward_hook(lambda m, a, out, seen=seen: seen.append(a[0][0, :, :24].clone()))
             vlm.model.generate(**inputs, do_sample=False, max_new_tokens=2, min_new_tokens=2)
             hook.remove()
-        zero = (seen[0] == 0).all(1)
+        zero = (seen[0] == 0).all(1).cpu()
         assert torch.equal(zero, tokens), scope
         assert bool((seen[1] == 0).all()) == (scope in ("all", "answer")), scope
         assert fired[scope] == (2 if scope in ("all", "answer") else 1)
@@ -126,19 +127,19 @@ def test_bad_edits_are_refused():
 
 def test_random_sets_match_layers_and_avoid_the_chosen(vlm):
     chosen = [(0, 1), (0, 2), (3, 7)]
-    for drawn in random_heads(vlm.heads.table, chosen, 50):
+    for drawn in matched_controls(vlm.heads.table, chosen, 50):
         assert sorted(layer for layer, _ in drawn) == [0, 0, 3] and not set(drawn) & set(chosen)
         assert len(set(drawn)) == 3
     for most in (
         [(0, h) for h in range(6)],
         [(0, h) for h in range(8)],
     ):  # more than the layer has left: the next one helps
-        for drawn in random_heads(vlm.heads.table, most, 20):
+        for drawn in matched_controls(vlm.heads.table, most, 20):
             assert (
                 len(set(drawn)) == len(most) and {layer for layer, _ in drawn} <= {0, 1} and not set(drawn) & set(most)
             )
-    with pytest.raises(ValueError, match="25 of 48 heads chosen"):
-        random_heads(vlm.heads.table, vlm.heads.pairs[:25], 1)
+    with pytest.raises(ValueError, match="25 of 48 heads are in the set"):
+        matched_controls(vlm.heads.table, vlm.heads.pairs[:25], 1)
 
 
 def test_random_sets_by_norm_are_distinct_and_within_the_caliper(vlm):
@@ -155,44 +156,42 @@ def test_random_sets_by_norm_are_distinct_and_within_the_caliper(vlm):
     others = [[(layer, h) for h in range(8) if (layer, h) not in chosen] for layer in (0, 3)]
     every = {(*two, one) for two in combinations(others[0], 2) for one in others[1] if near((*two, one))}
     assert 5 < len(every) < 100
-    assert set(random_heads(table, chosen, len(every), norms=norms)) == every
-    assert len(set(random_heads(table, chosen, 5, seed=1, norms=norms)) & every) == 5
-    further = random_heads(table, chosen, 200, norms=norms)  # more than these layers hold: their neighbours help
+    assert set(matched_controls(table, chosen, len(every), norms=norms)) == every
+    assert len(set(matched_controls(table, chosen, 5, seed=1, norms=norms)) & every) == 5
+    further = matched_controls(table, chosen, 200, norms=norms)  # more than these layers have: their neighbours help
     assert len(set(further)) == 200 and all(map(near, further)) and {layer for layer, _ in sum(further, ())} - {0, 3}
     norms[[vlm.heads.pairs.index(head) for head in chosen]] = 50.0  # like no others
-    assert random_heads(table, chosen, 5, norms=norms) == []
+    assert matched_controls(table, chosen, 5, norms=norms) == []
 
 
 def test_direction_points_from_wrong_to_right(vlm):
-    class Held:
+    class Activations:
         heads = vlm.heads
         features = np.random.default_rng(0).normal(size=(400, vlm.heads.width)).astype(np.float32)
 
     right = np.arange(400) % 2 == 0
     columns = vlm.heads.columns([(2, 3)])[0]
-    Held.features[right, columns.start + 5] += 4.0
-    (way,) = directions(Held, [(2, 3)], np.ones(400, dtype=bool), right)
-    assert np.abs(way).argmax() == 5 and way[5] > 0
-    assert np.linalg.norm(way) == pytest.approx(np.sqrt(1 + 4), rel=0.15)
-    with pytest.raises(ValueError, match="a direction needs both"):
-        directions(Held, [(2, 3)], np.ones(400, dtype=bool), np.ones(400, dtype=bool))
+    Activations.features[right, columns.start + 5] += 4.0
+    (direction,) = directions(Activations, [(2, 3)], np.ones(400, dtype=bool), right)
+    assert np.abs(direction).argmax() == 5 and direction[5] > 0
+    assert np.linalg.norm(direction) == pytest.approx(np.sqrt(1 + 4), rel=0.15)
+    with pytest.raises(ValueError, match="expected some of both"):
+        directions(Activations, [(2, 3)], np.ones(400, dtype=bool), np.ones(400, dtype=bool))
 
 
-def test_rehearsed_steps_are_right_where_each_alone_would_be(vlm, items):
+def test_scored_steps_are_right_where_each_alone_would_be(vlm, items):
     """The oracle scores one step at a time: is each token of the true answer the likeliest after the true ones before?"""
-    from cogvsr_utils.answering import conversation
-    from cogvsr_utils.evaluation import Rehearsal
 
     edit = mask([(1, head) for head in range(8)])
-    rehearsal = Rehearsal(vlm, items, batch_size=5)
+    scorer = TeacherForcedScorer(vlm, items, batch_size=5)
     for edits in (None, edit):
-        keys = zip(rehearsal.index["uid"], rehearsal.index["step"], strict=True)
-        right = dict(zip(keys, rehearsal.run(edits)[0].tolist(), strict=True))
+        keys = zip(scorer.index["uid"], scorer.index["step"], strict=True)
+        right = dict(zip(keys, scorer.score(edits).correct.tolist(), strict=True))
         expected = {}
         for item in items:
-            said = [step.answer for step in item.steps]
-            for step, reply in enumerate(said):
-                prompt = vlm.render(conversation(item, said[:step], step), prompt=True)
+            replies = [step.answer for step in item.steps]
+            for step, reply in enumerate(replies):
+                prompt = vlm.render(conversation(item, replies[:step], step), prompt=True)
                 inputs = vlm.encode([prompt + reply], [open_image(item)])
                 n = len(vlm.tokenizer(reply).input_ids)
                 best = logits(vlm, inputs, edits)[0, -n - 1 : -1].argmax(-1)
@@ -202,9 +201,8 @@ def test_rehearsed_steps_are_right_where_each_alone_would_be(vlm, items):
 
 def test_a_mean_in_a_head_s_place_is_that_of_the_tokens_of_its_kind(vlm, items):
     """The oracle writes the means into the projection's input itself, over whole unpadded chats."""
-    from cogvsr_utils.evaluation import Rehearsal
 
-    rehearsal, head = Rehearsal(vlm, items[:4], batch_size=3), (2, 5)
+    scorer, head = TeacherForcedScorer(vlm, items[:4], batch_size=3), (2, 5)
     ((name, start, stop),) = vlm.heads.locate([head])
     first, projection, seen = vlm.heads.projections[name][0], dict(vlm.model.named_modules())[name], []
     chats = []
@@ -215,27 +213,27 @@ def test_a_mean_in_a_head_s_place_is_that_of_the_tokens_of_its_kind(vlm, items):
         logits(vlm, chats[-1])
         hook.remove()
     picture = torch.cat([chat["input_ids"][0] == vlm.image_token_id for chat in chats])
-    means = rehearsal.means()
-    for scope, mine in {"all": ~picture, "image": picture}.items():
-        expected = torch.cat(seen)[mine].mean(0)
+    means = scorer.means()
+    for scope, own in {"all": ~picture, "image": picture}.items():
+        expected = torch.cat(seen)[own].mean(0).cpu()
         np.testing.assert_allclose(means[scope][start:stop], expected, rtol=1e-3, atol=1e-4)
 
     edits = [mean_ablate([head], [mean[start:stop]], scope) for scope, mean in means.items()]
-    told = dict(
-        zip(zip(rehearsal.index["uid"], rehearsal.index["step"], strict=True), rehearsal.run(edits)[1], strict=True)
+    log_prob = dict(
+        zip(zip(scorer.index["uid"], scorer.index["step"], strict=True), scorer.score(edits).log_prob, strict=True)
     )
 
     def replaced(module, args):
         x, here = args[0].clone(), chats[0]["input_ids"] == vlm.image_token_id
         for scope, tokens in {"all": ~here, "image": here}.items():
-            x[..., start - first : stop - first][tokens] = torch.tensor(means[scope][start:stop])
+            x[..., start - first : stop - first][tokens] = torch.tensor(means[scope][start:stop], device=x.device)
         return (x,)
 
     hook = projection.register_forward_pre_hook(replaced)
-    says = logits(vlm, chats[0])[0].log_softmax(-1)
+    scores = logits(vlm, chats[0])[0].log_softmax(-1)
     hook.remove()
     item, ids = items[0], chats[0]["input_ids"][0].tolist()
     answer = vlm.tokenizer(item.steps[-1].answer).input_ids
     assert ids[-len(answer) :] == answer
-    expected = sum(float(says[i - 1, ids[i]]) for i in range(len(ids) - len(answer), len(ids)))
-    assert told[item.uid, len(item.steps) - 1] == pytest.approx(expected, abs=1e-3)
+    expected = sum(float(scores[i - 1, ids[i]]) for i in range(len(ids) - len(answer), len(ids)))
+    assert log_prob[item.uid, len(item.steps) - 1] == pytest.approx(expected, abs=1e-3)

@@ -3,7 +3,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cogvsr_utils.scenes import BOARD, SIZES, Scene, Thing, render, sample_scene, visibility
+from cogvsr_utils.dataset.synth.rendering import render, visibility
+from cogvsr_utils.dataset.synth.scenes import BOARD, SIZES, Scene, Thing, sample_scene
 
 LIGHT = (0.0, -0.5, 0.87)
 

@@ -7,12 +7,16 @@ import pytest
 import torch
 from PIL import Image
 
-from cogvsr_utils import judge, load_vlm
-from cogvsr_utils.answering import MAIN, answer, conversation
-from cogvsr_utils.models import VLM, images_only, nano_names
+from cogvsr_utils.dataset.scoring import judge
+from cogvsr_utils.models.answering import answer
+from cogvsr_utils.models.chat import MAIN, conversation
+from cogvsr_utils.models.loading import images_only, load_vlm
+from cogvsr_utils.models.vlm import VLM
+from cogvsr_utils.models.weights import nano_names
 from cogvsr_utils.nano.architecture import build_tokenizer
 from cogvsr_utils.nano.data import OPENING, chat_text
 from cogvsr_utils.nano.train import FAMILIES, pixels
+from cogvsr_utils.paths import NANO
 
 
 def loud(model):
@@ -26,7 +30,6 @@ def loud(model):
 
 
 def test_the_shipped_model_is_an_ordinary_folder_of_at_most_12_mb():
-    from cogvsr_utils.paths import NANO
 
     assert "nano-internvl" in nano_names()
     for name in nano_names():
@@ -35,13 +38,12 @@ def test_the_shipped_model_is_an_ordinary_folder_of_at_most_12_mb():
 
 
 def test_loads_by_name_and_by_folder_alike(vlm, tmp_path):
-    from cogvsr_utils.paths import NANO
 
     again = load_vlm(str(NANO / "nano-internvl"))
-    assert again.fingerprint == vlm.fingerprint
+    assert again.weights_digest == vlm.weights_digest
     vlm.model.save_pretrained(tmp_path)
     vlm.processor.save_pretrained(tmp_path)
-    assert load_vlm(str(tmp_path)).fingerprint == vlm.fingerprint
+    assert load_vlm(str(tmp_path)).weights_digest == vlm.weights_digest
 
 
 def test_errors_say_what_was_given_and_what_is_there(tmp_path):
@@ -49,7 +51,7 @@ def test_errors_say_what_was_given_and_what_is_there(tmp_path):
         load_vlm("nano-internvl", quantize="2bit")
     with pytest.raises(OSError, match=r"no nano model 'nano-none'; shipped: nano-internvl"):
         load_vlm("nano-none")
-    with pytest.raises(OSError, match=r"holds no config\.json"):
+    with pytest.raises(OSError, match=r"has no config\.json"):
         load_vlm(str(tmp_path))
 
 
@@ -81,7 +83,7 @@ def test_images_only_view_leaves_the_video_processor_out():
 
 
 def test_importing_the_package_loads_neither_torch_nor_transformers():
-    code = "import sys, cogvsr_utils, cogvsr_utils.items, cogvsr_utils.scenes, cogvsr_utils.stats, cogvsr_utils.run; " \
+    code = "import sys, cogvsr_utils, cogvsr_utils.dataset.loading, cogvsr_utils.stats, cogvsr_utils.models.weights; " \
            "print([m for m in ('torch', 'transformers') if m in sys.modules])"  # fmt: skip
     assert (
         subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
@@ -104,8 +106,8 @@ def test_training_sees_what_inference_sees(name, items):
     assert inputs["input_ids"][0].tolist() == tokenizer(trained).input_ids
     assert tokenizer.unk_token_id not in inputs["input_ids"]
     with torch.no_grad():
-        looked = family.look(vlm.model, pixels(np.stack([np.asarray(i) for i in images]), "cpu"))
-        by_hand = family.decode(vlm.model, inputs["input_ids"], family.project(vlm.model, looked))
+        features = family.tower_features(vlm.model, pixels(np.stack([np.asarray(i) for i in images]), "cpu"))
+        by_hand = family.decode(vlm.model, inputs["input_ids"], family.project(vlm.model, features))
         torch.testing.assert_close(by_hand, vlm.model.model(**inputs, use_cache=False).last_hidden_state)
 
 
@@ -114,8 +116,8 @@ def test_image_tokens_show_the_patches_that_training_takes_them_for(name):
     family = FAMILIES[name]
     tokenizer = build_tokenizer(["a"], family.SPECIAL, family.NAMED)
     model = family.build_model(tokenizer)
-    looked = torch.randn(family.look(model, torch.zeros(1, 3, 64, 64)).shape, requires_grad=True)
-    said = family.project(model, looked)[0, -len(family.PATCHES) :]
+    features = torch.randn(family.tower_features(model, torch.zeros(1, 3, 64, 64)).shape, requires_grad=True)
+    said = family.project(model, features)[0, -len(family.PATCHES) :]
     for token, patches in zip(said, family.PATCHES, strict=True):
-        (slope,) = torch.autograd.grad(token.square().sum(), looked, retain_graph=True)
+        (slope,) = torch.autograd.grad(token.square().sum(), features, retain_graph=True)
         assert set(slope[0, -64:].abs().sum(1).nonzero().flatten().tolist()) == set(patches.tolist())

@@ -3,19 +3,21 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cogvsr_utils.functions import FUNCTIONS, NAMES
-from cogvsr_utils.scarcity import (
-    equalise,
+from cogvsr_utils.analysis.ablations import HeadAblations
+from cogvsr_utils.analysis.sparsity import (
+    ablation_counts,
+    ablation_difference,
     head_counts,
-    removal_counts,
-    removal_difference,
     scarcity,
     spatial_difference,
+    stratify,
     threshold_counts,
 )
+from cogvsr_utils.functions import NAMES
+from cogvsr_utils.functions import SPATIAL as SPATIAL_NAMES
 
 CLASSES = sorted(NAMES)
-SPATIAL = np.array([{f.name: f.spatial for f in FUNCTIONS}[name] for name in CLASSES])
+SPATIAL = np.isin(CLASSES, SPATIAL_NAMES)
 LAYERS = np.repeat(np.arange(4), 10)
 
 
@@ -45,12 +47,12 @@ def test_spatial_difference_says_scarcer_only_where_all_resamples_agree():
     assert set(spatial_difference(importances(50, [], rng), CLASSES)["scarcer"]) == {"open"}
 
 
-def test_counts_of_noise_are_nought_and_of_strong_heads_are_theirs():
+def test_counts_of_noise_are_none_and_of_strong_heads_are_theirs():
     rng = np.random.default_rng(0)
-    null = rng.normal(0, 0.03, (100, 40, 8))
-    strength = rng.normal(0, 0.03, (40, 8))
-    strength[:5, 0] = 0.9
-    again = strength + rng.normal(0, 0.03, (30, 40, 8))
+    null = rng.normal(0, 0.03, (100, 8, 40))
+    strength = rng.normal(0, 0.03, (8, 40))
+    strength[0, :5] = 0.9
+    again = strength + rng.normal(0, 0.03, (30, 8, 40))
     table = head_counts(strength, null, again, CLASSES).set_index(["statistic", "function"])["value"]
     for rule in ("n_fdr", "n_max_t"):
         assert table[rule][CLASSES[0]] == 5 and table[rule].sum() <= 6
@@ -63,23 +65,23 @@ def broken(heads: dict):
     for c, numbers in heads.items():
         for head in numbers:
             right[1 + head, (function == CLASSES[c]) & (rng.random(480) < 0.5)] = False
-    return {"right": right, "function": function, "group": np.repeat(np.arange(60), 8).astype(str)}
+    return HeadAblations(right, np.zeros(right.shape), function, np.repeat(np.arange(60), 8).astype(str))
 
 
-def test_removal_counts_heads_that_cost_accuracy():
-    table = removal_counts(broken({2: [2]}), CLASSES).set_index("function")
+def test_ablation_counts_heads_that_cost_accuracy():
+    table = ablation_counts(broken({2: [2]}), CLASSES).set_index("function")
     assert table["value"].to_dict() == {name: float(name == CLASSES[2]) for name in CLASSES}
     assert (table["low"] <= table["value"]).all() and (table["null"] == 0).all()
 
 
-def test_removal_tells_which_functions_have_more_heads():
+def test_ablation_shows_which_functions_have_more_heads():
     spatial, others = np.flatnonzero(SPATIAL), np.flatnonzero(~SPATIAL)
     for heads, verdict in (
         ({c: range(10) for c in spatial}, "no"),
         ({c: range(10) for c in others}, "yes"),
         ({c: [1] for c in range(8)}, "open"),
     ):
-        (row,) = removal_difference(broken(heads), CLASSES).itertuples()
+        (row,) = ablation_difference(broken(heads), CLASSES).itertuples()
         assert row.scarcer == verdict and row.low <= row.difference <= row.high and row.n == 60
 
 
@@ -89,11 +91,11 @@ def test_more_steps_do_not_make_more_heads():
     function = np.repeat(CLASSES, [many if spatial else few for spatial in SPATIAL])
     right = np.ones((41, len(function)), dtype=bool)
     right[1:11] = rng.random((10, len(function))) > 0.12
-    removed = {"right": right, "function": function, "group": np.arange(len(function)).astype(str)}
-    table = removal_counts(removed, CLASSES).set_index("function")["value"]
+    ablations = HeadAblations(right, np.zeros(right.shape), function, np.arange(len(function)).astype(str))
+    table = ablation_counts(ablations, CLASSES).set_index("function")["value"]
     spatial = [name for name, is_spatial in zip(CLASSES, SPATIAL, strict=True) if is_spatial]
     assert table[spatial].min() > table.drop(spatial).max()
-    (row,) = removal_difference(removed, CLASSES).itertuples()
+    (row,) = ablation_difference(ablations, CLASSES).itertuples()
     assert row.scarcer == "open" and row.n == few
 
 
@@ -104,21 +106,21 @@ def test_fewer_heads_pass_a_stricter_threshold_and_all_that_should_pass_a_lax_on
         index="function", columns="threshold", values="heads"
     )
     assert (share.to_numpy() == [2, 2, 2, 1]).all()
-    p = table[table["rule"] == "removal, p below"].pivot(index="function", columns="threshold", values="heads")
+    p = table[table["rule"] == "ablation, p below"].pivot(index="function", columns="threshold", values="heads")
     assert (p.loc[CLASSES[2]] == 2).all() and not p.drop(CLASSES[2]).to_numpy().any()
 
 
 @given(st.lists(st.tuples(st.sampled_from("ab"), st.integers(0, 2), st.booleans()), min_size=1, max_size=60))
-def test_equalised_rows_differ_in_no_feature(rows):
+def test_stratified_rows_differ_in_no_feature(rows):
     labels, one, other = map(np.array, zip(*rows, strict=True))
     if (
         not any({"a", "b"} <= set(labels[(one == i) & (other == j)]) for i in range(3) for j in (0, 1))
         and len(set(labels)) > 1
     ):
-        with pytest.raises(ValueError, match="holds all labels"):
-            equalise(labels, one, other)
+        with pytest.raises(ValueError, match="has all labels"):
+            stratify(labels, one, other)
         return
-    kept = equalise(labels, one, other)
+    kept = stratify(labels, one, other)
     assert len(set(kept.tolist())) == len(kept)
     cells = [
         sorted(zip(one[kept][labels[kept] == name], other[kept][labels[kept] == name], strict=True))

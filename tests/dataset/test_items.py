@@ -6,8 +6,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cogvsr_utils import audit_labels, load_items
-from cogvsr_utils.items import BadRow, open_image, read_items, split_groups, write_items
+from cogvsr_utils.dataset.audit import audit_labels
+from cogvsr_utils.dataset.images import open_image
+from cogvsr_utils.dataset.items import BadRow, read_items, write_items
+from cogvsr_utils.dataset.loading import load_items
+from cogvsr_utils.dataset.splits import split_groups
+from cogvsr_utils.dataset.synth.build import build_synth
 
 
 @pytest.fixture
@@ -54,7 +58,7 @@ def test_broken_json_and_duplicate_uid(small_set, tmp_path):
     with pytest.raises(BadRow, match=r"broken\.jsonl, line 2: not valid JSON"):
         read_items(broken)
     broken.write_text(lines[0] + "\n" + lines[0] + "\n")
-    with pytest.raises(BadRow, match=r"line 2: uid .* stands on line 1 already"):
+    with pytest.raises(BadRow, match=r"line 2: uid .* is on line 1 already"):
         read_items(broken)
 
 
@@ -65,7 +69,6 @@ def test_written_items_read_back_the_same(small_set):
 
 
 def test_same_settings_same_bytes(small_set, tmp_path):
-    from cogvsr_utils.synth import build_synth
 
     other = build_synth(tmp_path / "elsewhere", n_items=60, size=64, seed=7)
     assert other.read_bytes() == small_set.read_bytes()
@@ -81,7 +84,7 @@ def test_splits_share_no_scene_and_limits_are_stable(small_set):
             assert where.setdefault(item.group_id, item.split) == item.split
     some = load_items(small_set, split="C", limit=5)
     assert some == load_items(small_set, split="C", limit=5) and len(some) == 5
-    with pytest.raises(ValueError, match="split 'D' holds no item"):
+    with pytest.raises(ValueError, match="split 'D' has no items"):
         load_items(small_set, split="D")
     with pytest.raises(FileNotFoundError, match='expected "synth" or the path'):
         load_items("nowhere.jsonl")

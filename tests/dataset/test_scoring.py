@@ -1,8 +1,7 @@
 import pandas as pd
 import pytest
 
-from cogvsr_utils import judge
-from cogvsr_utils.judging import parse
+from cogvsr_utils.dataset.scoring import judge, parse
 
 
 @pytest.mark.parametrize("reply, kind, options, meaning", [

@@ -6,7 +6,7 @@ from transformers import AutoModelForImageTextToText, Qwen3Config, Qwen3ForCausa
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES as REGISTERED
 
-from cogvsr_utils import HeadMap
+from cogvsr_utils.models.head_map import HeadMap
 
 # What keeps a type out of this test; a release that mends one makes `test_exclusions_still_hold` say so.
 NOT_BUILT = {

@@ -2,14 +2,14 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from cogvsr_utils import capture, controls
-from cogvsr_utils.controls import random_functions, text_guesses
-from cogvsr_utils.items import load_items
+from cogvsr_utils.analysis.text_baselines import random_functions
+from cogvsr_utils.dataset.loading import load_items
+from cogvsr_utils.models.answering import answer
+from cogvsr_utils.models.recording import capture
 
 
 @pytest.fixture(scope="module")
 def told(vlm, small_set, tmp_path_factory):
-    from cogvsr_utils import answer
 
     items, folder = load_items(small_set)[:30], tmp_path_factory.mktemp("controls")
     answers = answer(vlm, items)

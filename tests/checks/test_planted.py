@@ -1,6 +1,6 @@
 import numpy as np
 
-from cogvsr_utils.planted import plant, summary, trials
+from cogvsr_utils.checks.planted import plant, power, trials
 
 N, HEADS, DIM = 600, 10, 4
 RNG = np.random.default_rng(0)
@@ -19,11 +19,11 @@ def test_planting_moves_the_right_rows_by_the_strength():
 
 def test_strong_signals_are_found_and_nothing_else_and_noise_mostly_not():
     table = trials(X, LABELS, GROUPS, STRATA, LAYERS, {0.0: 30, 1.0: 2}, permutations=60, n_heads=1)
-    result = summary(table).set_index(["rule", "strength"])
+    result = power(table).set_index(["rule", "strength"])
     for rule in ("max-T", "FDR"):
         assert result.loc[(rule, 1.0), "power"] > 0.9 and result.loc[(rule, 0.0), "any_false"] < 0.2
     assert result.loc[("max-T", 1.0), "false_share"] < 0.1 and result.loc[("FDR", 1.0), "false_share"] < 0.1
     assert ((table["found"] + table["crossed"] + table["false"]) == table["selected"]).all()
-    # A head that tells one function tells a little of the others too: that it is none of them.
+    # A head planted for one function tells a little of the others too: that it is none of them.
     assert result.loc[("FDR", 1.0), "crossed_share"] > result.loc[("FDR", 1.0), "false_share"]
     assert result.loc[("elbow, joint probe", 0.0), "any_false"] == 1  # an elbow always finds some

@@ -5,10 +5,13 @@ import pytest
 import torch
 from families import FAMILIES, build
 
-from cogvsr_utils import capture, check_parity, intervene, mask
-from cogvsr_utils.answering import MAIN, answer, conversation
-from cogvsr_utils.items import open_image
-from cogvsr_utils.positions import chat_spans
+from cogvsr_utils.checks.parity import check_parity
+from cogvsr_utils.dataset.images import open_image
+from cogvsr_utils.models.answering import answer
+from cogvsr_utils.models.chat import MAIN, conversation
+from cogvsr_utils.models.interventions import intervene, mask
+from cogvsr_utils.models.positions import chat_spans
+from cogvsr_utils.models.recording import capture
 
 LAYERS = {"qwen3_5": [1, 3], "mllama": [0, 1, 2]}  # layers of softmax attention; 0 and 1 in all others
 CAUSAL = [name for name in FAMILIES if name != "paligemma"]

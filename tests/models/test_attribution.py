@@ -2,31 +2,32 @@ import numpy as np
 import pytest
 import torch
 
-from cogvsr_utils import capture, load_vlm
-from cogvsr_utils.attribution import gradients, image_attention, output_norms
-from cogvsr_utils.evaluation import Rehearsal
 from cogvsr_utils.functions import NAMES
-from cogvsr_utils.interventions import intervene, scale
+from cogvsr_utils.models.attribution import attribution_patching, image_attention, output_norms
+from cogvsr_utils.models.interventions import intervene, scale
+from cogvsr_utils.models.loading import load_vlm
+from cogvsr_utils.models.recording import capture
+from cogvsr_utils.models.scorer import TeacherForcedScorer
 
 
 @pytest.fixture(scope="module")
-def rehearsal(vlm, items):
-    return Rehearsal(vlm, items[:6], batch_size=4)
+def scorer(vlm, items):
+    return TeacherForcedScorer(vlm, items[:6], batch_size=4)
 
 
-def test_gradients_are_what_a_small_removal_changes(vlm, rehearsal):
+def test_attribution_patching_is_what_a_small_ablation_changes(vlm, scorer):
     """By finite differences: a head made a little smaller, all else as it was."""
-    found, step = gradients(rehearsal, NAMES), 1e-2
-    label = rehearsal.index["function"].to_numpy()
+    found, step = attribution_patching(scorer, NAMES), 1e-2
+    label = scorer.index["function"].to_numpy()
     heads = vlm.heads.pairs
 
     def log_odds(edit):
         total = np.zeros(len(label))
-        for inputs, (row, token), owner in rehearsal.batches:
+        for inputs, (row, token), owner in scorer.batches:
             with torch.no_grad(), intervene(vlm, edit):
                 p = vlm.model(**inputs).logits[row, token - 1].double().softmax(1)
             p = p.gather(1, inputs["input_ids"][row, token][:, None])[:, 0]
-            np.add.at(total, owner, torch.log(p / (1 - p)).numpy())
+            np.add.at(total, owner, torch.log(p / (1 - p)).cpu().numpy())
         return total
 
     assert found.shape == (8, len(heads))
@@ -37,40 +38,40 @@ def test_gradients_are_what_a_small_removal_changes(vlm, rehearsal):
                 assert found[row, number] == pytest.approx(slope[label == name].mean(), rel=5e-2, abs=5e-3)
 
 
-def test_attention_to_the_picture_is_the_model_s_own(vlm, rehearsal):
-    found = image_attention(rehearsal, NAMES)
-    present = [i for i, name in enumerate(NAMES) if (rehearsal.index["function"] == name).any()]
+def test_attention_to_the_picture_is_the_model_s_own(vlm, scorer):
+    found = image_attention(scorer, NAMES)
+    present = [i for i, name in enumerate(NAMES) if (scorer.index["function"] == name).any()]
     assert np.isfinite(found[present]).all() and found[present].min() >= 0 and found[present].max() <= 1
-    inputs, (row, token), owner = rehearsal.batches[0]
+    inputs, (row, token), owner = scorer.batches[0]
     vlm.model.set_attn_implementation("eager")
     with torch.no_grad():
         maps = vlm.model(**inputs, output_attentions=True, use_cache=False).attentions
     vlm.model.set_attn_implementation("sdpa")
-    label = rehearsal.index["function"].to_numpy()
-    only = Rehearsal.__new__(Rehearsal)
-    only.vlm, only.index, only.batches = vlm, rehearsal.index[: owner.max() + 1], rehearsal.batches[:1]
+    label = scorer.index["function"].to_numpy()
+    only = TeacherForcedScorer.__new__(TeacherForcedScorer)
+    only.vlm, only.index, only.batches = vlm, scorer.index[: owner.max() + 1], scorer.batches[:1]
     alone = image_attention(only, NAMES)
     steps = [s for s in range(owner.max() + 1) if label[s] == label[0]]
     picture = inputs["input_ids"] == vlm.image_token_id
     per_step = []
     for step in steps:
-        mine = [(int(r), int(t)) for r, t, o in zip(row, token, owner, strict=True) if o == step]
-        per_step.append(np.mean([float(maps[2][r, 3, t - 1, picture[r]].sum()) for r, t in mine]))
+        tokens = [(int(r), int(t)) for r, t, o in zip(row, token, owner, strict=True) if o == step]
+        per_step.append(np.mean([float(maps[2][r, 3, t - 1, picture[r]].sum()) for r, t in tokens]))
     assert alone[NAMES.index(label[0]), 2 * 8 + 3] == pytest.approx(np.mean(per_step), abs=1e-5)
 
 
 @pytest.mark.parametrize("quantize", [None, "4bit"])
 def test_norms_are_of_each_head_sent_alone_through_its_projection(items, answers, tmp_path, quantize):
-    vlm = load_vlm("nano-internvl", quantize=quantize)
-    held = capture(vlm, items[:3], store=tmp_path, answers=answers)
-    found, modules = output_norms(vlm, held), dict(vlm.model.named_modules())
+    vlm = load_vlm("nano-internvl", quantize=quantize, dtype=torch.float32)
+    captured = capture(vlm, items[:3], store=tmp_path, answers=answers)
+    found, modules = output_norms(vlm, captured), dict(vlm.model.named_modules())
     for number in (0, 19, 47):
         row = vlm.heads.table.loc[number]
         first, last = vlm.heads.projections[row["module"]]
-        alone = torch.zeros(len(held.features), last - first)
+        alone = torch.zeros(len(captured.features), last - first, device=vlm.device)
         alone[:, row["start"] - first : row["stop"] - first] = torch.tensor(
-            held.features[:, row["start"] : row["stop"]]
+            captured.features[:, row["start"] : row["stop"]], device=vlm.device
         )
         with torch.no_grad():
-            written = modules[row["module"]](alone) - modules[row["module"]](0 * alone)
+            written = modules[row["module"]](alone) - modules[row["module"]](torch.zeros_like(alone))
         assert found[number] == pytest.approx(float(written.norm(dim=1).mean()), rel=1e-3)

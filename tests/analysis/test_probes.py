@@ -5,13 +5,13 @@ from sklearn.linear_model import Ridge
 from sklearn.metrics import accuracy_score, balanced_accuracy_score, roc_auc_score
 from sklearn.model_selection import GroupKFold
 
-from cogvsr_utils import FunctionProbe, HeadProbes, binary_accuracy, head_table, top_heads
+from cogvsr_utils.analysis.head_probes import HeadProbes, binary_accuracy
+from cogvsr_utils.analysis.head_scores import COLUMNS, head_table, top_heads
+from cogvsr_utils.analysis.joint_probe import FunctionProbe
+from cogvsr_utils.analysis.sparsity import overlap
 from cogvsr_utils.functions import NAMES
-from cogvsr_utils.heads import HeadMap
-from cogvsr_utils.heads_table import COLUMNS
 from cogvsr_utils.paths import ROOT
-from cogvsr_utils.scarcity import overlap
-from cogvsr_utils.stats import significance
+from cogvsr_utils.stats import max_t_test
 
 N_HEADS, DIM = 8, 6
 LAYERS = np.repeat([0, 1], 4)
@@ -105,13 +105,13 @@ def test_head_probes_are_scikit_learns_ridge_in_a_loop(planted, known):
             model = Ridge(alpha=10.0).fit(scaled[train], target[train])
             scores[test, head] = (scaled[test] - scaled[train].mean(0)) @ model.coef_.T
     fitted = HeadProbes().fit(x, y, groups, offset)
-    np.testing.assert_allclose(fitted.scores_, scores, atol=2e-5)
+    np.testing.assert_allclose(fitted.scores_, scores.transpose(0, 2, 1), atol=2e-5)
     total = scores + (np.eye(4)[code].mean(0) if offset is None else offset[:, None])
     for head in range(N_HEADS):
         expected = [roc_auc_score(code == c, total[:, head, c]) for c in range(4)]
-        np.testing.assert_allclose(fitted.auroc_[head], expected, atol=2e-4)
+        np.testing.assert_allclose(fitted.auroc_[:, head], expected, atol=2e-4)
         strength = [np.corrcoef(scores[:, head, c], target[:, c])[0, 1] for c in range(4)]
-        np.testing.assert_allclose(fitted.strength_[head], strength, atol=1e-4)
+        np.testing.assert_allclose(fitted.strength_[:, head], strength, atol=1e-4)
         guess = total[:, head].argmax(1)
         assert fitted.accuracy_[head] == pytest.approx(accuracy_score(code, guess), abs=5e-3)
         assert fitted.balanced_accuracy_[head] == pytest.approx(balanced_accuracy_score(code, guess), abs=5e-3)
@@ -120,17 +120,17 @@ def test_head_probes_are_scikit_learns_ridge_in_a_loop(planted, known):
 def test_only_the_planted_head_passes(planted, fitted):
     x, y, groups = planted
     null = HeadProbes().permuted(x, y, groups, np.zeros(600), n=60)
-    assert null.shape == (60, N_HEADS, 4) and abs(null.mean()) < 0.02
-    tests = significance(fitted.strength_, null)
-    assert (np.argwhere(tests["p_max"] < 0.05)[:, 0] == 2).all() and (tests["p_max"][2] < 0.05).all()
-    assert (np.argwhere(tests["q"] < 0.05)[:, 0] == 2).all()
+    assert null.shape == (60, 4, N_HEADS) and abs(null.mean()) < 0.02
+    test = max_t_test(fitted.strength_, null)
+    assert (np.argwhere(test.p_max < 0.05)[:, 1] == 2).all() and (test.p_max[:, 2] < 0.05).all()
+    assert (np.argwhere(test.q < 0.05)[:, 1] == 2).all()
 
 
 def test_a_known_offset_leaves_a_head_nothing_to_tell(planted):
     """Where the text tells all, no head adds anything, however well it tells the class alone."""
     x, y, groups = planted
-    told = np.eye(4)[np.searchsorted(CLASSES, y)]
-    fitted = HeadProbes().fit(x, y, groups, offset=told)
+    known = np.eye(4)[np.searchsorted(CLASSES, y)]
+    fitted = HeadProbes().fit(x, y, groups, offset=known)
     assert np.allclose(fitted.strength_, 0) and fitted.auroc_.min() == 1
 
 
@@ -153,31 +153,31 @@ def test_strict_holds_its_level_where_step_and_scene_tell_but_no_head_does():
         strength = HeadProbes(seed=seed).fit(x, code, groups).strength_
         for name, rows in {"within": strata, "across": across}.items():
             null = HeadProbes(seed=seed).permuted(x, code, groups, rows, n=39)
-            hits[name] += (significance(strength, null)["p_max"] <= 0.05).any()
+            hits[name] += (max_t_test(strength, null).p_max <= 0.05).any()
     assert binomtest(int(hits["within"]), 300, 0.05, alternative="greater").pvalue > 0.01, hits
     assert hits["across"] == 300
 
 
 def test_chunks_of_heads_change_nothing(planted, fitted, monkeypatch):
     x, y, groups = planted
-    monkeypatch.setattr("cogvsr_utils.probes.CHUNK", 3)
+    monkeypatch.setattr("cogvsr_utils.analysis.head_probes.CHUNK", 3)
     np.testing.assert_allclose(HeadProbes().fit(x, y, groups).strength_, fitted.strength_, atol=1e-6)
 
 
-def test_a_head_that_says_nothing_is_at_chance(planted):
+def test_a_dead_head_is_at_chance(planted):
     """A dead head has the same score everywhere: all ties."""
     x, y, groups = planted
     x = x.copy()
     x[:, 5] = 0
     fitted = HeadProbes().fit(x, y, groups)
-    np.testing.assert_allclose(fitted.auroc_[5], 0.5)
-    assert np.allclose(fitted.strength_[5], 0)
+    np.testing.assert_allclose(fitted.auroc_[:, 5], 0.5)
+    assert np.allclose(fitted.strength_[:, 5], 0)
 
 
 def test_resampling_whole_groups_moves_around_the_strength(planted, fitted):
     _, _, groups = planted
-    draws = fitted.resampled(groups, n=50)
-    assert draws.shape == (50, N_HEADS, 4)
+    draws = fitted.bootstrap(groups, n=50)
+    assert draws.shape == (50, 4, N_HEADS)
     np.testing.assert_allclose(draws.mean(0), fitted.strength_, atol=0.03)
     assert 0.01 < draws.std(0).mean() < 0.1
 
@@ -185,12 +185,12 @@ def test_resampling_whole_groups_moves_around_the_strength(planted, fitted):
 def test_binary_protocol_is_balanced(planted):
     x, y, groups = planted
     accuracy = binary_accuracy(x, y, groups)
-    assert accuracy.shape == (N_HEADS, 4) and (accuracy[2] > 0.8).all()
-    assert np.abs(np.delete(accuracy, 2, axis=0) - 0.5).max() < 0.12
+    assert accuracy.shape == (4, N_HEADS) and (accuracy[:, 2] > 0.8).all()
+    assert np.abs(np.delete(accuracy, 2, axis=1) - 0.5).max() < 0.12
 
 
 def test_head_table_ranks_and_explains(planted):
-    heads = HeadMap(_table(), {0: "a", 1: "b"})
+    heads = _table()
     importance, effect = np.full((4, N_HEADS), 0.01), np.zeros((4, N_HEADS))
     importance[:, 2], effect[:, 5] = -1.0, -0.5
     auroc = np.tile(np.linspace(0.9, 0.5, N_HEADS), (4, 1))

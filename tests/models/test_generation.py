@@ -4,11 +4,10 @@ import pytest
 import torch
 from families import FAMILIES, build
 
-from cogvsr_utils import intervene, mask
-from cogvsr_utils.answering import conversation
-from cogvsr_utils.interventions import SCOPES
-from cogvsr_utils.items import open_image
-from cogvsr_utils.turns import Turns
+from cogvsr_utils.dataset.images import open_image
+from cogvsr_utils.models.chat import conversation
+from cogvsr_utils.models.generation import CachedGeneration
+from cogvsr_utils.models.interventions import SCOPES, intervene, mask
 
 # Recurrent layers, a short window, a prompt read in both directions, cross-attention: these read the whole chat anew.
 ANEW = {"qwen3_5", "gemma3", "paligemma", "mllama"}
@@ -31,7 +30,7 @@ def at_once(vlm, chats, images, edits=None):
 def converse(vlm, items, edits=None):
     """The chats of every turn, the pictures, and the replies that Turns gave."""
     images, said, asked = [open_image(item) for item in items], [[] for _ in items], []
-    turns = Turns(vlm, images, max_new_tokens=4)
+    turns = CachedGeneration(vlm, images, max_new_tokens=4)
     for number in range(2):
         asked.append([conversation(item, replies, number) for item, replies in zip(items, said, strict=True)])
         with intervene(vlm, edits):

@@ -7,9 +7,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from cogvsr_utils import load_items
-from cogvsr_utils.models import VLM, images_only
-from cogvsr_utils.speed import finished_chats, race
+from cogvsr_utils.checks.parity import check_parity
+from cogvsr_utils.checks.speed import compare_methods, finished_chats
+from cogvsr_utils.dataset.loading import load_items
+from cogvsr_utils.models.loading import images_only, load_vlm
+from cogvsr_utils.models.vlm import VLM
 
 pytestmark = [
     pytest.mark.gpu,
@@ -43,8 +45,6 @@ def big():
     from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration, Qwen2_5_VLProcessor
     from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
-    from cogvsr_utils import load_vlm
-
     small = load_vlm("nano-qwen2_5_vl", device="cpu")
     ids = {key: getattr(small.model.config, key) for key in ("image_token_id", "video_token_id", "vision_start_token_id",
                                                              "vision_end_token_id")}  # fmt: skip
@@ -64,7 +64,7 @@ def test_hooks_cost_no_more_than_a_twentieth(big, small_set):
     """Capture against the bare pass of the same batches; figures go to data/measured with the device's name."""
     torch.cuda.reset_peak_memory_stats()
     batches = finished_chats(big, load_items(small_set)[:32], batch_size=8)
-    contest = race(big, batches, repeats=5).set_index("way")
+    contest = compare_methods(big, batches, repeats=5).set_index("way")
     device, rows = torch.cuda.get_device_name(), sum(batch.n_rows for batch in batches)
     measured = {
         "device": device, "torch": torch.__version__, "model": big.name, "heads": len(big.heads), "steps": rows,
@@ -81,7 +81,6 @@ def test_hooks_cost_no_more_than_a_twentieth(big, small_set):
 
 
 def test_whole_capture_and_parity_in_four_bit(big, small_set):
-    from cogvsr_utils import check_parity
 
     table = check_parity(big, load_items(small_set)[:3])
     assert table.set_index("check").loc["heads through projection = layer's output", "passed"]

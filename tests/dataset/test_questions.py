@@ -8,13 +8,13 @@ from collections import Counter, defaultdict
 import numpy as np
 import pytest
 
-from cogvsr_utils.drafts import Look
+from cogvsr_utils.dataset.items import steps_table
+from cogvsr_utils.dataset.synth.build import compose
+from cogvsr_utils.dataset.synth.kinds import KINDS
+from cogvsr_utils.dataset.synth.questions import ask
+from cogvsr_utils.dataset.synth.scenes import sample_scene
+from cogvsr_utils.dataset.synth.views import SceneView
 from cogvsr_utils.functions import NAMES
-from cogvsr_utils.items import steps_table
-from cogvsr_utils.kinds import KINDS
-from cogvsr_utils.questions import ask, cases
-from cogvsr_utils.scenes import sample_scene
-from cogvsr_utils.synth import compose
 
 
 @pytest.fixture(scope="module")
@@ -92,15 +92,15 @@ def test_shares_steps_and_kinds(full):
     assert len(full) == 1200 and 4500 <= len(steps) <= 6000
     lengths = steps.groupby("uid").size()
     assert lengths.min() >= 3 and lengths.max() <= 7
-    assert {item.meta["manner"] for item in full} == {"vsr", "3dsrbench", "spatial457", "spatialeval"}
+    assert {item.meta["source_benchmark"] for item in full} == {"vsr", "3dsrbench", "spatial457", "spatialeval"}
 
 
 def test_answers_are_balanced_within_each_kind(full):
-    told = defaultdict(Counter)
+    counted = defaultdict(Counter)
     for item in full:
-        told[item.subset][item.meta["balance"]] += 1
-    assert set(told) == set(KINDS)
-    for kind, counts in told.items():
+        counted[item.subset][item.meta["balance"]] += 1
+    assert set(counted) == set(KINDS)
+    for kind, counts in counted.items():
         assert max(counts.values()) - min(counts.values()) <= 6, (kind, counts)
 
 
@@ -122,21 +122,20 @@ def test_no_question_gives_its_own_chain_away(full):
 
 def test_doubtful_cases_are_never_asked():
     for seed in range(200):
-        look = Look.at(sample_scene(np.random.default_rng(seed)))
-        for _, (a, b, _) in cases("statement_side", look):
+        view = SceneView.of(sample_scene(np.random.default_rng(seed)))
+        for _, (a, b, _) in KINDS["statement_side"].candidates(view):
             assert abs(a.x - b.x) >= 0.55
         for kind in KINDS:
-            for label, case in cases(kind, look):
-                question, answer, *_, steps = ask(kind, look, case, np.random.default_rng(seed))
+            for label, candidate in KINDS[kind].candidates(view):
+                question, answer, *_, steps = ask(kind, view, candidate, np.random.default_rng(seed))
                 assert question.endswith("?") and answer and len(steps) >= 3 and label
 
 
 def test_the_same_bytes_whatever_the_hash_seed():
-    code = "from cogvsr_utils.synth import compose; from cogvsr_utils.items import fingerprint; " \
-           "print(fingerprint(compose(120)[0]))"  # fmt: skip
-    told = {
+    code = "from cogvsr_utils.dataset.synth.build import compose; print(compose(120)[0])"  # fmt: skip
+    counted = {
         subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True,
                        env={**os.environ, "PYTHONHASHSEED": seed}).stdout
         for seed in ("1", "2")
     }  # fmt: skip
-    assert len(told) == 1
+    assert len(counted) == 1

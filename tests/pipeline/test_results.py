@@ -4,10 +4,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from cogvsr_utils import mask
-from cogvsr_utils.evaluation import Rehearsal
 from cogvsr_utils.functions import NAMES
-from cogvsr_utils.stages import PROFILES, Profile, Run, choose, remove, validate
+from cogvsr_utils.models.interventions import mask
+from cogvsr_utils.models.scorer import TeacherForcedScorer
+from cogvsr_utils.pipeline.experiment import PROFILES, Profile
 
 CLASSES = np.array(sorted(NAMES))
 
@@ -37,7 +37,7 @@ def test_steps_asked_for_alone_are_those_of_the_whole_chats(run):
     """What comes after a function's last step is cut off and changes nothing."""
     function = NAMES[0]
     short = run.rehearsal("C", 4, function)
-    whole = Rehearsal(run.vlm, [item for item in run.items["C"] if item.uid in set(short.index["uid"])])
+    whole = TeacherForcedScorer(run.vlm, [item for item in run.items["C"] if item.uid in set(short.index["uid"])])
     told = [
         dict(zip(zip(r.index["uid"], r.index["step"], strict=True), r.run(mask([(1, 2)]))[1], strict=True))
         for r in (short, whole)
