@@ -58,7 +58,7 @@ for job in JOBS.values():
             DATA,
             [local(path) for path in job.inputs],
         output:
-            local(job.output),
+            update(local(job.output)),  # kept where a job is run again, since only the store knows whether it is valid
         params:
             result=job.result,
             options=job.experiment.options,

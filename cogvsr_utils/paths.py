@@ -6,6 +6,8 @@ and what runs make goes under the current folder.
 
 from pathlib import Path
 
+from cogvsr_utils.files import digest
+
 _PACKAGE = Path(__file__).resolve().parent
 _CLONE = _PACKAGE.parent
 IN_CLONE = (_CLONE / "pyproject.toml").is_file()
@@ -22,8 +24,11 @@ BUILD = ROOT / "_build"
 def results_folder(model: str, quantize: str | None, source: str, profile: str) -> Path:
     """Where results of a model on a data set under a profile go: ``results/<model>[-4bit]/<data>/<profile>``.
 
+    A data file is named by its stem and a few characters that tell its path from others of the same name.
+
     >>> results_folder("Qwen/Qwen2.5-VL-7B-Instruct", "4bit", "synth", "light").parts[-3:]
     ('Qwen--Qwen2.5-VL-7B-Instruct-4bit', 'synth', 'light')
     """
     name = model.strip("/.").replace("/", "--") + (f"-{quantize}" if quantize else "")
-    return RESULTS / name / Path(source).stem / profile
+    data = source if source == "synth" else f"{Path(source).stem}-{digest(str(Path(source).resolve()))[:6]}"
+    return RESULTS / name / data / profile

@@ -19,12 +19,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 ALPHA = 0.05  # two-sided intervals leave half of it at each end; tests reject below it
 N_BOOTSTRAP = 2000
 
 
-def wilson(correct) -> tuple[float, float, float]:
+def wilson(correct: ArrayLike) -> tuple[float, float, float]:
     """Proportion and its 95 % Wilson interval, all in [0, 1]; NaN for no items.
 
     >>> [round(v, 3) for v in wilson([1, 1, 0, 1])]
@@ -39,7 +40,7 @@ def wilson(correct) -> tuple[float, float, float]:
     return float(correct.mean()), float(low), float(high)
 
 
-def percentile_interval(draws, axis: int = 0) -> tuple[np.ndarray, np.ndarray]:
+def percentile_interval(draws: ArrayLike, axis: int = 0) -> tuple[np.ndarray, np.ndarray]:
     """Lower and upper end of the middle 95 % of ``draws`` along ``axis``.
 
     >>> [float(end) for end in percentile_interval(np.arange(101.0))]
@@ -49,7 +50,9 @@ def percentile_interval(draws, axis: int = 0) -> tuple[np.ndarray, np.ndarray]:
     return low, high
 
 
-def clustered_mean(values, groups, n_bootstrap: int = N_BOOTSTRAP, seed: int = 0) -> tuple[float, float, float]:
+def clustered_mean(
+    values: ArrayLike, groups: ArrayLike, n_bootstrap: int = N_BOOTSTRAP, seed: int = 0
+) -> tuple[float, float, float]:
     """Mean of ``values`` (rows,) and its percentile interval, resampling whole groups (rows,)."""
     sums, counts = _sums_by_group(np.asarray(values, dtype=float), groups)
     draws = np.random.default_rng(seed).integers(len(sums), size=(n_bootstrap, len(sums)))
@@ -57,7 +60,9 @@ def clustered_mean(values, groups, n_bootstrap: int = N_BOOTSTRAP, seed: int = 0
     return float(sums.sum() / counts.sum()), float(low), float(high)
 
 
-def paired_difference(after, before, groups, n_bootstrap: int = N_BOOTSTRAP, seed: int = 0):
+def paired_difference(
+    after: ArrayLike, before: ArrayLike, groups: ArrayLike, n_bootstrap: int = N_BOOTSTRAP, seed: int = 0
+) -> tuple[float, float, float, float]:
     """Mean of ``after - before`` (rows,), its interval over groups, and a two-sided sign-flip p: four floats.
 
     The p value flips the sign of whole groups at random (Good, Permutation Tests); it is at least
@@ -71,7 +76,7 @@ def paired_difference(after, before, groups, n_bootstrap: int = N_BOOTSTRAP, see
     return mean, low, high, float((1 + extreme.sum()) / (1 + n_bootstrap))
 
 
-def false_discovery_rate(p) -> np.ndarray:
+def false_discovery_rate(p: ArrayLike) -> np.ndarray:
     """Benjamini and Hochberg's q value of every p value, in its shape."""
     from statsmodels.stats.multitest import multipletests
 
@@ -114,7 +119,9 @@ class SignFlipTest:
     bootstrap: np.ndarray
 
 
-def sign_flip_test(values: np.ndarray, labels, groups, n: int = 1000, seed: int = 0) -> SignFlipTest:
+def sign_flip_test(
+    values: np.ndarray, labels: ArrayLike, groups: ArrayLike, n: int = 1000, seed: int = 0
+) -> SignFlipTest:
     """Which means of ``values`` (rows, columns) by label are below 0? A max-T test over all labels and columns.
 
     The statistic is the sum over its root mean square by group; the null flips the signs of whole groups, the same for
@@ -143,7 +150,7 @@ def sign_flip_test(values: np.ndarray, labels, groups, n: int = 1000, seed: int 
     return SignFlipTest(p_max, (flipped > threshold).sum(2), (resampled > threshold).sum(2))
 
 
-def shuffle_within(labels, strata, rng: np.random.Generator) -> np.ndarray:
+def shuffle_within(labels: ArrayLike, strata: ArrayLike, rng: np.random.Generator) -> np.ndarray:
     """Labels (rows,) shuffled among rows of the same stratum."""
     out, strata = np.array(labels), np.asarray(strata)
     for value in np.unique(strata):
@@ -152,7 +159,7 @@ def shuffle_within(labels, strata, rng: np.random.Generator) -> np.ndarray:
     return out
 
 
-def bootstrap_means(values: np.ndarray, labels, groups, n: int, seed: int = 0) -> np.ndarray:
+def bootstrap_means(values: np.ndarray, labels: ArrayLike, groups: ArrayLike, n: int, seed: int = 0) -> np.ndarray:
     """Means of ``values`` (rows, columns) by label with whole groups resampled: (n, labels, columns), labels sorted."""
     _, code = np.unique(np.asarray(groups), return_inverse=True)
     n_groups = code.max() + 1
@@ -224,7 +231,7 @@ def chance_jaccard(k: int, n: int) -> float:
     return shared / (2 * k - shared)
 
 
-def gini(x) -> float:
+def gini(x: ArrayLike) -> float:
     """Gini coefficient of absolute values: 0 all alike, towards 1 all in one.
 
     >>> gini([1, 1, 1, 1]), gini([0, 0, 0, 1])
@@ -237,7 +244,7 @@ def gini(x) -> float:
     return float((2 * np.arange(1, n + 1) - n - 1) @ x / (n * x.sum()))
 
 
-def hoyer(x) -> float:
+def hoyer(x: ArrayLike) -> float:
     """Hoyer's sparseness: 0 all alike, 1 all in one (J. Machine Learning Research 5, 2004).
 
     >>> hoyer([1, 1, 1, 1]), hoyer([0, 0, 0, 1])
@@ -250,7 +257,7 @@ def hoyer(x) -> float:
     return float((root - x.sum() / np.sqrt(x @ x)) / (root - 1))
 
 
-def participation_ratio(x) -> float:
+def participation_ratio(x: ArrayLike) -> float:
     """Participation ratio, (sum |x|)^2 / sum x^2: how many equal values would be spread as these are.
 
     >>> participation_ratio([2, 2, 0, 0])
@@ -260,7 +267,7 @@ def participation_ratio(x) -> float:
     return float(x.sum() ** 2 / (x @ x)) if x.any() else 0.0
 
 
-def elbow(x) -> int:
+def elbow(x: ArrayLike) -> int:
     """How many values stand before the bend of the sorted curve of absolute values.
 
     The bend is the point farthest from the chord between the largest and the smallest value. It always finds one, in

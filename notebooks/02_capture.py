@@ -12,27 +12,37 @@
 # # Answers and activations
 #
 # **Overview.** The model answers every step of every question, reading its own earlier answers. Then one pass over each
-# finished chat records what every attention head of the text decoder holds just where it is about to say the answer.
+# finished chat records every attention head of the text decoder at the tokens that predict each answer.
 #
 # **Prerequisites.** [The data set](01_dataset.ipynb).
+
+# %% tags=["remove-cell"]
+import importlib.util
+import subprocess
+import sys
+
+if importlib.util.find_spec("cogvsr_utils") is None:  # on Colab or Binder: fetch the package with its small models
+    repository = "https://github.com/cogvsr/attention-in-space"
+    subprocess.run(["git", "clone", "--quiet", "--depth", "1", repository, "attention-in-space"], check=True)
+    subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", "-e", "attention-in-space"], check=True)
+    sys.path.insert(0, "attention-in-space")
 
 # %% tags=["parameters"]
 model: str = "nano-internvl"  # a nano name, a folder, or a hub id such as Qwen/Qwen2.5-VL-7B-Instruct
 quantize: str = ""  # "", "4bit" or "8bit"
-profile: str = "light"  # "light" or "full": how many permutations, null fits and random sets
+profile: str = "light"  # "light" or "full": how much of everything
+source: str = "synth"  # "synth" or the path of a CogVSR .jsonl file
 
 # %% tags=["hide-input"]
-from contextlib import redirect_stdout
-from io import StringIO
+import pandas as pd
 
-from cogvsr_utils import check_parity
-from cogvsr_utils.evaluation import accuracy_table
-from cogvsr_utils.pages import quote, show, start
-from cogvsr_utils.plots import accuracy_figure
-from cogvsr_utils.stages import Run
+from cogvsr_utils import Experiment, accuracy_table, check_parity, compare
+from cogvsr_utils.pipeline import recordings
+from cogvsr_utils.report.figures import accuracy_figure
+from cogvsr_utils.report.pages import quote, say, show, span, start
 
-run = Run(model, quantize, profile)
-start(run)
+experiment = Experiment(model, quantize, profile, source)
+start(experiment)
 
 # %% [markdown]
 # ## What the model can do
@@ -41,9 +51,9 @@ start(run)
 # counted as unparsed.
 
 # %%
-answers = run.answers("C")
+answers = recordings.answers["C"](experiment)
 table = accuracy_table(answers)
-show(table, percent=("accuracy", "ci_low", "ci_high", "chance", "majority"))
+show(table.drop(columns=["n_correct", "chance"]), percent=("accuracy", "ci_low", "ci_high", "majority"))
 
 # %% [markdown]
 # ## In 4-bit
@@ -51,31 +61,24 @@ show(table, percent=("accuracy", "ci_low", "ci_high", "chance", "majority"))
 # The same weights in NF4 with double quantization, as a 7B model would be loaded on one GPU.
 
 # %% tags=["hide-input"] mystnb={"image": {"alt": "Accuracy by function, full precision beside 4-bit, with intervals and the majority line"}, "figure": {"caption": "Accuracy on split C with Wilson intervals, full precision and 4-bit.", "name": "fig-accuracy"}}
-four = run if run.quantize else run.quantized()
-table_four = accuracy_table(four.answers("C"))
-tables = {"4-bit": table_four} if run.quantize else {"full precision": table, "4-bit": table_four}
-accuracy_figure(tables)
-
-# %% tags=["hide-input"]
-both = table[["function", "n", "accuracy"]].merge(
-    table_four[["function", "accuracy"]], on="function", suffixes=("", "_4bit")
-)
-both["difference"] = both["accuracy_4bit"] - both["accuracy"]
-show(both, percent=("accuracy", "accuracy_4bit"), points=("difference",))
+packed = answers if experiment.quantize else recordings.four_bit_answers(experiment)
+table_packed = accuracy_table(packed)
+accuracy_figure({"4-bit": table} if experiment.quantize else {"full precision": table, "4-bit": table_packed})
 
 # %% [markdown]
 # ## Does it help to go step by step?
 #
-# The main question alone, against the main question after its steps.
+# The main question alone, against the main question after its steps: the same questions, so the difference is paired.
 
 # %% tags=["hide-input"]
-direct = accuracy_table(run.answers("C", name="direct", steps=False))
-stepwise = table[table["function"] == "Main question"]
-import pandas as pd
-
-ways = pd.concat([direct.assign(way="asked directly"), stepwise.assign(way="after its own steps")])
+direct = recordings.direct_answers(experiment)
+stepwise = answers[answers["step"] == -1]
+gain = compare(stepwise, direct).iloc[0]
+ways = pd.concat(
+    [accuracy_table(direct).assign(asked="directly"), accuracy_table(stepwise).assign(asked="after its steps")]
+)
 show(
-    ways[["way", "n", "accuracy", "ci_low", "ci_high", "majority"]],
+    ways[["asked", "n", "accuracy", "ci_low", "ci_high", "majority"]],
     percent=("accuracy", "ci_low", "ci_high", "majority"),
 )
 
@@ -83,10 +86,12 @@ show(
 # ## By kind of question
 
 # %% tags=["hide-input"]
-mains = pd.concat([run.answers(s) for s in ("C", "hard") if s in run.items])
-mains = mains[mains["step"] == -1]
-kinds = accuracy_table(mains, by="subset").sort_values("accuracy", ascending=False)
-show(kinds, percent=("accuracy", "ci_low", "ci_high", "chance", "majority"))
+mains = pd.concat([recordings.answers[s](experiment) for s in ("C", "hard") if s in experiment.present_splits])
+kinds = accuracy_table(mains[mains["step"] == -1], by="subset").sort_values("accuracy", ascending=False)
+show(
+    kinds[["subset", "n", "accuracy", "ci_low", "ci_high", "majority"]],
+    percent=("accuracy", "ci_low", "ci_high", "majority"),
+)
 
 # %% [markdown]
 # ## Where the heads are
@@ -94,55 +99,57 @@ show(kinds, percent=("accuracy", "ci_low", "ci_high", "chance", "majority"))
 # A head is the slice of the *input* of its layer's output projection. The map is read from the model's own modules.
 
 # %%
-heads = run.vlm.heads
-show(heads.table.groupby(["layer", "module"]).agg(heads=("head", "size"), head_dim=("head_dim", "first")).reset_index())
+heads = experiment.vlm.heads
+heads.table[["layer", "head", "kind", "head_dim", "module"]].head(3)
 
 # %% [markdown]
 # ## Is that what the model computes?
 #
-# Before a number is believed: the same activations, computed in two ways that must agree. Differences are in
-# root-mean-squares of the activations. Run `check_parity` on your own model before you use it.
+# Before a number is believed: the same activations, computed in two ways that must agree. Run `check_parity` on your own
+# model before you use it.
 
-# %% tags=["hide-input"]
-with redirect_stdout(StringIO()):  # it prints the table too, for those who run it by hand
-    parity = check_parity(run.vlm, run.items["B"][:8])
-show(
-    parity.assign(
-        difference=parity["difference"].map("{:.1e}".format), tolerance=parity["tolerance"].map("{:g}".format)
-    )
-)
+# %%
+parity = check_parity(experiment.vlm, experiment.items("B")[:8])
+show(parity.assign(**{name: parity[name].map("{:.1e}".format) for name in ("difference", "tolerance")}))
 
 # %% [markdown]
 # ## What is recorded
 #
 # One row for each answered step: the mean over the tokens that *predict* the answer, for every head. The store is
-# memory-mapped and tells which model, data and prompt made it; a killed run goes on where it stopped.
+# memory-mapped and says which model, data and prompt made it; a killed run resumes where it stopped.
 
 # %%
-held = run.activations("A")
-held.features.shape, held.features.dtype, held.header["not_located"]
+activations = recordings.activations["A"](experiment)
+activations.features.shape, activations.features.dtype, activations.header["not_located"]
 
 # %% tags=["hide-input"]
-rows = table.set_index("function")["accuracy"]
-rows_four = table_four.set_index("function")["accuracy"]
+rows, rows_packed = (t.set_index("function")["accuracy"] for t in (table, table_packed))
 quote(
     main_accuracy=rows["Main question"],
-    main_accuracy_4bit=rows_four["Main question"],
-    main_direct=float(direct["accuracy"].iloc[0]),
+    main_accuracy_4bit=rows_packed["Main question"],
+    main_direct=direct["correct"].mean(),
     n_heads=len(heads),
-    n_rows=len(held.features),
+    n_rows=len(activations.features),
     spatial_accuracy=rows["Spatial Perception"],
     relational_accuracy=rows["Relational Reasoning"],
     least_accuracy=rows.drop(["Main question", "Spatial Perception", "Relational Reasoning"]).min(),
     parity_passed=int(parity["passed"].sum()),
-    worst_4bit=float(abs(both["difference"]).max()),
-    n_main=int(stepwise["n"].iloc[0]),
-    model_name=run.model,
+    worst_4bit=float((rows_packed - rows).abs().max()),
+    n_main=len(stepwise),
+    model_name=experiment.title,
 )
 
 # %% [markdown]
 # ## Summary
-#
-# The model answers, in full precision and in 4-bit, and every head is on record at every answer.
-#
+
+# %% tags=["hide-input"]
+say(
+    f"After its own steps the model answers {rows['Main question']:.1%} of {len(stepwise)} main questions, asked directly "
+    f"{direct['correct'].mean():.1%}: a difference of {100 * gain['change']:+.1f} points "
+    f"({span(gain['ci_low'], gain['ci_high'])}). In 4-bit it is {rows_packed['Main question']:.1%}. "
+    f"{int(parity['passed'].sum())} of {len(parity)} checks of what is read passed. {len(heads)} heads are on record at "
+    f"{len(activations.features)} steps of split A."
+)
+
+# %% [markdown]
 # **What's next.** [Which functions can be read from which heads?](03_probing.ipynb)

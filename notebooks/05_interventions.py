@@ -9,176 +9,193 @@
 # ---
 
 # %% [markdown]
-# # Remove them, emphasise them, steer them
+# # What do the heads do?
 #
-# **Overview.** The test that no probe can replace: take a function's heads away and see what breaks. Heads were chosen
-# on split A; strengths are tuned on B; everything below is measured on C.
+# **Overview.** The heads that the paper's probe ranks first for a function are ablated, scaled and steered. Heads are
+# selected on split A; strengths are tuned on B; everything below is measured on C.
 #
 # **Prerequisites.** [Probing](03_probing.ipynb) and [scarcity](04_scarcity.ipynb).
+
+# %% tags=["remove-cell"]
+import importlib.util
+import subprocess
+import sys
+
+if importlib.util.find_spec("cogvsr_utils") is None:  # on Colab or Binder: fetch the package with its small models
+    repository = "https://github.com/cogvsr/attention-in-space"
+    subprocess.run(["git", "clone", "--quiet", "--depth", "1", repository, "attention-in-space"], check=True)
+    subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", "-e", "attention-in-space"], check=True)
+    sys.path.insert(0, "attention-in-space")
 
 # %% tags=["parameters"]
 model: str = "nano-internvl"  # a nano name, a folder, or a hub id such as Qwen/Qwen2.5-VL-7B-Instruct
 quantize: str = ""  # "", "4bit" or "8bit"
-profile: str = "light"  # "light" or "full": how many permutations, null fits and random sets
+profile: str = "light"  # "light" or "full": how much of everything
+source: str = "synth"  # "synth" or the path of a CogVSR .jsonl file
 
 # %% tags=["hide-input"]
-import numpy as np
 import pandas as pd
 
+from cogvsr_utils import Experiment
 from cogvsr_utils.functions import NAMES
-from cogvsr_utils.pages import quote, show, start
-from cogvsr_utils.plots import control_figure, effect_matrix
-from cogvsr_utils.stages import Run, remove
+from cogvsr_utils.pipeline import ablation, selection
+from cogvsr_utils.report.effect_figures import ablation_figure, control_figure
+from cogvsr_utils.report.figures import forest_figure
+from cogvsr_utils.report.pages import quote, say, show, span, start, verdict
 
-run = Run(model, quantize, profile)
-start(run)
+experiment = Experiment(model, quantize, profile, source)
+start(experiment)
 
 # %% [markdown]
-# ## Removing each function's heads
+# ## Ablating each function's heads
 #
-# The top tenth of all heads for a function are made a thousandth of themselves at every token, and the model answers all
-# of split C again. Columns are the steps that are answered; the diagonal is where the damage should be.
+# The top tenth of all heads for a function are multiplied by 0.001 at every token, and the model answers all of split C
+# again. Columns are the steps that are answered; the diagonal is where the damage should be.
 
-# %% tags=["hide-input"] mystnb={"image": {"alt": "Matrix of accuracy changes in points: rows are the function whose heads are removed, columns the function of the steps answered"}, "figure": {"caption": "Change of accuracy in points when a function's heads are removed (generated answers, split C). A dot marks p < 0.05, sign flips over scenes, not corrected for the number of cells.", "name": "fig-matrix"}}
-masked = remove.masked(run)
-columns = [*NAMES, "Main question"]
-changes = masked.pivot(index="head_set", columns="function", values="change").loc[list(NAMES), columns]
-p = masked.pivot(index="head_set", columns="function", values="p").loc[list(NAMES), columns]
-figure = effect_matrix(changes, p < 0.05)
-figure.savefig(run.folder / "front.png", dpi=150)
-figure
-
-# %% [markdown]
-# The same cells on the diagonal, with intervals over scenes and p values corrected over the whole matrix
-# (Benjamini–Hochberg).
+# %% mystnb={"image": {"alt": "Matrix of accuracy changes in points: rows are the function whose heads are ablated, columns the function of the steps answered"}, "figure": {"caption": "Change of accuracy in points with a function's heads ablated (generated answers, split C). A dot marks q below 0.05, Benjamini–Hochberg over the matrix, sign flips over scenes.", "name": "fig-matrix"}}
+matrix = ablation.ablation_matrix(experiment)
+ablation_figure(matrix)
 
 # %% tags=["hide-input"]
-from cogvsr_utils.stats import fdr
-
-masked["q"] = fdr(masked["p"])
-own = masked[masked["function"] == masked["head_set"]]
+own = matrix[matrix["function"] == matrix["head_set"]]
 show(
-    own[["function", "k", "n", "accuracy_before", "accuracy_after", "change", "ci_low", "ci_high", "p", "q"]],
-    percent=("accuracy_before", "accuracy_after"),
+    own[["function", "n", "accuracy_before", "change", "ci_low", "ci_high", "q"]],
+    percent=("accuracy_before",),
     points=("change", "ci_low", "ci_high"),
     digits=4,
 )
-
-# %% [markdown]
-# Every cell of the matrix with its interval:
-
-# %% tags=["hide-input", "hide-output"]
-show(
-    masked[["head_set", "function", "n", "accuracy_before", "accuracy_after", "change", "ci_low", "ci_high", "p", "q"]],
-    percent=("accuracy_before", "accuracy_after"),
-    points=("change", "ci_low", "ci_high"),
-    digits=4,
-)
-
-# %% [markdown]
-# ## Against random heads like them
-#
-# Any heads may hurt when removed, those that write much above all. Each function's heads are set against random sets of as many
-# other heads, whose summed output norm (of what their columns of the projection give out at the answers) is within a
-# twentieth of theirs, in the same layers where these hold enough such sets, else in neighbouring ones too (`same layer`: the
-# share of heads in the function's own layers).
-# Here a part of split C is scored, all steps of an item in one pass with the true earlier answers, which makes so many
-# sets affordable; the numbers therefore differ a little from the generated ones above.
-
-# %% tags=["hide-input"] mystnb={"image": {"alt": "For each function the change of its own accuracy when its heads are removed, over a grey bar of what random heads of like norm do"}, "figure": {"caption": "Effect on a function's own steps: its heads (dot) and random heads of like layers and output norm (grey: 95 % of the random sets, tick: their mean).", "name": "fig-controls"}}
-matched = remove.against_random(remove.random_sets(run, {name: remove.top(run, name) for name in NAMES}))
-control_figure(matched)
-
-# %% tags=["hide-input"]
-show(matched, points=("change", "random_mean", "random_low", "random_high"), digits=3)
 
 # %% [markdown]
 # ## Is the damage specific?
 #
-# The mean of the diagonal (a function's own steps) less the mean off the diagonal, over the eight functions, with a p
-# value from 10,000 random pairings of head sets with functions.
+# The mean of the diagonal (a function's own steps) less the mean off the diagonal, with a p value from random pairings of
+# head sets with functions.
+
+# %%
+specific = ablation.specificity(matrix)
+show(pd.DataFrame([specific]), points=("own", "other", "difference"), digits=4)
+
+# %% [markdown]
+# ## Inherited from earlier steps?
+#
+# A generated answer follows the model's own earlier answers, so a step may fail because the one before it did. The same
+# steps, scored with the right earlier answers in place (*teacher-forced*), show what the ablation does to the step
+# itself; the rest is inherited.
+
+# %% mystnb={"image": {"alt": "For each function the change of accuracy on its own steps, generated and teacher-forced, with intervals"}, "figure": {"caption": "A function's own steps with its own heads ablated: generated answers and teacher-forced scoring of the same steps of split C.", "name": "fig-inherited"}}
+both = ablation.generated_and_forced(experiment)
+rows = [
+    {"label": row.function if kind == "generated" else "", "kind": kind, "value": 100 * getattr(row, kind),
+     "low": 100 * getattr(row, f"{kind}_low"), "high": 100 * getattr(row, f"{kind}_high")}
+    for row in both.itertuples() for kind in ("generated", "forced")
+]  # fmt: skip
+forest_figure({"own steps": pd.DataFrame(rows)}, "change of accuracy, points", {"generated": "o", "forced": "D"})
 
 # %% tags=["hide-input"]
-square = changes[list(NAMES)].to_numpy()
-rng = np.random.default_rng(0)
-shuffles = np.array([square[np.arange(8), rng.permutation(8)].mean() for _ in range(10_000)])
-diagonal, off = square.diagonal().mean(), square[~np.eye(8, dtype=bool)].mean()
-p_specific = float((1 + (shuffles <= diagonal).sum()) / (1 + len(shuffles)))
+show(both[["function", "n", "generated", "forced", "inherited"]], points=("generated", "forced", "inherited"))
+
+# %% [markdown]
+# ## Against matched controls
+#
+# Any heads may hurt when ablated, those with a large output above all. Each function's heads are compared with random
+# sets of as many other heads, whose summed output norm is within a twentieth of theirs, in the same layers where these
+# have enough such sets, else in neighbouring ones too. A part of split C is scored, teacher-forced.
+
+# %% mystnb={"image": {"alt": "For each function the change of its own accuracy with its heads ablated, over a grey bar of what matched controls do"}, "figure": {"caption": "Effect on a function's own steps: its heads (dot) and matched controls (grey: 95 % of them, tick: their mean).", "name": "fig-controls"}}
+sets = ablation.matched_controls[selection.IMPORTANCE](experiment)
+matched = ablation.against_controls(sets)
+control_figure({experiment.title: matched})
+
+# %% tags=["hide-input"]
+everywhere = ablation.all_against_controls(sets)
 show(
-    pd.DataFrame([{"own steps": diagonal, "other steps": off, "difference": diagonal - off, "p": p_specific}]),
-    points=("own steps", "other steps", "difference"),
-    digits=4,
+    matched[["function", "n", "change", "control_mean", "p", "same_layer"]], points=("change", "control_mean"), digits=3
 )
 
 # %% [markdown]
-# ## Emphasising spatial heads
+# ## One head, or a set?
 #
-# The heads of the two spatial functions, made larger. The factor is the one that did best on split B.
+# A set may owe its effect to a single head. For each function: its whole set, the one head of it that costs most alone,
+# and the others without it.
 
-# %% tags=["hide-input"]
-emphasised = remove.emphasised(run)
-show(
-    emphasised[emphasised["split"] == "C"][
-        ["function", "strength", "n", "accuracy_before", "accuracy_after", "change", "ci_low", "ci_high", "p"]
-    ],
-    percent=("accuracy_before", "accuracy_after"),
-    points=("change", "ci_low", "ci_high"),
-    digits=4,
+# %% tags=["hide-input"] mystnb={"image": {"alt": "For each function the change of accuracy under its whole set, under its strongest head alone and under the others, with intervals"}, "figure": {"caption": "The whole set, its strongest head alone (layer.head), and the others; teacher-forced, on some items of split C.", "name": "fig-strongest"}}
+alone = ablation.without_strongest(experiment)
+rows = [
+    {"label": f"{row.function} ({row.layer}.{row.head})" if kind == "whole" else "", "kind": kind,
+     "value": 100 * getattr(row, kind), "low": 100 * getattr(row, f"{kind}_low"), "high": 100 * getattr(row, f"{kind}_high")}
+    for row in alone.itertuples() for kind in ("whole", "strongest", "others")
+]  # fmt: skip
+forest_figure(
+    {"own steps": pd.DataFrame(rows)}, "change of accuracy, points", {"whole": "o", "strongest": "^", "others": "s"}
 )
 
 # %% [markdown]
-# ## Steering spatial heads
+# ## Scaling and steering spatial heads
 #
-# The same heads, pushed along the direction from wrong towards right answers (measured on A), by a multiple of the
-# standard deviation along it, at the tokens that predict the answer.
+# The heads of the two spatial functions, made larger, and shifted along the direction from wrong towards correct answers
+# (measured on A), at the tokens that predict the answer. Factor and strength are those that did best on split B.
 
-# %% tags=["hide-input"]
-steered = remove.steered(run)
+# %%
+scaled, steered = ablation.scaled(experiment), ablation.steered(experiment)
+tested = pd.concat([scaled, steered])
+tested = tested[tested["split"] == "C"]
 show(
-    steered[steered["split"] == "C"][
-        ["function", "strength", "n", "accuracy_before", "accuracy_after", "change", "ci_low", "ci_high", "p"]
-    ],
-    percent=("accuracy_before", "accuracy_after"),
+    tested[["method", "strength", "function", "change", "ci_low", "ci_high", "p"]],
     points=("change", "ci_low", "ci_high"),
-    digits=4,
+    digits=3,
 )
 
-
 # %% tags=["hide-input"]
-def cell(table, name):
-    return table[(table["split"] == "C") & (table["function"] == name)].iloc[0]
-
-
+by_method = tested.set_index(["method", "function"])
+scale, steer = by_method.loc[("scale", "Spatial Perception")], by_method.loc[("steer", "Spatial Perception")]
+spatial, relational = (own.set_index("function").loc[name] for name in NAMES[:2])
+first, forced = alone.set_index("function").loc[NAMES[0]], both.set_index("function").loc[NAMES[0]]
 beaten = int((matched["p"] < 0.05).sum())
-spatial = own.set_index("function").loc["Spatial Perception"]
-relational = own.set_index("function").loc["Relational Reasoning"]
 quote(
-    n_top=run.n_top,
+    n_top=float(own["k"].iloc[0]),
     mask_spatial=100 * spatial["change"],
     mask_spatial_low=100 * spatial["ci_low"],
     mask_spatial_high=100 * spatial["ci_high"],
     mask_relational=100 * relational["change"],
-    mask_own=100 * diagonal,
-    mask_other=100 * off,
-    p_specific=p_specific,
+    mask_own=100 * specific["own"],
+    mask_other=100 * specific["other"],
+    p_specific=specific["p"],
     beaten=beaten,
+    controls_p=everywhere["p"],
+    controls_own=100 * everywhere["own"],
+    controls_mean=100 * everywhere["mean"],
     significant=int((own["q"] < 0.05).sum()),
     n_random=int(matched["sets"].min()),
-    emphasis_spatial=100 * cell(emphasised, "Spatial Perception")["change"],
-    emphasis_low=100 * cell(emphasised, "Spatial Perception")["ci_low"],
-    emphasis_high=100 * cell(emphasised, "Spatial Perception")["ci_high"],
-    emphasis_factor=cell(emphasised, "Spatial Perception")["strength"],
-    emphasis_main=100 * cell(emphasised, "Main question")["change"],
-    steer_spatial=100 * cell(steered, "Spatial Perception")["change"],
-    steer_low=100 * cell(steered, "Spatial Perception")["ci_low"],
-    steer_high=100 * cell(steered, "Spatial Perception")["ci_high"],
-    steer_main=100 * cell(steered, "Main question")["change"],
+    strongest=f"{first['layer']}.{first['head']}",
+    strongest_alone=100 * first["strongest"],
+    strongest_others=100 * first["others"],
+    emphasis_spatial=100 * scale["change"],
+    emphasis_low=100 * scale["ci_low"],
+    emphasis_high=100 * scale["ci_high"],
+    emphasis_factor=scale["strength"],
+    emphasis_main=100 * by_method.loc[("scale", "Main question"), "change"],
+    steer_spatial=100 * steer["change"],
+    steer_low=100 * steer["ci_low"],
+    steer_high=100 * steer["ci_high"],
+    steer_main=100 * by_method.loc[("steer", "Main question"), "change"],
 )
 
 # %% [markdown]
 # ## Summary
-#
-# Removing heads is a causal test: the matrix says what each set of heads is needed for, and the random sets say whether
-# *these* heads were special. Emphasis and steering are reported as they came out.
-#
-# **What's next.** [Do other families show the same?](06_families.ipynb)
+
+# %% tags=["hide-input"]
+say(
+    f"Ablating a function's heads changes its own steps by {100 * specific['own']:+.1f} points in the mean, others by "
+    f"{100 * specific['other']:+.1f} (p {specific['p']:.4f}). For Spatial Perception it is {100 * spatial['change']:+.1f} "
+    f"({span(spatial['ci_low'], spatial['ci_high'])}) generated, {100 * forced['forced']:+.1f} teacher-forced; its strongest "
+    f"head {first['layer']}.{first['head']} alone gives {100 * first['strongest']:+.1f}, the others without it "
+    f"{100 * first['others']:+.1f}. {beaten} of {len(NAMES)} functions lose more than matched controls do; over all of them "
+    f"{100 * everywhere['own']:+.1f} against {100 * everywhere['mean']:+.1f} points (p {everywhere['p']:.4f}). On spatial steps "
+    f"scaling {verdict(scale['ci_low'], scale['ci_high'], 'hurts', 'helps', 'makes no difference that this data can show')} "
+    f"({100 * scale['change']:+.1f}) and steering "
+    f"{verdict(steer['ci_low'], steer['ci_high'], 'hurts', 'helps', 'makes no difference that this data can show')} "
+    f"({100 * steer['change']:+.1f})."
+)
+
+# %% [markdown]
+# **What's next.** [Can the selection be believed?](A2_validation.ipynb)

@@ -9,206 +9,190 @@
 # ---
 
 # %% [markdown]
-# # Other families, and 4-bit
+# # Three families
 #
-# **Overview.** Is what was found a trait of one model? The same questions and the same methods on each of the small
-# models that come with this book, side by side; then the same model in 4-bit.
+# **Overview.** What holds in one model may not in another. The same chain for the three small models that come with this
+# book, side by side; then one of them in 4-bit.
 #
 # **Prerequisites.** [Probing](03_probing.ipynb) and [interventions](05_interventions.ipynb).
 
+# %% tags=["remove-cell"]
+import importlib.util
+import subprocess
+import sys
+
+if importlib.util.find_spec("cogvsr_utils") is None:  # on Colab or Binder: fetch the package with its small models
+    repository = "https://github.com/cogvsr/attention-in-space"
+    subprocess.run(["git", "clone", "--quiet", "--depth", "1", repository, "attention-in-space"], check=True)
+    subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", "-e", "attention-in-space"], check=True)
+    sys.path.insert(0, "attention-in-space")
+
 # %% tags=["parameters"]
-profile: str = "light"  # "light" or "full": how many permutations, null fits and random sets
+profile: str = "light"  # "light" shows the measured tables of full runs; "full" computes all of it
 
 # %% tags=["hide-input"]
-import numpy as np
 import pandas as pd
 
-from cogvsr_utils import head_table, top_heads
-from cogvsr_utils.evaluation import accuracy_table, compare
-from cogvsr_utils.functions import FUNCTIONS, NAMES
-from cogvsr_utils.interventions import mask
-from cogvsr_utils.models import nano_names
-from cogvsr_utils.pages import quote, show, start
-from cogvsr_utils.plots import accuracy_figure, count_figure, family_maps
-from cogvsr_utils.probes import HeadProbes
-from cogvsr_utils.scarcity import removal_difference, spatial_difference, threshold_counts
-from cogvsr_utils.stages import Run, choose, remove
+from cogvsr_utils import Experiment, accuracy_table
+from cogvsr_utils.functions import NAMES, SPATIAL
+from cogvsr_utils.models.weights import nano_names
+from cogvsr_utils.paths import NANO
+from cogvsr_utils.pipeline import ablation, measured, recordings, selection, validation
+from cogvsr_utils.report.effect_figures import control_figure
+from cogvsr_utils.report.figures import accuracy_figure, forest_figure
+from cogvsr_utils.report.head_figures import count_figure, family_maps
+from cogvsr_utils.report.pages import agreement, measured_note, quote, say, show, span, start
 
-runs = {name: Run(name, profile=profile) for name in nano_names()}
-start(next(iter(runs.values())))
+families = {name: Experiment(name, profile=profile) for name in nano_names()}
+start()
+
+# %% tags=["hide-input"]
+measured_note([each for each in families.values() if measured.is_measured(each, validation.sparsity)])
 
 # %% [markdown]
 # ## The models
 #
-# Real `transformers` classes (`…ForConditionalGeneration`) of the paper's families, small, trained on the same scenes by the same recipe. Heads are found
-# from the modules; where a family has layers of cross-attention, these hold heads as well.
+# Real `transformers` classes (`…ForConditionalGeneration`) of the paper's families, small, trained on the same scenes by
+# the same recipe. Heads are found from the modules; where a family has layers of cross-attention, these have heads as
+# well.
 
 # %% tags=["hide-input"]
-shapes = []
-for name, run in runs.items():
-    heads = run.vlm.heads.table
-    shapes.append(
-        {
-            "model": name,
-            "class": type(run.vlm.model).__name__.removesuffix("ForConditionalGeneration"),
-            "million weights": sum(w.numel() for w in run.vlm.model.parameters()) / 1e6,
-            "layers": heads["layer"].nunique(),
-            "heads": len(heads),
-            "of them cross-attention": int((heads["kind"] == "cross").sum()),
-            "head width": ", ".join(map(str, sorted(set(heads["head_dim"])))),
-        }
-    )
+tables = {name: measured.table(each, validation.head_table) for name, each in families.items()}
+n_heads = {name: len(table) // len(NAMES) for name, table in tables.items()}
+shapes = [
+    {"model": name, "class": type(each.vlm.model).__name__.removesuffix("ForConditionalGeneration"),
+     "million weights": sum(w.numel() for w in each.vlm.model.parameters()) / 1e6,
+     "layers": each.vlm.heads.table["layer"].nunique(), "heads": n_heads[name],
+     "cross": int((each.vlm.heads.table["kind"] == "cross").sum())}
+    for name, each in families.items()
+]  # fmt: skip
 show(pd.DataFrame(shapes), digits=1)
 
 # %% [markdown]
 # ## What they can do
+#
+# Answered here, anew.
 
-# %% tags=["hide-input"] mystnb={"image": {"alt": "Accuracy by function for each small model, with intervals and the majority line"}, "figure": {"caption": "Accuracy on split C, step by step with each model's own earlier answers, Wilson intervals.", "name": "fig-families"}}
-accuracy_figure({name: accuracy_table(run.answers("C")) for name, run in runs.items()})
+# %% mystnb={"image": {"alt": "Accuracy by function for each small model, with intervals and the majority line"}, "figure": {"caption": "Accuracy on split C, step by step with each model's own earlier answers, Wilson intervals.", "name": "fig-families"}}
+accuracy = {name: accuracy_table(recordings.answers["C"](each)) for name, each in families.items()}
+accuracy_figure(accuracy)
+
+# %% [markdown]
+# Do these answers agree with the tables that came with the weights?
+
+# %% tags=["hide-input"]
+shipped = pd.concat(
+    pd.read_csv(NANO / name / "accuracy.csv").query("quantize == 'none'").assign(model=name) for name in families
+)
+fresh = pd.concat(table.assign(model=name) for name, table in accuracy.items())
+fresh["row"], shipped["row"] = (t["model"] + ", " + t["function"] for t in (fresh, shipped))
+agreement(fresh, shipped, "row", ("accuracy",))
 
 # %% [markdown]
 # ## Where their heads are
 
-# %% tags=["hide-input"] mystnb={"image": {"alt": "Small layer by head maps of AUROC, a column for each function and a row for each model"}, "figure": {"caption": "How well a linear probe on each head alone tells a function's steps from all others (AUROC on split A, cross-validated by scene; from 0.5 to each map's own maximum).", "name": "fig-family-maps"}}
-single = {name: choose.head_probes(run) for name, run in runs.items()}
-tables = {
-    name: head_table(
-        run.vlm.heads,
-        single[name]["classes"],
-        {"auroc": single[name]["auroc"].T, "importance": choose.probe(run)["importance"]},
-    )
-    for name, run in runs.items()
-}
-family_maps(tables, NAMES)
+# %% mystnb={"image": {"alt": "Small layer by head maps of AUROC, a column for each function and a row for each model"}, "figure": {"caption": "How well a linear probe on each head alone tells a function's steps from all others (AUROC on split A, cross-validated by scene; 0.5 is chance).", "name": "fig-family-maps"}}
+family_maps(tables)
 
 # %% [markdown]
 # ## How many serve each function
 #
 # Circles: heads before the elbow, as the paper counts, over the grey bar of what shuffled labels give. Diamonds: heads
-# whose removal alone costs the function accuracy, by a max-T test over all heads and functions.
+# whose ablation alone costs the function accuracy, by a max-T test over all heads and functions.
 
-# %% tags=["hide-input"] mystnb={"image": {"alt": "For each model and function the elbow count with its interval over a grey bar of the elbow in noise, and the number of heads whose removal costs accuracy"}, "figure": {"caption": "Counts of heads in every family, with 95 % intervals over scenes.", "name": "fig-family-counts"}}
-counts = {name: choose.scarce(run) for name, run in runs.items()}
-count_figure(counts, {name: len(run.vlm.heads) for name, run in runs.items()})
-
-# %% [markdown]
-# Spatial functions less the others, by three counts and two measures of sparseness: is the whole interval over scenes on
-# the side that means scarcer? `n_removal` counts with equally many steps of each function.
-
-# %% tags=["hide-input"]
-scarce, passing = [], []
-for name, run in runs.items():
-    probe, removed = choose.probe(run), choose.effects(run, "C")
-    classes = probe["classes"]
-    scarce.append(spatial_difference(probe["resampled"], classes).assign(model=name))
-    scarce.append(removal_difference(removed, classes).assign(model=name))
-    passing.append(threshold_counts(probe["importance"], removed, classes).assign(model=name))
-scarce, passing = pd.concat(scarce), pd.concat(passing)
-show(scarce[["model", "statistic", "difference", "low", "high", "scarcer"]])
+# %% mystnb={"image": {"alt": "For each model and function the elbow count with its interval over a grey bar of the elbow with shuffled labels, and the number of heads whose ablation costs accuracy"}, "figure": {"caption": "Counts of heads in every family, with 95 % intervals over scenes.", "name": "fig-family-counts"}}
+counts = {name: measured.table(each, validation.sparsity) for name, each in families.items()}
+count_figure(counts, n_heads)
 
 # %% [markdown]
-# Does the answer hang on the threshold? Heads a function, mean over the two spatial functions and over the other six, that
-# are above a share of the strongest head's importance, or whose removal costs accuracy with a family-wise p below a level.
+# Spatial functions less the others, by the elbow (as it is and stratified) and by ablation (strict): left of 0 means that
+# spatial heads are scarcer.
 
-# %% tags=["hide-input"]
-words = {"share of the strongest": "above {:.0%}", "removal, p below": "p below {:.0%}"}
-passing["rule"] = [words[rule].format(at) for rule, at in zip(passing["rule"], passing["threshold"], strict=True)]
-means = passing.assign(functions=passing["spatial"].map({True: "spatial", False: "others"})).pivot_table(
-    index=["model", "functions"], columns="rule", values="heads", sort=False
-)
-show(means.reset_index(), digits=1)
+# %% tags=["hide-input"] mystnb={"image": {"alt": "For each model the difference between spatial and other functions in three counts of heads, with intervals, zero marked"}, "figure": {"caption": "Spatial functions less the others, in heads, with 95 % intervals over scenes.", "name": "fig-family-differences"}}
+differences = {name: measured.table(each, validation.spatial_differences) for name, each in families.items()}
+counted = {name: t[t["statistic"].isin(["elbow", "n_ablation"])] for name, t in differences.items()}
+forest_figure(
+    {name: pd.DataFrame({"label": t["reading"], "value": t["difference"], "low": t["low"], "high": t["high"]})
+     for name, t in counted.items()},
+    "heads",
+)  # fmt: skip
 
 # %% [markdown]
-# ## What removing them does
+# ## What ablating them does
 #
-# In each model the top tenth of all heads by the paper's importance are removed, for each of the two spatial functions; all
-# of split C is answered again.
+# In each model the top tenth of all heads by the paper's importance are ablated, for each of the two spatial functions;
+# all of split C is answered again. In points, with intervals.
 
 # %% tags=["hide-input"]
-SPATIAL = tuple(function.name for function in FUNCTIONS if function.spatial)
-tops = {
-    name: {function: top_heads(tables[name], function, run.n_top) for function in NAMES} for name, run in runs.items()
-}
-effects = []
-for name, run in runs.items():
-    for function in SPATIAL:
-        after = run.answers("C", edits=mask(tops[name][function]), name=f"mask-{NAMES.index(function)}")
-        change = compare(after, run.answers("C"))
-        effects.append(
-            change[change["function"].isin([*SPATIAL, "Main question"])].assign(model=name, removed=function)
-        )
-effects = pd.concat(effects)
+matrices = {name: measured.table(each, ablation.ablation_matrix) for name, each in families.items()}
+lines = []
+for ablated in SPATIAL:
+    for answered in (*SPATIAL, "Main question"):
+        line = {"ablated": ablated, "answered": answered}
+        for name, matrix in matrices.items():
+            row = matrix[(matrix["head_set"] == ablated) & (matrix["function"] == answered)].iloc[0]
+            line[name] = f"{100 * row['change']:+.1f} ({span(row['ci_low'], row['ci_high'])})"
+        lines.append(line)
+show(pd.DataFrame(lines))
+
+# %% [markdown]
+# Would other heads do as much? A function's heads beside matched controls, on the function's own steps of a part of split
+# C, teacher-forced.
+
+# %% mystnb={"image": {"alt": "For each model and function the change of accuracy with its heads ablated, over a grey bar of what matched controls do"}, "figure": {"caption": "A function's heads (dot) and matched controls (grey: 95 % of them, tick: their mean), in every family.", "name": "fig-family-controls"}}
+sets = {name: measured.table(each, ablation.matched_controls[selection.IMPORTANCE]) for name, each in families.items()}
+control_figure({name: ablation.against_controls(each) for name, each in sets.items()})
+
+# %% tags=["hide-input"]
+over_all = {name: ablation.all_against_controls(each) for name, each in sets.items()}
 show(
-    effects[["model", "removed", "function", "n", "accuracy_before", "change", "ci_low", "ci_high", "p"]],
-    percent=("accuracy_before",),
-    points=("change", "ci_low", "ci_high"),
+    pd.DataFrame({"model": name, **row} for name, row in over_all.items()).rename(columns={"mean": "controls"}),
+    points=("own", "controls", "low", "high"),
     digits=4,
 )
-
-# %% [markdown]
-# Would other heads do as much? A function's heads against random ones of like layers and output norm, on the function's own
-# steps of a part of split C, with the true earlier answers: change in points, beside the random sets' mean and the p value of
-# doing as much as the function's heads. The last row is the mean over functions.
-
-# %% tags=["hide-input"]
-lines, beaten = {function: {"function": function} for function in (*NAMES, "all")}, {}
-for name, run in runs.items():
-    sets = remove.random_sets(run, tops[name])
-    matched, every = remove.against_random(sets), remove.all_against_random(sets)
-    for row in matched.itertuples():
-        lines[row.function][name] = f"{100 * row.change:+.1f} ({100 * row.random_mean:+.1f}, p {row.p:.3f})"
-    lines["all"][name] = f"{100 * every['own']:+.1f} ({100 * every['mean']:+.1f}, p {every['p']:.4f})"
-    beaten[name] = int((matched["p"] < 0.05).sum())
-show(pd.DataFrame(lines.values()))
 
 # %% [markdown]
 # ## 4-bit against full precision
 #
 # The same chats through the same weights in NF4, for the first of the models: how alike is each head, how alike is the
-# order of the heads, and how many answers differ? Cosines are over the steps of split A, of each head's features less
-# their mean.
+# order of the heads, and how many answers differ?
 
 # %% tags=["hide-input"]
-name, run = next(iter(runs.items()))
-four = run.quantized()
-full, packed = run.activations("A"), four.activations("A", answers_of=run)
-x, y = (held.by_head() - held.by_head().mean(0) for held in (full, packed))
-cosine = (x * y).sum((0, 2)) / np.sqrt((x**2).sum((0, 2)) * (y**2).sum((0, 2)))
-probes = HeadProbes().fit(packed.by_head(), packed.index["function"], packed.index["group_id"])
-order = {
-    function: pd.Series(probes.auroc_[:, c]).corr(
-        tables[name].loc[tables[name]["function"] == function, "auroc"].reset_index(drop=True), method="spearman"
-    )
-    for c, function in enumerate(probes.classes_)
+first = next(iter(families))
+packed = measured.table(families[first], validation.quantization)
+show(packed.rename(columns={"value": first}), digits=3)
+
+# %% tags=["hide-input"]
+alike = packed.set_index("measure")["value"]
+beaten = {name: int((ablation.against_controls(each)["p"] < 0.05).sum()) for name, each in sets.items()}
+spatial = {
+    name: matrix[(matrix["head_set"] == SPATIAL[0]) & (matrix["function"] == SPATIAL[0])].iloc[0]
+    for name, matrix in matrices.items()
 }
-said, again = run.answers("C"), four.answers("C")
-flips = (said["prediction"] != again["prediction"]).mean()
-lines = [
-    ("cosine of a head, least", cosine.min()),
-    ("cosine of a head, median", np.median(cosine)),
-    ("rank correlation of heads, least of the functions", min(order.values())),
-    ("rank correlation of heads, median", np.median(list(order.values()))),
-    ("share of answers that differ", flips),
-    ("accuracy of all answers", said["correct"].mean()),
-    ("accuracy of all answers in 4-bit", again["correct"].mean()),
-]
-show(pd.DataFrame(lines, columns=[name, "4-bit against full precision"]), digits=3)
-
-# %% tags=["hide-input"]
+scarcer = {name: (t["scarcer"] == "yes").sum() for name, t in counted.items()}
 quote(
-    n_families=len(runs),
-    least_cosine=cosine.min(),
-    flips=flips,
-    spatial_by_family=", ".join(
-        f"{100 * row.change:+.1f} in {row.model}"
-        for row in effects[(effects["removed"] == SPATIAL[0]) & (effects["function"] == SPATIAL[0])].itertuples()
-    ),
+    n_families=len(families),
+    least_cosine=alike["cosine of a head, least"],
+    flips=alike["share of answers that differ"],
+    spatial_by_family=", ".join(f"{100 * row['change']:+.1f} in {name}" for name, row in spatial.items()),
     beaten_by_family=", ".join(f"{n} of {len(NAMES)} in {name}" for name, n in beaten.items()),
 )
 
 # %% [markdown]
 # ## Summary
-#
-# What holds in one model and not in another is read off the tables above, not assumed. What 4-bit changes is in the last.
-#
-# **What's next.** [What this run says of each of the paper's claims](../book/claims.md).
+
+# %% tags=["hide-input"]
+say(
+    "Ablating the Spatial Perception heads changes spatial steps by "
+    + ", ".join(f"{100 * row['change']:+.1f} points in {name}" for name, row in spatial.items())
+    + ". Over all functions the paper's heads cost, against matched controls, "
+    + ", ".join(
+        f"{100 * r['own']:+.1f} against {100 * r['mean']:+.1f} (p {r['p']:.3f}) in {n}" for n, r in over_all.items()
+    )
+    + ". Spatial heads are scarcer by "
+    + ", ".join(f"{n} of {len(counted[name])} counts in {name}" for name, n in scarcer.items())
+    + f". In 4-bit {alike['share of answers that differ']:.1%} of the answers of {first} differ."
+)
+
+# %% [markdown]
+# **What's next.** [What this run shows of each of the paper's claims](../book/claims.md).

@@ -5,6 +5,7 @@ HeadAblations    correctness and log-probability of every step with each head ab
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -36,10 +37,10 @@ class HeadAblations:
         """The same of some steps."""
         return HeadAblations(self.correct[:, steps], self.log_prob[:, steps], self.function[steps], self.group[steps])
 
-    def mean_delta_log_prob(self, functions) -> np.ndarray:
+    def mean_delta_log_prob(self, functions: Sequence[str]) -> np.ndarray:
         """Mean change of the right answer's log-probability by function: (functions, heads)."""
         return np.stack([self.delta_log_prob[:, self.function == name].mean(1) for name in functions])
 
-    def mean_delta_correct(self, functions) -> np.ndarray:
+    def mean_delta_correct(self, functions: Sequence[str]) -> np.ndarray:
         """Change of accuracy by function: (functions, heads), in [-1, 1]."""
         return np.stack([self.delta_correct[:, self.function == name].mean(1) for name in functions])

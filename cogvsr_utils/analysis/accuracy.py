@@ -7,18 +7,17 @@ compare(after, before)              paired differences by function, with interva
 from __future__ import annotations
 
 import numpy as np
+import pandas as pd
 
 from cogvsr_utils.stats import paired_difference, wilson
 
 
-def accuracy_table(judged, by: str = "function"):
+def accuracy_table(judged: pd.DataFrame, by: str = "function") -> pd.DataFrame:
     """Accuracy by function (or another column), the main question as a row of its own.
 
     Columns: the ``by`` column, n, n_unparsed, n_correct, accuracy, ci_low, ci_high (Wilson), chance (one in the
     number of options, where every answer has options) and majority (the commonest answer's share).
     """
-    import pandas as pd
-
     rows = []
     for name, part in judged.groupby(by, sort=False):
         accuracy, low, high = wilson(part["correct"])
@@ -31,14 +30,12 @@ def accuracy_table(judged, by: str = "function"):
     return pd.DataFrame(rows)
 
 
-def compare(after, before, by: str = "function"):
+def compare(after: pd.DataFrame, before: pd.DataFrame, by: str = "function") -> pd.DataFrame:
     """Paired change of accuracy, clustered by group. Both tables are judged replies to the same questions.
 
     Columns: the ``by`` column, n, accuracy_before, accuracy_after, change, ci_low, ci_high, p. Raises ValueError where
     the two do not have the same questions.
     """
-    import pandas as pd
-
     both = before.merge(after[["uid", "step", "correct"]], on=["uid", "step"], suffixes=("_before", "_after"))
     if len(both) != len(before) or len(both) != len(after):
         raise ValueError(f"{len(before)} replies before, {len(after)} after, {len(both)} in common; expected the same")

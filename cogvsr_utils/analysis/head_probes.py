@@ -13,6 +13,7 @@ from itertools import pairwise
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike
 
 CHUNK = 64  # heads that are worked on at once, so that memory does not grow with the model
 TOGETHER = 16  # permutations that share a product
@@ -40,7 +41,7 @@ class HeadProbes:
     def __init__(self, ridge: float = 10.0, n_splits: int = 5, seed: int = 0, device: str = "cpu"):
         self.ridge, self.n_splits, self.seed, self.device = ridge, n_splits, seed, device
 
-    def fit(self, x: np.ndarray, y, groups, offset: np.ndarray | None = None) -> HeadProbes:
+    def fit(self, x: np.ndarray, y: ArrayLike, groups: ArrayLike, offset: np.ndarray | None = None) -> HeadProbes:
         """``x`` (steps, heads, head_dim); ``y`` (steps,) functions; ``groups`` (steps,) kept together in a fold;
         ``offset`` (steps, functions) in [0, 1]."""
         order, folds, code, known, target = self._prepare(y, groups, offset)
@@ -63,7 +64,15 @@ class HeadProbes:
         self.balanced_accuracy_ = np.mean([right[code == f].mean(0) for f in range(n_functions)], axis=0)
         return self
 
-    def permuted(self, x, y, groups, strata, n: int = 200, offset: np.ndarray | None = None) -> np.ndarray:
+    def permuted(
+        self,
+        x: np.ndarray,
+        y: ArrayLike,
+        groups: ArrayLike,
+        strata: ArrayLike,
+        n: int = 200,
+        offset: np.ndarray | None = None,
+    ) -> np.ndarray:
         """``strength_`` (n, functions, heads) with targets shuffled within ``strata`` (steps,), say the step index.
 
         With an offset these are residuals, shuffled as by Freedman and Lane (J. Business & Economic Statistics, 1983).
@@ -85,7 +94,7 @@ class HeadProbes:
                 out[first : first + TOGETHER, :, heads] = strength.permute(1, 2, 0).cpu()
         return out
 
-    def bootstrap(self, groups, n: int = 100) -> np.ndarray:
+    def bootstrap(self, groups: ArrayLike, n: int = 100) -> np.ndarray:
         """``strength_`` (n, functions, heads) with whole groups resampled; the held-out scores stay."""
         _, code = np.unique(np.asarray(groups), return_inverse=True)
         rng, out = np.random.default_rng(self.seed), np.empty((n, *self.strength_.shape), dtype=np.float32)
@@ -144,7 +153,7 @@ class HeadProbes:
             yield heads, solve
 
 
-def binary_accuracy(x: np.ndarray, y, groups, seed: int = 0) -> np.ndarray:
+def binary_accuracy(x: np.ndarray, y: ArrayLike, groups: ArrayLike, seed: int = 0) -> np.ndarray:
     """CogVision's probe: each function against as many steps of other functions; accuracy (functions, heads), chance
     0.5.
 

@@ -7,7 +7,10 @@ COLUMNS                                   what each column means
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
+import pandas as pd
 
 COLUMNS = {
     "function": "the cognitive function of the steps",
@@ -38,7 +41,7 @@ RANKED = {"importance": np.abs, "auroc": np.positive, "binary_accuracy": np.posi
           "effect": np.negative}  # larger is stronger  # fmt: skip
 
 
-def head_table(heads, functions, measures: dict[str, np.ndarray]):
+def head_table(heads: pd.DataFrame, functions: Sequence[str], measures: dict[str, np.ndarray]) -> pd.DataFrame:
     """Bring what was measured of every (function, head) together, with ranks.
 
     ``heads`` is a HeadMap's table; ``measures`` maps names of ``COLUMNS`` to arrays (functions, heads), or (heads,) for
@@ -50,8 +53,6 @@ def head_table(heads, functions, measures: dict[str, np.ndarray]):
     >>> head_table(heads, ["Math Reasoning"], {"auroc": np.array([[0.5, 0.9]])})["rank_auroc"].tolist()
     [2, 1]
     """
-    import pandas as pd
-
     unknown = sorted(set(measures) - set(COLUMNS))
     if unknown:
         raise KeyError(f"no columns {unknown}; expected some of {list(COLUMNS)[3:]}")
@@ -73,7 +74,7 @@ def head_table(heads, functions, measures: dict[str, np.ndarray]):
     return pd.concat(frames, ignore_index=True)
 
 
-def top_heads(table, function: str, k: int, by: str = "importance") -> list[tuple[int, int]]:
+def top_heads(table: pd.DataFrame, function: str, k: int, by: str = "importance") -> list[tuple[int, int]]:
     """The k strongest heads of a function by a ranked column, best first; raises ValueError for a name not there.
 
     >>> import pandas as pd

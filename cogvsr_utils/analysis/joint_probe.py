@@ -11,6 +11,7 @@ import copy
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike
 from torch import nn
 from torch.nn import functional as F
 
@@ -55,7 +56,7 @@ class FunctionProbe:
         self.protocol, self.n_seeds, self.epochs, self.lr = protocol, n_seeds, epochs, lr
         self.batch_size, self.held_out, self.seed = batch_size, held_out, seed
 
-    def fit(self, x: np.ndarray, y, groups, layers: np.ndarray) -> FunctionProbe:
+    def fit(self, x: np.ndarray, y: ArrayLike, groups: ArrayLike, layers: np.ndarray) -> FunctionProbe:
         """``x`` (steps, heads, head_dim) float; ``y``, ``groups`` (steps,); ``layers`` (heads,) the layer of each
         head."""
         y, groups = np.asarray(y), np.asarray(groups)
@@ -89,11 +90,11 @@ class FunctionProbe:
             scores = sum(network(inputs) for network in self.networks_)
         return self.classes_[scores.argmax(1).numpy()]
 
-    def score(self, x: np.ndarray, y) -> float:
+    def score(self, x: np.ndarray, y: ArrayLike) -> float:
         """Accuracy in [0, 1]."""
         return float((self.predict(x) == np.asarray(y)).mean())
 
-    def importance_by_item(self, x: np.ndarray, y) -> np.ndarray:
+    def importance_by_item(self, x: np.ndarray, y: ArrayLike) -> np.ndarray:
         """Gradient of the true class's score x activation, mean over a head's 64 numbers: (seeds, steps, heads)."""
         code = np.searchsorted(self.classes_, np.asarray(y))
         return np.stack([self._by_item(network, x, code) for network in self.networks_])

@@ -8,13 +8,14 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 import numpy as np
+import pandas as pd
 
 CALIPER = 0.05  # share by which the summed norm of a control may differ
 Head = tuple[int, int]
 
 
 def matched_controls(
-    table, heads: Iterable[Head], n_sets: int, seed: int = 0, norms: np.ndarray | None = None
+    table: pd.DataFrame, heads: Iterable[Head], n_sets: int, seed: int = 0, norms: np.ndarray | None = None
 ) -> list[tuple[Head, ...]]:
     """``n_sets`` random sets, as large as ``heads`` and without any of them, a head of the same layer for each.
 

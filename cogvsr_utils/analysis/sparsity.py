@@ -15,10 +15,12 @@ overlap(table, k, bootstrap, functions)     Jaccard of the top k of every two fu
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from itertools import combinations
 
 import numpy as np
+import pandas as pd
+from numpy.typing import ArrayLike
 
 from cogvsr_utils.analysis.ablations import HeadAblations
 from cogvsr_utils.analysis.head_scores import top_heads
@@ -42,7 +44,9 @@ FEWER_IS_SCARCER = ("elbow", "participation", "n_ablation")
 SHARES, LEVELS = (0.1, 0.25, 0.5, 0.75), (0.01, 0.05, 0.1)  # thresholds to try
 
 
-def scarcity(importance: np.ndarray, null: np.ndarray, bootstrap: np.ndarray, functions, layers: np.ndarray):
+def scarcity(
+    importance: np.ndarray, null: np.ndarray, bootstrap: np.ndarray, functions: Sequence[str], layers: np.ndarray
+) -> pd.DataFrame:
     """Statistics of each function's importances, one row a function and statistic.
 
     ``importance`` (functions, heads); ``null`` (fits, functions, heads) that of probes fitted to shuffled labels;
@@ -63,7 +67,9 @@ def scarcity(importance: np.ndarray, null: np.ndarray, bootstrap: np.ndarray, fu
     return _table(rows)
 
 
-def head_counts(strength: np.ndarray, null: np.ndarray, bootstrap: np.ndarray, functions):
+def head_counts(
+    strength: np.ndarray, null: np.ndarray, bootstrap: np.ndarray, functions: Sequence[str]
+) -> pd.DataFrame:
     """How many heads of each function pass, one row a function and rule, in the columns of ``scarcity``.
 
     ``strength`` (functions, heads), ``null`` (permutations, functions, heads) and ``bootstrap`` (draws, functions,
@@ -84,21 +90,19 @@ def head_counts(strength: np.ndarray, null: np.ndarray, bootstrap: np.ndarray, f
     )
 
 
-def ablation_counts(ablations: HeadAblations, functions):
+def ablation_counts(ablations: HeadAblations, functions: Sequence[str]) -> pd.DataFrame:
     """How many heads' ablation costs a function accuracy, family-wise at 5 % (``n_ablation``), as in ``scarcity``."""
     test = _ablation_test(ablations)
     observed = (test.p_max < ALPHA).sum(1)
     return _table(_rows("n_ablation", observed, test.null, test.bootstrap, functions, reflected=True))
 
 
-def threshold_counts(importance: np.ndarray, ablations: HeadAblations, functions):
+def threshold_counts(importance: np.ndarray, ablations: HeadAblations, functions: Sequence[str]) -> pd.DataFrame:
     """How many heads of each function pass, under several thresholds of the paper's kind and of the strict one.
 
     ``importance`` (functions, heads). Columns: function, spatial, rule (the importance is above a share of the
     function's strongest, or the family-wise p that ablation costs accuracy is below a level), threshold, heads.
     """
-    import pandas as pd
-
     share = np.abs(importance) / np.abs(importance).max(1, keepdims=True)
     p, rows = _ablation_test(ablations).p_max, []
     for f, function in enumerate(functions):
@@ -109,14 +113,12 @@ def threshold_counts(importance: np.ndarray, ablations: HeadAblations, functions
     return pd.DataFrame(rows)
 
 
-def spatial_difference(bootstrap: np.ndarray, functions):
+def spatial_difference(bootstrap: np.ndarray, functions: Sequence[str]) -> pd.DataFrame:
     """Each statistic's mean over the spatial functions less that over the others, with its interval over groups.
 
     ``bootstrap`` (draws, functions, heads) are importances. Columns: statistic, difference, low, high, and ``scarcer``:
     does the whole interval mean that spatial heads are scarcer (fewer, or Gini and Hoyer higher): yes, no or open.
     """
-    import pandas as pd
-
     rows = []
     for name, measure in STATISTICS.items():
         difference = _spatial_less_others(np.apply_along_axis(measure, -1, bootstrap), functions)
@@ -124,14 +126,12 @@ def spatial_difference(bootstrap: np.ndarray, functions):
     return pd.DataFrame(rows)
 
 
-def ablation_difference(ablations: HeadAblations, functions, n_draws: int = 20):
+def ablation_difference(ablations: HeadAblations, functions: Sequence[str], n_draws: int = 20) -> pd.DataFrame:
     """``spatial_difference`` of the count of heads whose ablation costs accuracy, at equally many steps a function.
 
     A test passes more heads the more steps it has, so of every function as many steps are drawn as the rarest has,
     ``n_draws`` times; the interval is over these draws and scenes. One more column, n: steps a function.
     """
-    import pandas as pd
-
     observed, resampled = [], []
     for seed in range(n_draws):
         rows = stratify(ablations.function, np.zeros(len(ablations.function)), seed=seed)
@@ -142,7 +142,7 @@ def ablation_difference(ablations: HeadAblations, functions, n_draws: int = 20):
     return pd.DataFrame([_verdict("n_ablation", np.mean(observed), *interval)]).assign(n=len(rows) // len(functions))
 
 
-def stratify(labels, *features, seed: int = 0) -> np.ndarray:
+def stratify(labels: ArrayLike, *features, seed: int = 0) -> np.ndarray:
     """Rows (numbers, sorted) in which every label is as frequent as any other within each cell of ``features``.
 
     A cell is a combination of the features' values; of each label as many rows are kept there, at random, as the rarest
@@ -164,14 +164,13 @@ def stratify(labels, *features, seed: int = 0) -> np.ndarray:
     return np.sort(np.concatenate(kept))
 
 
-def overlap(table, k: int, bootstrap: np.ndarray, functions):
+def overlap(table: pd.DataFrame, k: int, bootstrap: np.ndarray, functions: Sequence[str]) -> pd.DataFrame:
     """How much the top k heads of every two functions overlap.
 
     ``table`` is head_table's; ``bootstrap`` (draws, functions, heads) importances over resampled groups. Columns: one,
     other, jaccard, low, high (95 % over groups), k, chance (what two random sets of k share), chance_high (97.5 % of
     random pairs share no more), p_chance (how many do).
     """
-    import pandas as pd
     from scipy.stats import hypergeom
 
     tops = {name: set(top_heads(table, name, k)) for name in functions}
@@ -218,8 +217,6 @@ def _rows(name: str, observed, null, bootstrap, functions, reflected: bool = Fal
 
 
 def _table(rows: Iterable[dict]):
-    import pandas as pd
-
     table = pd.DataFrame(rows)
     order = table["function"].map(NAMES.index)
     return table.assign(order=order).sort_values(["statistic", "order"]).drop(columns="order").reset_index(drop=True)

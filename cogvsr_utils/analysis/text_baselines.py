@@ -9,16 +9,23 @@ random_functions(answers, names)    the control task
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
 import numpy as np
+import pandas as pd
+from numpy.typing import ArrayLike
 
 from cogvsr_utils.dataset.items import Item, steps_table
 
+if TYPE_CHECKING:
+    from scipy.sparse import csr_matrix
+    from sklearn.pipeline import Pipeline
 
-def step_texts(items: list[Item]):
+
+def step_texts(items: list[Item]) -> pd.DataFrame:
     """A DataFrame by (uid, step): question, answer, main, position, length and all; words are marked with their
     place."""
-    import pandas as pd
-
     table = steps_table(items)
     main = {item.uid: item.question for item in items}
     parts = {"question": table["question"], "answer": table["answer"], "main": table["uid"].map(main)}
@@ -29,14 +36,16 @@ def step_texts(items: list[Item]):
     return pd.DataFrame(marked).set_axis(pd.MultiIndex.from_frame(table[["uid", "step"]]))
 
 
-def word_features(text):
+def word_features(text: Iterable[str]) -> csr_matrix:
     """Which words and pairs of words are in each text: a sparse matrix (steps, words)."""
     from sklearn.feature_extraction.text import CountVectorizer
 
     return CountVectorizer(token_pattern=r"\w+", ngram_range=(1, 2), binary=True, min_df=2).fit_transform(text)
 
 
-def cross_validated(model, features, label, groups, n_splits: int = 5, seed: int = 0) -> np.ndarray:
+def cross_validated(
+    model: object, features: object, label: ArrayLike, groups: ArrayLike, n_splits: int = 5, seed: int = 0
+) -> np.ndarray:
     """Labels (steps,), each step's by a scikit-learn ``model`` fitted without its group."""
     from sklearn.model_selection import StratifiedGroupKFold, cross_val_predict
 
@@ -44,7 +53,7 @@ def cross_validated(model, features, label, groups, n_splits: int = 5, seed: int
     return cross_val_predict(model, features, label, groups=groups, cv=folds)
 
 
-def ridge_classifier(n_columns: int):
+def ridge_classifier(n_columns: int) -> Pipeline:
     """A linear classifier whose ridge is as strong as there are columns, so that many columns are no head start."""
     from sklearn.linear_model import RidgeClassifier
     from sklearn.pipeline import make_pipeline
@@ -53,7 +62,7 @@ def ridge_classifier(n_columns: int):
     return make_pipeline(StandardScaler(), RidgeClassifier(alpha=max(10, n_columns)))
 
 
-def text_predictions(items: list[Item], index, n_splits: int = 5, seed: int = 0) -> np.ndarray:
+def text_predictions(items: list[Item], index: pd.DataFrame, n_splits: int = 5, seed: int = 0) -> np.ndarray:
     """The function that the text alone predicts: (steps, functions in sorted order), 1 for it and 0 for others.
 
     Words and pairs of words of the step's question, its answer and the main question, and the step index, through a
@@ -69,7 +78,7 @@ def text_predictions(items: list[Item], index, n_splits: int = 5, seed: int = 0)
     return (predicted[:, None] == np.unique(label)).astype(np.float32)
 
 
-def random_functions(answers, names, seed: int = 0) -> np.ndarray:
+def random_functions(answers: ArrayLike, names: Sequence[str], seed: int = 0) -> np.ndarray:
     """The control task: the same random function of ``names`` for all steps with the same answer text.
 
     Source: Hewitt and Liang (arXiv 1909.03368).

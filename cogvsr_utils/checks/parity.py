@@ -11,6 +11,7 @@ same items in another batch) and a known mistake (every place one token off). A 
 from __future__ import annotations
 
 import numpy as np
+import pandas as pd
 import torch
 
 from cogvsr_utils.dataset.images import open_image
@@ -27,7 +28,7 @@ FLIPS = 0.02  # share of answers that rounding may change in low precision
 IN_TOLERANCES = 1.0  # the tolerance in low precision, where differences are in units of each head's own
 
 
-def check_parity(vlm: VLM, items: list[Item], *, progress: bool = False):
+def check_parity(vlm: VLM, items: list[Item], *, progress: bool = False) -> pd.DataFrame:
     """Compare every way of reading a head with another way, on a few items (eight are plenty).
 
     Checks: one item at a time against a ragged batch; left against right padding; eager against sdpa attention;
@@ -44,8 +45,6 @@ def check_parity(vlm: VLM, items: list[Item], *, progress: bool = False):
     >>> bool(check_parity(load_vlm("nano-internvl"), items)["passed"].all())
     True
     """
-    import pandas as pd
-
     if len(items) < 2:
         raise ValueError(f"{len(items)} items; expected at least two, of different lengths and pictures")
     answers = answer(vlm, items, batch_size=len(items), progress=progress)

@@ -11,6 +11,8 @@ Labels are shuffled first, so that nothing but what is planted tells a function.
 from __future__ import annotations
 
 import numpy as np
+import pandas as pd
+from numpy.typing import ArrayLike
 from tqdm import tqdm
 
 from cogvsr_utils.analysis.head_probes import HeadProbes
@@ -18,7 +20,9 @@ from cogvsr_utils.analysis.joint_probe import FunctionProbe
 from cogvsr_utils.stats import ALPHA, elbow, max_t_test, shuffle_within
 
 
-def plant(x: np.ndarray, labels, heads: dict[str, list[int]], strength: float, rng) -> np.ndarray:
+def plant(
+    x: np.ndarray, labels: ArrayLike, heads: dict[str, list[int]], strength: float, rng: np.random.Generator
+) -> np.ndarray:
     """Activations (steps, heads, head_dim) in which a function's steps stand apart in its heads.
 
     ``heads`` maps a function to the numbers of its heads. In each a direction is drawn; the function's steps are moved
@@ -32,7 +36,18 @@ def plant(x: np.ndarray, labels, heads: dict[str, list[int]], strength: float, r
     return x
 
 
-def trial(x, labels, groups, strata, layers, strength: float, n_heads: int, permutations: int, joint: bool, seed: int):
+def trial(
+    x: np.ndarray,
+    labels: ArrayLike,
+    groups: ArrayLike,
+    strata: ArrayLike,
+    layers: np.ndarray,
+    strength: float,
+    n_heads: int,
+    permutations: int,
+    joint: bool,
+    seed: int,
+) -> list[dict]:
     """One truth of ``n_heads`` heads a function, and what each rule selects.
 
     Rules: ``max-T`` and ``FDR`` of each head's strength at 5 %; ``elbow, single heads`` of the same strengths; and,
@@ -66,13 +81,20 @@ def trial(x, labels, groups, strata, layers, strength: float, n_heads: int, perm
     ]  # fmt: skip
 
 
-def trials(x, labels, groups, strata, layers, repeats: dict[float, int], permutations: int = 60, n_heads: int = 3):
+def trials(
+    x: np.ndarray,
+    labels: ArrayLike,
+    groups: ArrayLike,
+    strata: ArrayLike,
+    layers: np.ndarray,
+    repeats: dict[float, int],
+    permutations: int = 60,
+    n_heads: int = 3,
+) -> pd.DataFrame:
     """Each strength as often as ``repeats`` says; see ``trial``. A DataFrame.
 
     The joint probe, which takes long, is fitted in the first repeat of each strength.
     """
-    import pandas as pd
-
     plans = [(strength, repeat) for strength, n in repeats.items() for repeat in range(n)]
     rows = []
     for strength, repeat in tqdm(plans, desc="planted heads"):
@@ -80,15 +102,13 @@ def trials(x, labels, groups, strata, layers, repeats: dict[float, int], permuta
     return pd.DataFrame(rows)
 
 
-def power(table):
+def power(table: pd.DataFrame) -> pd.DataFrame:
     """Power, false discoveries and bias of counts of each rule at each strength.
 
     Columns: rule, strength, repeats, power (planted pairs that are found), crossed_share and false_share (of the
     selected, those in heads planted for another function, and for none; 0 where none is selected), any_false (share of
     repeats with a false one), bias (selected less planted, heads a function).
     """
-    import pandas as pd
-
     rows = []
     for (rule, strength), part in table.groupby(["rule", "strength"], sort=False):
         share = part[["crossed", "false"]].div(part["selected"].clip(lower=1), axis=0).mean()

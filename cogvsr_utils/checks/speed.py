@@ -23,6 +23,7 @@ from itertools import product
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import torch
 
 from cogvsr_utils.analysis.head_probes import HeadProbes
@@ -82,15 +83,13 @@ def methods(vlm: VLM) -> dict[str, Callable[[Batch], torch.Tensor | None]]:
 
 
 @torch.inference_mode()
-def compare_methods(vlm: VLM, batches: list[Batch], repeats: int = 5):
+def compare_methods(vlm: VLM, batches: list[Batch], repeats: int = 5) -> pd.DataFrame:
     """Every method over all batches, in turns batch by batch, each round beginning with another; the first is not
     counted.
 
     Returns a DataFrame: method, median seconds, least, most, ratio (median of the rounds' ratios to the bare pass), and
     difference, the largest from what capture reads (NaN for the bare pass).
     """
-    import pandas as pd
-
     runners = methods(vlm)
     names = list(runners)
     seconds, parts = {name: np.zeros(repeats + 1) for name in names}, {name: [] for name in names}
@@ -156,15 +155,13 @@ def sequential_baseline(vlm: VLM, items: list[Item], max_new_tokens: int = 12) -
     return Baseline(replies, torch.stack(means).numpy(), kept_bytes, seconds[False], seconds[True])
 
 
-def throughput(vlm: VLM, items: list[Item], store: Path, repeats: int = 3, sweep: int = 4):
+def throughput(vlm: VLM, items: list[Item], store: Path, repeats: int = 3, sweep: int = 4) -> pd.DataFrame:
     """Steps a second of three tasks by the sequential baseline and by this package, medians of ``repeats`` turns.
 
     Tasks: answering and reading (main questions answered too), reading with the replies known (the baseline has to
     generate the steps again), and a sweep over ``sweep`` single heads (the baseline takes one chat at a time). Returns
     a DataFrame: task, method, steps, seconds, steps_per_second, ratio (to the task's baseline), device.
     """
-    import pandas as pd
-
     n_steps = sum(len(item.steps) for item in items)
     heads = vlm.heads.pairs[:: max(1, len(vlm.heads) // sweep)][:sweep]
     scorers = {
@@ -202,11 +199,9 @@ def throughput(vlm: VLM, items: list[Item], store: Path, repeats: int = 3, sweep
 
 
 @torch.inference_mode()
-def tower_benchmark(vlm: VLM, items: list[Item], repeats: int = 9):
+def tower_benchmark(vlm: VLM, items: list[Item], repeats: int = 9) -> pd.DataFrame:
     """The vision tower on one batch of pictures: windows in one call, and one by one. A DataFrame: method, median
     seconds, ratio; ``equal`` whether all features are the same bits. Raises ValueError for a tower without windows."""
-    import pandas as pd
-
     tower = vlm.model.get_encoder(modality="image")
     config = tower.config
     if config._attn_implementation != IMPLEMENTATION:
@@ -232,14 +227,12 @@ def tower_benchmark(vlm: VLM, items: list[Item], repeats: int = 9):
     )  # fmt: skip
 
 
-def scaling(vlm: VLM, items: list[Item], store: Path, sizes: list[int], answers):
+def scaling(vlm: VLM, items: list[Item], store: Path, sizes: list[int], answers: pd.DataFrame) -> pd.DataFrame:
     """Capture more and more items (the given ones, repeated): items, seconds, rows, peak_mb.
 
     ``answers`` are those to ``items``. The peak is the process's memory, so it can only rise; flat is what it should
     be.
     """
-    import pandas as pd
-
     rows, numbers = [], {item.uid: i for i, item in enumerate(items)}
     answers = answers[answers["uid"].isin(numbers)]
     for size in sizes:
@@ -254,14 +247,15 @@ def scaling(vlm: VLM, items: list[Item], store: Path, sizes: list[int], answers)
     return pd.DataFrame(rows)
 
 
-def probe_benchmark(n_steps: int = 2000, n_heads: int = 1024, head_dim: int = 128, looped: int = 4, repeats: int = 5):
+def probe_benchmark(
+    n_steps: int = 2000, n_heads: int = 1024, head_dim: int = 128, looped: int = 4, repeats: int = 5
+) -> pd.DataFrame:
     """Cross-validated probes of every head: all at once, and scikit-learn's logistic regression, head by head.
 
     On drawn activations of a 7B model's shape with a signal of eight classes in every head. The loop runs on ``looped``
     heads only. Returns a DataFrame: method, heads, median, least and most seconds, ms_a_head, accuracy (mean over the
     looped heads).
     """
-    import pandas as pd
     from sklearn.linear_model import LogisticRegression
     from sklearn.model_selection import GroupKFold, cross_val_predict
     from sklearn.pipeline import make_pipeline
@@ -296,7 +290,9 @@ def probe_benchmark(n_steps: int = 2000, n_heads: int = 1024, head_dim: int = 12
     return pd.DataFrame(rows)
 
 
-def permutation_minutes(n_steps: int = 2000, n_heads: int = 1024, head_dim: int = 128, few: int = 8, more: int = 24):
+def permutation_minutes(
+    n_steps: int = 2000, n_heads: int = 1024, head_dim: int = 128, few: int = 8, more: int = 24
+) -> float:
     """CPU minutes of 1,000 permutations of the max-statistic over all heads and eight functions, at a 7B model's shape.
 
     ``few`` and ``more`` are run at the full size; what the further ones took is scaled, what all share is counted once.

@@ -6,21 +6,22 @@ guess_functions(table)   the same of a table of steps
 
 from __future__ import annotations
 
+import pandas as pd
+
 from cogvsr_utils.dataset.items import Item, steps_table
 
 
-def audit_labels(items: list[Item], n_splits: int = 5, seed: int = 0):
+def audit_labels(items: list[Item], n_splits: int = 5, seed: int = 0) -> pd.DataFrame:
     """How well each step's function is guessed without any model; see ``guess_functions``."""
     return guess_functions(steps_table(items), n_splits, seed)
 
 
-def guess_functions(table, n_splits: int = 5, seed: int = 0):
+def guess_functions(table: pd.DataFrame, n_splits: int = 5, seed: int = 0) -> pd.DataFrame:
     """Guess the function of steps from their text or place alone, by naive Bayes in grouped cross-validation.
 
     ``table`` needs the columns function, group_id, step, question and answer. Returns a DataFrame: predictor,
     accuracy, balanced_accuracy (both in [0, 1]), n. What a probe of activations reaches counts only above these rows.
     """
-    import pandas as pd
     from sklearn.feature_extraction.text import CountVectorizer
     from sklearn.metrics import accuracy_score, balanced_accuracy_score
     from sklearn.model_selection import StratifiedGroupKFold, cross_val_predict

@@ -12,12 +12,16 @@ import json
 from dataclasses import asdict
 from io import BytesIO
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from cogvsr_utils.dataset.items import Item
 from cogvsr_utils.files import digest
 
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
-def open_image(item: Item):
+
+def open_image(item: Item) -> Image | None:
     """The item's picture as an RGB PIL image, flipped where ``mirror`` says so; None where it has none.
 
     Raises ValueError naming the item where the picture cannot be read.

@@ -14,6 +14,8 @@ from functools import cache
 from importlib import resources
 from pathlib import Path
 
+import pandas as pd
+
 from cogvsr_utils.files import replacing
 from cogvsr_utils.functions import find_function
 
@@ -115,10 +117,8 @@ def write_items(path: str | Path, items: list[Item]) -> Path:
     return path
 
 
-def steps_table(items: list[Item]):
+def steps_table(items: list[Item]) -> pd.DataFrame:
     """One row a step: uid, group_id, subset, step, function, question, answer, answer_type."""
-    import pandas as pd
-
     return pd.DataFrame(
         {"uid": item.uid, "group_id": item.group_id, "subset": item.subset, "step": i, "function": s.function,
          "question": s.question, "answer": s.answer, "answer_type": s.answer_type}

@@ -13,7 +13,7 @@ from cogvsr_utils.dataset.items import Item, read_items
 from cogvsr_utils.dataset.synth.build import build_synth
 
 
-def load_items(source, *, split: str | None = None, limit: int | None = None, seed: int = 0) -> list[Item]:
+def load_items(source: str | Path, *, split: str | None = None, limit: int | None = None, seed: int = 0) -> list[Item]:
     """Load main questions.
 
     ``source`` is ``"synth"`` (CogVSR-Synth, built if it is not there yet) or the path of a CogVSR ``.jsonl`` file.

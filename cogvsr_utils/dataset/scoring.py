@@ -10,6 +10,9 @@ counted as unparsed, never guessed at.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
+
+import pandas as pd
 
 SCORERS = ("strict",)
 _NUMBERS = {
@@ -18,7 +21,7 @@ _NUMBERS = {
 }
 
 
-def judge(answers, scorer: str = "strict"):
+def judge(answers: pd.DataFrame, scorer: str = "strict") -> pd.DataFrame:
     """Score a table of replies.
 
     ``answers`` needs the columns answer, answer_type, options and prediction. Returns a copy with ``parsed`` (the
@@ -32,7 +35,7 @@ def judge(answers, scorer: str = "strict"):
     return answers.assign(parsed=parsed, correct=[p == t for p, t in zip(parsed, truth, strict=True)])
 
 
-def parse(reply: str, answer_type: str, options=None) -> str | None:
+def parse(reply: str, answer_type: str, options: Sequence[str] | None = None) -> str | None:
     """The answer of its type that a reply states; None where it states none or more than one.
 
     >>> parse("Yes, it is.", "yesno"), parse("There are three.", "int"), parse("maybe", "yesno")

@@ -6,12 +6,14 @@ split_groups(groups, shares)    a split for every group
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import numpy as np
 
 SELECTION, TUNING, TEST = "A", "B", "C"
 
 
-def split_groups(groups, shares: dict[str, float], seed: int = 0) -> dict[str, str]:
+def split_groups(groups: Iterable[str], shares: dict[str, float], seed: int = 0) -> dict[str, str]:
     """Give every group a split: shares by number of groups, drawn with ``seed``.
 
     >>> split_groups(["a", "b", "c", "d"], {"A": 0.5, "C": 0.5}) == split_groups(["d", "c", "b", "a"], {"A": 0.5, "C":

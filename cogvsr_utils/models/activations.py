@@ -10,10 +10,12 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 
 from cogvsr_utils.files import replacing
 from cogvsr_utils.models.head_map import HeadMap
@@ -36,8 +38,6 @@ class HeadActivations:
     @classmethod
     def open(cls, folder: str | Path) -> HeadActivations:
         """Open a finished store; raises FileNotFoundError where there is none."""
-        import pandas as pd
-
         folder = Path(folder)
         if not (folder / "header.json").is_file():
             raise FileNotFoundError(f"no finished activations in {folder}; expected what capture() writes there")
@@ -76,7 +76,7 @@ class ShardedStore:
         """Whether all shards were joined."""
         return (self.folder / "header.json").exists()
 
-    def add(self, number: int, make):
+    def add(self, number: int, make: Callable) -> None:
         """Keep shard ``number``: what ``make()`` returns, (features, place), unless it is there already.
 
         Raises ValueError for activations that are not finite in float16, OSError where the disk is full.
@@ -94,7 +94,7 @@ class ShardedStore:
             self._write(path, lambda file: np.savez(file, features=features, place=place))
         self.shards.append(path)
 
-    def remember(self, name: str, measure) -> int:
+    def remember(self, name: str, measure: Callable[[], int]) -> int:
         """A setting that was measured when the store was begun, so that a resumed run takes the same."""
         path = self.folder / f"{name}.json"
         if not path.exists():
@@ -102,7 +102,7 @@ class ShardedStore:
             self._write(path, lambda file: file.write_text(json.dumps(value)))
         return json.loads(path.read_text())
 
-    def join(self, index, heads: HeadMap) -> HeadActivations:
+    def join(self, index: Callable, heads: HeadMap) -> HeadActivations:
         """All shards in one array, rows ordered by item and step; the header is written last and marks it whole.
 
         ``index(place)`` makes, from (rows, [item, step, tokens, token]), the table of rows and the list of steps that

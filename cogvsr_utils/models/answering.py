@@ -7,8 +7,10 @@ The main question opens the chat; each step is a turn, and the model reads its o
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import groupby
 
+import pandas as pd
 from tqdm import tqdm
 
 from cogvsr_utils.dataset.images import open_image
@@ -16,7 +18,7 @@ from cogvsr_utils.dataset.items import Item
 from cogvsr_utils.models.batching import FIRST, in_halves, measure_batch
 from cogvsr_utils.models.chat import MAIN, conversation
 from cogvsr_utils.models.generation import CachedGeneration
-from cogvsr_utils.models.interventions import intervene
+from cogvsr_utils.models.interventions import Edit, intervene
 from cogvsr_utils.models.vlm import VLM
 
 CPU_BATCH = 64
@@ -26,12 +28,12 @@ def answer(
     vlm: VLM,
     items: list[Item],
     *,
-    edits=None,
+    edits: Edit | Sequence[Edit] | None = None,
     steps: bool = True,
     batch_size: int | None = None,
     max_new_tokens: int = 12,
     progress: bool = True,
-):
+) -> pd.DataFrame:
     """Answer every step of every item, then its main question, greedily.
 
     ``edits`` are interventions on heads while answering; ``steps=False`` asks the main question alone. Without a
@@ -43,8 +45,6 @@ def answer(
     >>> answer(load_vlm("nano-internvl"), [Item("1", "mine", "1", "Is it red?", "yes", "yesno",
     [step])])["step"].tolist() [0, -1]
     """
-    import pandas as pd
-
     if not items:
         raise ValueError("no items to answer; expected at least one")
     replies: dict[str, list[str]] = {}

@@ -7,6 +7,8 @@ output_norms(vlm, activations)             size of what a head's columns of the 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 
@@ -16,7 +18,7 @@ from cogvsr_utils.models.scorer import TeacherForcedScorer
 from cogvsr_utils.models.vlm import VLM, attention_switched
 
 
-def attribution_patching(scorer: TeacherForcedScorer, functions) -> np.ndarray:
+def attribution_patching(scorer: TeacherForcedScorer, functions: Sequence[str]) -> np.ndarray:
     """First-order change of the log-odds of right answers if a head were set to 0: (functions, heads), a step's mean.
 
     For each function one backward pass gives the gradient of the summed log-odds of its steps' answer tokens at every
@@ -60,7 +62,7 @@ def attribution_patching(scorer: TeacherForcedScorer, functions) -> np.ndarray:
 
 
 @torch.inference_mode()
-def image_attention(scorer: TeacherForcedScorer, functions) -> np.ndarray:
+def image_attention(scorer: TeacherForcedScorer, functions: Sequence[str]) -> np.ndarray:
     """Share of attention that goes to the picture from the tokens that predict an answer: (functions, heads), 0 to 1,
     NaN for a function without steps.
 

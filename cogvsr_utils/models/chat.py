@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import pandas as pd
+
 from cogvsr_utils.dataset.items import Item
 
 INSTRUCTION = "Answer in a few words."
@@ -34,7 +36,7 @@ def conversation(item: Item, replies: Sequence[str], step: int) -> list[dict]:
     return messages
 
 
-def step_replies(answers) -> dict[str, list[str]]:
+def step_replies(answers: pd.DataFrame) -> dict[str, list[str]]:
     """uid -> replies to its steps in order, from the columns uid, step and prediction; the main question left out."""
     steps = answers[answers["step"] != MAIN]
     return {uid: list(rows.sort_values("step")["prediction"]) for uid, rows in steps.groupby("uid", sort=False)}

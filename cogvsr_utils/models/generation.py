@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
 from transformers.cache_utils import DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
@@ -99,7 +99,7 @@ def _plain(vlm, cache, n_tokens: int) -> bool:
     return plain and vlm.causal and vlm.image_token_id is not None and set(vlm.heads.table["kind"]) == {"self"}
 
 
-def image_features_once(vlm: VLM, last: list):
+def image_features_once(vlm: VLM, last: list) -> AbstractContextManager:
     """Context in which the features of the last pictures are not computed again; ``last`` keeps them."""
     tower = vlm.model.get_encoder(modality="image")
     known = tower not in (vlm.model, vlm.model.base_model)  # which are given where no tower is found

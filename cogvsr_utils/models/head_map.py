@@ -12,10 +12,15 @@ which all projections stand side by side.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import pandas as pd
+
+if TYPE_CHECKING:
+    import torch
 
 # What the parts of an attention module are called: an output projection, and what makes its keys. Linear attention has
 # both as well, and a short convolution, which softmax attention has not.
@@ -41,7 +46,7 @@ class HeadMap:
     elsewhere: pd.DataFrame = field(default_factory=lambda: pd.DataFrame({"module": [], "width": []}))
 
     @classmethod
-    def of(cls, model) -> HeadMap:
+    def of(cls, model: torch.nn.Module) -> HeadMap:
         """Read the map from a model's modules.
 
         Raises ValueError for an encoder-decoder, and where there is no text decoder with softmax attention.
@@ -94,11 +99,11 @@ class HeadMap:
         """(layer, head) of every head, in the order of the table."""
         return list(self.table[["layer", "head"]].itertuples(index=False, name=None))
 
-    def columns(self, heads) -> list[slice]:
+    def columns(self, heads: Iterable[tuple[int, int]]) -> list[slice]:
         """The feature columns of each (layer, head); raises KeyError naming a head that the model does not have."""
         return [slice(start, stop) for _, start, stop in self.locate(heads)]
 
-    def locate(self, heads) -> list[tuple[str, int, int]]:
+    def locate(self, heads: Iterable[tuple[int, int]]) -> list[tuple[str, int, int]]:
         """(module, start, stop) of each (layer, head), columns of the features; raises KeyError as ``columns``."""
         known = self._by_head
         missing = [tuple(h) for h in heads if tuple(h) not in known]

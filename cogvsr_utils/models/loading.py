@@ -83,7 +83,8 @@ def _quantization(quantize: str | None, dtype: torch.dtype) -> BitsAndBytesConfi
 
 
 def _load_processor(source: str, config, settings: dict):
-    """The model's processor in its images-only view, pictures prepared by PIL: the same with and without torchvision."""
+    """The model's processor in its images-only view, pictures prepared by PIL: the same with and without
+    torchvision."""
     from transformers.models.auto.processing_auto import PROCESSOR_MAPPING
 
     settings = {**settings, "backend": "pil"}

@@ -16,12 +16,13 @@ import numpy as np
 from cogvsr_utils.dataset.images import open_image
 from cogvsr_utils.dataset.items import Item
 from cogvsr_utils.models.chat import conversation
+from cogvsr_utils.models.vlm import VLM
 
 POSITIONS = ("answer", "answer_content", "prompt_last", "question", "image")
 Span = tuple[int, int]
 
 
-def chat_spans(vlm, item: Item, replies: list[str]) -> tuple[str, list[Span]]:
+def chat_spans(vlm: VLM, item: Item, replies: list[str]) -> tuple[str, list[Span]]:
     """The finished chat as text, and the characters (start, stop) that each reply takes in it.
 
     Raises ValueError where the template rewrites earlier turns, so that a reply stands elsewhere in the whole chat
@@ -45,7 +46,7 @@ def chat_spans(vlm, item: Item, replies: list[str]) -> tuple[str, list[Span]]:
     return whole, spans
 
 
-def token_spans(vlm, text: str, spans: list[Span], ids: list[int]) -> list[list[int]]:
+def token_spans(vlm: VLM, text: str, spans: list[Span], ids: list[int]) -> list[list[int]]:
     """Tokens of each character span in ``ids``, the unpadded row that the processor made of ``text``.
 
     The processor lets image marks grow, which stand before every answer, so tokens are counted from the end. A span
@@ -62,7 +63,7 @@ def token_spans(vlm, text: str, spans: list[Span], ids: list[int]) -> list[list[
     return found
 
 
-def locate(vlm, item: Item, text: str, answers: list[Span], ids: list[int], position: str) -> list[list[int]]:
+def locate(vlm: VLM, item: Item, text: str, answers: list[Span], ids: list[int], position: str) -> list[list[int]]:
     """Tokens of ``position`` in ``ids``, one list a step, empty where it cannot be located.
 
     ``answers`` are the replies' spans as ``chat_spans`` gives them. Raises ValueError for the picture's tokens where
@@ -86,7 +87,9 @@ def locate(vlm, item: Item, text: str, answers: list[Span], ids: list[int], posi
     return [image] * len(answers)
 
 
-def encode_chats(vlm, items: list[Item], replies: dict[str, list[str]], position: str = "answer", side: str = "right"):
+def encode_chats(
+    vlm: VLM, items: list[Item], replies: dict[str, list[str]], position: str = "answer", side: str = "right"
+) -> tuple[dict, np.ndarray]:
     """A batch of finished chats as tensors, and the tokens of ``position`` in it.
 
     ``replies`` maps an item's uid to its replies, ``side`` is that of the padding. Returns the inputs and an array

@@ -17,6 +17,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import torch
 from tqdm import tqdm
 
@@ -79,7 +80,7 @@ def capture(
     at: str = "predicts",
     pool: str = "mean",
     content_tokens: int = 3,
-    answers=None,
+    answers: pd.DataFrame = None,
     batch_size: int | None = None,
     shard: int = 256,
     progress: bool = True,
@@ -234,8 +235,6 @@ def _right_answers(items: list[Item]) -> dict[str, list[str]]:
 def _index(items, judged, place: np.ndarray, pool: str):
     """The table of rows, and the steps, as "uid:step", that have none; ``place`` (rows, [item, step, tokens,
     token])."""
-    import pandas as pd
-
     rows = pd.DataFrame({"uid": [items[i].uid for i in place[:, 0]], "step": place[:, 1], "n_tokens": place[:, 2]})
     rows = rows.assign(token=place[:, 3]) if pool == "token" else rows
     rows = rows.merge(judged, on=["uid", "step"], how="left", validate="many_to_one")
@@ -245,8 +244,6 @@ def _index(items, judged, place: np.ndarray, pool: str):
 
 def _kept_answers(vlm, items, folder: Path, progress: bool):
     """The model's answers, kept beside the shards so that a killed run does not ask again."""
-    import pandas as pd
-
     path = folder / "answers.parquet"
     if not path.exists():
         found = answer(vlm, items, progress=progress)

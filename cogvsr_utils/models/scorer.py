@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import pandas as pd
 import torch
 
 from cogvsr_utils.dataset.items import Item
@@ -54,8 +55,6 @@ class TeacherForcedScorer:
                      for item in some for number, step in enumerate(item.steps)]  # fmt: skip
             where = torch.tensor(places[:, :2], device=vlm.device).T
             self.batches.append((inputs, where, first_step[places[:, 0]] + places[:, 2]))
-        import pandas as pd
-
         self.index, self._features = pd.DataFrame(rows), [[] for _ in self.batches]
 
     @torch.inference_mode()

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import torch
+from transformers import PreTrainedTokenizerBase
+from transformers.utils import ModelOutput
 
 from cogvsr_utils.files import digest
 from cogvsr_utils.models.head_map import HeadMap
@@ -44,7 +46,7 @@ class VLM:
         return self.model.device
 
     @property
-    def tokenizer(self):
+    def tokenizer(self) -> PreTrainedTokenizerBase:
         """The processor's tokenizer."""
         return self.processor.tokenizer
 
@@ -64,7 +66,7 @@ class VLM:
         """The chat as text; ``prompt`` adds the opening of the model's turn."""
         return self.processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=prompt)
 
-    def encode(self, texts: list[str], images: list, side: str = "left"):
+    def encode(self, texts: list[str], images: list, side: str = "left") -> dict[str, torch.Tensor]:
         """Token and pixel tensors (batch, tokens) on the model's device, padded on ``side``."""
         images = [[image] for image in images] if images[0] is not None else None
         self.tokenizer.padding_side = side
@@ -75,11 +77,11 @@ class VLM:
         batch = batch.to(self.device)
         return {k: v.to(self.model.dtype) if torch.is_floating_point(v) else v for k, v in batch.items()}
 
-    def forward(self, inputs):
+    def forward(self, inputs: dict) -> ModelOutput:
         """One pass without a cache and, where the model allows it, without logits."""
         return self.model.base_model(**inputs, use_cache=False)
 
-    def next_logits(self, inputs, rows: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
+    def next_logits(self, inputs: dict, rows: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
         """Logits of what follows some tokens, given by their (row, token) places: (places, vocabulary), float32."""
         if self.model.base_model is self.model:
             return self.model(**inputs, use_cache=False).logits[rows, tokens].float()

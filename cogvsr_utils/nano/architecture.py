@@ -14,9 +14,11 @@ learners(model)           the modules that the last stage trains
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import torch
 from tokenizers import AddedToken, Regex, Tokenizer, models, normalizers, pre_tokenizers
-from transformers import PreTrainedTokenizerFast
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 IMAGE, PATCH = 64, 8
 SPECIAL = ("<pad>", "<unk>", "<|end|>", "<|user|>", "<|assistant|>")
@@ -43,7 +45,7 @@ def chat_template(image: str, start: str = "") -> str:
     )
 
 
-def build_tokenizer(words, special: tuple[str, ...], named: dict[str, str]) -> PreTrainedTokenizerFast:
+def build_tokenizer(words: Iterable[str], special: tuple[str, ...], named: dict[str, str]) -> PreTrainedTokenizerFast:
     """A tokenizer that knows each of ``words`` (lower case) as one token, the chat's tokens and a family's own.
 
     ``special`` are the family's own tokens, ``named`` the attributes under which its processor scene_views for some of
@@ -66,7 +68,7 @@ def build_tokenizer(words, special: tuple[str, ...], named: dict[str, str]) -> P
     )
 
 
-def text_settings(tokenizer) -> dict:
+def text_settings(tokenizer: PreTrainedTokenizerFast) -> dict:
     """The decoder's configuration for a vocabulary."""
     return dict(
         DECODER,
@@ -76,7 +78,7 @@ def text_settings(tokenizer) -> dict:
     )
 
 
-def prepare(model, tokenizer):
+def prepare(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> PreTrainedModel:
     """Initialise embeddings at unit scale and the blocks' outputs at 0, and stop at the end mark.
 
     Muon makes blocks write at full scale from the first steps on. Embeddings of that scale, and blocks that begin at 0,

@@ -6,6 +6,7 @@ chat_text(main, steps, closing)       one chain as the text after the shared ima
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from multiprocessing import Pool
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from cogvsr_utils.dataset.items import Step
 from cogvsr_utils.dataset.synth.kinds import KINDS
 from cogvsr_utils.dataset.synth.questions import ask
 from cogvsr_utils.dataset.synth.rendering import render
-from cogvsr_utils.dataset.synth.scenes import BOARD, COLORS, MATERIALS, SHAPES, SIZES, sample_scene
+from cogvsr_utils.dataset.synth.scenes import BOARD, COLORS, MATERIALS, SHAPES, SIZES, Scene, sample_scene
 from cogvsr_utils.dataset.synth.substeps import POINTS, SIDES
 from cogvsr_utils.dataset.synth.views import SceneView
 from cogvsr_utils.files import replacing
@@ -29,7 +30,7 @@ TARGETS = {"color": len(COLORS) + 1, "shape": len(SHAPES), "size": len(SIZES), "
 OPENING = f"{INSTRUCTION}\n"  # what stands between a family's image prefix and the question
 
 
-def draw(index: int):
+def draw(index: int) -> tuple[Scene, str, np.ndarray, np.ndarray]:
     """Scene, view and 64-pixel image of one training index, with the owner of every pixel."""
     rng = np.random.default_rng(TRAIN_SEED + index)
     scene = sample_scene(rng)
@@ -44,7 +45,7 @@ def _view(rng: np.random.Generator) -> str:
     return "map" if rng.random() < 0.28 else "picture"
 
 
-def patch_targets(scene, owner: np.ndarray) -> np.ndarray:
+def patch_targets(scene: Scene, owner: np.ndarray) -> np.ndarray:
     """For every 8 x 8 patch, what its main thing is: (64, targets) int8, -1 where there is nothing to learn."""
     side = IMAGE // PATCH
     patches = owner.reshape(side, PATCH, side, PATCH).swapaxes(1, 2).reshape(side * side, -1)
@@ -78,7 +79,9 @@ def _map(function, indices, label):
         return tuple(zip(*rows, strict=True))
 
 
-def load_scenes(folder: Path, n_scenes: int, start: int = 0):
+def load_scenes(
+    folder: Path, n_scenes: int, start: int = 0
+) -> tuple[np.ndarray, np.ndarray, tuple[str, ...], tuple[SceneView, ...]]:
     """Images (n, 64, 64, 3) uint8, targets (n, 64, targets) int8, views and scene_views of ``n_scenes`` training
     scenes.
 
@@ -96,7 +99,7 @@ def load_scenes(folder: Path, n_scenes: int, start: int = 0):
     return images, targets, view_names, scene_views
 
 
-def chat_text(main: str, steps, answer: str) -> str:
+def chat_text(main: str, steps: Sequence[Step], answer: str) -> str:
     """One chain as the model reads it after the prefix: question, steps with answers, closing with the answer.
 
     >>> chat_text("Is it red?", [], "yes")
@@ -141,10 +144,10 @@ def sample_chats(
         labels = sorted({label for label, _ in found})
         label = labels[rng.integers(len(labels))]
         pool = [arguments for known, arguments in found if known == label]
-        question, answer, *_, steps = ask(kind, scene_view, pool[rng.integers(len(pool))], rng)
-        chats.append(chat_text(question, steps, answer))
+        made = ask(kind, scene_view, pool[rng.integers(len(pool))], rng)
+        chats.append(chat_text(made.question, made.steps, made.answer))
         if rng.random() < direct:
-            chats.append(chat_text(question, [], answer))
+            chats.append(chat_text(made.question, [], made.answer))
         if len(chats) >= n_chats:
             break
     return chats[: n_chats + 1]

@@ -4,7 +4,15 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from transformers import InternVLConfig, InternVLForConditionalGeneration, InternVLProcessor, Qwen2Config
+from transformers import (
+    InternVLConfig,
+    InternVLForConditionalGeneration,
+    InternVLProcessor,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+    ProcessorMixin,
+    Qwen2Config,
+)
 from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import GotOcr2ImageProcessorPil
 
 from cogvsr_utils.models.loading import images_only
@@ -18,7 +26,7 @@ PREFIX = f"<|user|><img>{IMAGE_TOKEN * IMAGE_TOKENS}</img>"
 PATCHES = np.arange(64).reshape(4, 2, 4, 2).transpose(0, 2, 1, 3).reshape(IMAGE_TOKENS, 4)
 
 
-def build_model(tokenizer, seed: int = 0) -> InternVLForConditionalGeneration:
+def build_model(tokenizer: PreTrainedTokenizerFast, seed: int = 0) -> InternVLForConditionalGeneration:
     """A randomly initialised model."""
     torch.manual_seed(seed)
     config = InternVLConfig(
@@ -41,7 +49,7 @@ def build_model(tokenizer, seed: int = 0) -> InternVLForConditionalGeneration:
     return prepare(InternVLForConditionalGeneration(config), tokenizer)
 
 
-def build_processor(tokenizer):
+def build_processor(tokenizer: PreTrainedTokenizerFast) -> ProcessorMixin:
     """Images of any size become one 64 x 64 tile; text goes through the chat template."""
     image_processor = GotOcr2ImageProcessorPil(
         size={"height": IMAGE, "width": IMAGE},
@@ -58,23 +66,24 @@ def build_processor(tokenizer):
     )
 
 
-def tower(model):
+def tower(model: PreTrainedModel) -> torch.nn.Module:
+    """The vision tower."""
     return model.model.vision_tower
 
 
-def tower_features(model, pixels: torch.Tensor) -> torch.Tensor:
+def tower_features(model: PreTrainedModel, pixels: torch.Tensor) -> torch.Tensor:
     """(n, 3, 64, 64) in [-1, 1] to (n, 65, 128)."""
     return model.model.vision_tower(pixel_values=pixels).last_hidden_state
 
 
-def project(model, features: torch.Tensor) -> torch.Tensor:
+def project(model: PreTrainedModel, features: torch.Tensor) -> torch.Tensor:
     """(n, 65, 128) to (n, 16, 192)."""
     inner = model.model
     grid = inner.pixel_shuffle(features[:, 1:].unflatten(1, (8, 8)), scale_factor=model.config.downsample_ratio)
     return inner.multi_modal_projector(grid.flatten(1, 2))
 
 
-def decode(model, ids: torch.Tensor, seen: torch.Tensor) -> torch.Tensor:
+def decode(model: PreTrainedModel, ids: torch.Tensor, seen: torch.Tensor) -> torch.Tensor:
     """Hidden states (n, tokens, 192) of right-padded chats whose image tokens are ``seen``."""
     inner = model.model
     embeds = inner.language_model.embed_tokens(ids)
@@ -82,6 +91,7 @@ def decode(model, ids: torch.Tensor, seen: torch.Tensor) -> torch.Tensor:
     return inner.language_model(inputs_embeds=embeds, use_cache=False).last_hidden_state
 
 
-def learners(model) -> dict:
+def learners(model: PreTrainedModel) -> dict:
+    """The modules that the last stage trains, by name."""
     inner = model.model
     return {"projector": inner.multi_modal_projector, "decoder": inner.language_model, "lm_head": model.lm_head}

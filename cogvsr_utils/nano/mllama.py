@@ -5,7 +5,14 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from transformers import MllamaConfig, MllamaForConditionalGeneration, MllamaProcessor
+from transformers import (
+    MllamaConfig,
+    MllamaForConditionalGeneration,
+    MllamaProcessor,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+    ProcessorMixin,
+)
 from transformers.models.mllama.image_processing_pil_mllama import MllamaImageProcessorPil
 
 from cogvsr_utils.nano.architecture import IMAGE, PATCH, chat_template, prepare, text_settings
@@ -18,7 +25,7 @@ PATCHES = np.arange(64).reshape(64, 1)
 CROSS_ATTENTION = [2, 5]
 
 
-def build_model(tokenizer, seed: int = 0) -> MllamaForConditionalGeneration:
+def build_model(tokenizer: PreTrainedTokenizerFast, seed: int = 0) -> MllamaForConditionalGeneration:
     """A randomly initialised model."""
     torch.manual_seed(seed)
     config = MllamaConfig(
@@ -55,7 +62,7 @@ def build_model(tokenizer, seed: int = 0) -> MllamaForConditionalGeneration:
     return prepare(model, tokenizer)
 
 
-def build_processor(tokenizer):
+def build_processor(tokenizer: PreTrainedTokenizerFast) -> ProcessorMixin:
     """Images of any size are fitted into one 64 x 64 tile; text goes through the chat template."""
     image_processor = MllamaImageProcessorPil(
         size={"height": IMAGE, "width": IMAGE}, max_image_tiles=1, image_mean=[0.5] * 3, image_std=[0.5] * 3
@@ -63,29 +70,31 @@ def build_processor(tokenizer):
     return MllamaProcessor(image_processor, tokenizer, chat_template=chat_template("<|image|>", start="<|begin|>"))
 
 
-def tower(model):
+def tower(model: PreTrainedModel) -> torch.nn.Module:
+    """The vision tower."""
     return model.model.vision_model
 
 
-def tower_features(model, pixels: torch.Tensor) -> torch.Tensor:
+def tower_features(model: PreTrainedModel, pixels: torch.Tensor) -> torch.Tensor:
     """(n, 3, 64, 64) in [-1, 1] to (n, 65, 256)."""
     one = torch.ones(len(pixels), 1, dtype=torch.long, device=pixels.device)
     out = model.model.vision_model(pixels[:, None, None], aspect_ratio_ids=one, aspect_ratio_mask=one[..., None])
     return out.last_hidden_state[:, 0, 0]
 
 
-def project(model, features: torch.Tensor) -> torch.Tensor:
+def project(model: PreTrainedModel, features: torch.Tensor) -> torch.Tensor:
     """(n, 65, 256) to (n, 65, 192)."""
     return model.model.multi_modal_projector(features)
 
 
-def decode(model, ids: torch.Tensor, seen: torch.Tensor) -> torch.Tensor:
+def decode(model: PreTrainedModel, ids: torch.Tensor, seen: torch.Tensor) -> torch.Tensor:
     """Hidden states (n, tokens, 192) of right-padded chats that read ``seen`` through cross-attention."""
     reads = (ids == model.config.image_token_index).cumsum(1)[..., None, None]  # from the image's mark on
     out = model.model(input_ids=ids, cross_attention_states=seen, cross_attention_mask=reads, use_cache=False)
     return out.last_hidden_state
 
 
-def learners(model) -> dict:
+def learners(model: PreTrainedModel) -> dict:
+    """The modules that the last stage trains, by name."""
     inner = model.model
     return {"projector": inner.multi_modal_projector, "decoder": inner.language_model, "lm_head": model.lm_head}

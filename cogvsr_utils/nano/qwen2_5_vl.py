@@ -5,7 +5,14 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration, Qwen2_5_VLProcessor
+from transformers import (
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+    ProcessorMixin,
+    Qwen2_5_VLConfig,
+    Qwen2_5_VLForConditionalGeneration,
+    Qwen2_5_VLProcessor,
+)
 from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import apply_rotary_pos_emb_vision
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 from transformers.vision_utils import get_vision_position_ids, get_vision_window_index
@@ -21,7 +28,7 @@ PATCHES = np.arange(64).reshape(4, 2, 4, 2).transpose(0, 2, 1, 3).reshape(IMAGE_
 GRID = torch.tensor([[1, IMAGE // PATCH, IMAGE // PATCH]])  # time, height, width in patches
 
 
-def build_model(tokenizer, seed: int = 0) -> Qwen2_5_VLForConditionalGeneration:
+def build_model(tokenizer: PreTrainedTokenizerFast, seed: int = 0) -> Qwen2_5_VLForConditionalGeneration:
     """A randomly initialised model."""
     torch.manual_seed(seed)
     name = tokenizer.convert_tokens_to_ids
@@ -50,7 +57,7 @@ def build_model(tokenizer, seed: int = 0) -> Qwen2_5_VLForConditionalGeneration:
     return prepare(Qwen2_5_VLForConditionalGeneration(config), tokenizer)
 
 
-def build_processor(tokenizer):
+def build_processor(tokenizer: PreTrainedTokenizerFast) -> ProcessorMixin:
     """Square images become 64 x 64 pixels, others as many; text goes through the chat template."""
     image_processor = Qwen2VLImageProcessorPil(
         size={"shortest_edge": IMAGE**2, "longest_edge": IMAGE**2},
@@ -65,12 +72,12 @@ def build_processor(tokenizer):
     )
 
 
-def tower(model):
+def tower(model: PreTrainedModel) -> torch.nn.Module:
     """The visual blocks; the merger at their end is trained later, as the projector."""
     return torch.nn.ModuleList([model.model.visual.patch_embed, model.model.visual.blocks])
 
 
-def tower_features(model, pixels: torch.Tensor) -> torch.Tensor:
+def tower_features(model: PreTrainedModel, pixels: torch.Tensor) -> torch.Tensor:
     """(n, 3, 64, 64) in [-1, 1] to (n, 64, 128).
 
     The model's own forward attends window after window in Python; here all windows of a batch go at once.
@@ -101,13 +108,13 @@ def _attend(attention, x, cos, sin, windows: int):
     return attention.proj(out.transpose(2, 3).flatten(3).flatten(1, 2))
 
 
-def project(model, features: torch.Tensor) -> torch.Tensor:
+def project(model: PreTrainedModel, features: torch.Tensor) -> torch.Tensor:
     """(n, 64, 128) to (n, 16, 192)."""
     merger, order = model.model.visual.merger, torch.from_numpy(PATCHES.ravel()).to(features.device)
     return merger(features[:, order].flatten(0, 1)).unflatten(0, (len(features), IMAGE_TOKENS))
 
 
-def decode(model, ids: torch.Tensor, seen: torch.Tensor) -> torch.Tensor:
+def decode(model: PreTrainedModel, ids: torch.Tensor, seen: torch.Tensor) -> torch.Tensor:
     """Hidden states (n, tokens, 192) of right-padded chats whose image tokens are ``seen``."""
     inner = model.model
     image = ids == model.config.image_token_id
@@ -119,6 +126,7 @@ def decode(model, ids: torch.Tensor, seen: torch.Tensor) -> torch.Tensor:
     return inner.language_model(inputs_embeds=embeds, position_ids=places, use_cache=False).last_hidden_state
 
 
-def learners(model) -> dict:
+def learners(model: PreTrainedModel) -> dict:
+    """The modules that the last stage trains, by name."""
     inner = model.model
     return {"projector": inner.visual.merger, "decoder": inner.language_model, "lm_head": model.lm_head}

@@ -18,7 +18,7 @@ from cogvsr_utils.pipeline.experiment import Experiment
 from cogvsr_utils.pipeline.recordings import answers
 
 
-def main(name: str = typer.Argument("nano-internvl")):
+def main(name: str = typer.Argument("nano-internvl")) -> None:
     """Answer splits C and hard, or take kept answers, and write the tables."""
     by_function, by_kind = [], []
     for quantize in (None, "4bit"):

@@ -14,16 +14,20 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import torch
 import typer
 from torch.nn import functional as F
 from tqdm import tqdm
+from transformers import PreTrainedModel, PreTrainedTokenizerFast, ProcessorMixin
 
 from cogvsr_utils.dataset.synth.scenes import COLORS, MATERIALS, SHAPES, SIZES
 from cogvsr_utils.dataset.synth.substeps import FACTS
+from cogvsr_utils.dataset.synth.views import SceneView
 from cogvsr_utils.files import replacing
 from cogvsr_utils.nano import internvl, mllama, qwen2_5_vl
 from cogvsr_utils.nano.architecture import build_tokenizer
@@ -45,7 +49,8 @@ class Muon(torch.optim.Optimizer):
         super().__init__(list(params), {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
 
     @torch.no_grad()
-    def step(self, closure=None):
+    def step(self, closure: Callable | None = None) -> None:
+        """One update of all parameters that have a gradient."""
         for group in self.param_groups:
             by_shape: dict[torch.Size, list[torch.Tensor]] = {}
             for p in group["params"]:
@@ -96,6 +101,7 @@ class Checkpoint:
         self.path, self.modules, self.optimizers = path, list(modules.values()), optimizers
 
     def load(self) -> tuple[int, list]:
+        """Restore what was saved; returns the step to go on with and the log so far."""
         if not self.path.exists():
             return 0, []
         saved = torch.load(self.path, weights_only=True)
@@ -105,19 +111,30 @@ class Checkpoint:
             optimizer.load_state_dict(state)
         return saved["step"], saved["log"]
 
-    def save(self, step: int, log: list):
+    def save(self, step: int, log: list) -> None:
+        """Keep weights, optimizers and log."""
         state = {"step": step, "log": log, "modules": [m.state_dict() for m in self.modules],
                  "optimizers": [o.state_dict() for o in self.optimizers]}  # fmt: skip
         with replacing(self.path) as partial:
             torch.save(state, partial)
 
 
-def pixels(images: np.ndarray, device) -> torch.Tensor:
+def pixels(images: np.ndarray, device: torch.device) -> torch.Tensor:
     """(n, 3, 64, 64) float in [-1, 1] from (n, 64, 64, 3) uint8, as the image processor makes them."""
     return torch.from_numpy(images).to(device).permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
-def run_stage(name, folder, modules, muon, adam, decay, n_steps, loss_of, every=100):
+def run_stage(
+    name: str,
+    folder: Path,
+    modules: dict[str, torch.nn.Module],
+    muon: float,
+    adam: float,
+    decay: float,
+    n_steps: int,
+    loss_of: Callable[[int], tuple[float, dict[str, float]]],
+    every: int = 100,
+) -> list[dict]:
     """The loop that both stages share: schedule, update, log, checkpoint. ``loss_of`` leaves the gradients."""
     path = folder / f"{name}.pt"
     opts = optimizers(modules, muon, adam, decay)
@@ -143,7 +160,16 @@ def run_stage(name, folder, modules, muon, adam, decay, n_steps, loss_of, every=
     return log
 
 
-def train_tower(family, model, folder, data, n_steps, device, seed, batch=64):
+def train_tower(
+    family: ModuleType,
+    model: PreTrainedModel,
+    folder: Path,
+    data: tuple,
+    n_steps: int,
+    device: torch.device,
+    seed: int,
+    batch: int = 64,
+) -> list[dict]:
     """Stage one: every patch predicts what it shows."""
     images, targets = data
     torch.manual_seed(seed)
@@ -172,7 +198,9 @@ def train_tower(family, model, folder, data, n_steps, device, seed, batch=64):
 
 
 @torch.no_grad()
-def features_of(family, model, images, device, batch=256) -> torch.Tensor:
+def features_of(
+    family: ModuleType, model: PreTrainedModel, images: np.ndarray, device: torch.device, batch: int = 256
+) -> torch.Tensor:
     """The tower's features of every image, in half precision; the tower no longer changes."""
     out = []
     for i in tqdm(range(0, len(images), batch), desc="features"):
@@ -181,7 +209,17 @@ def features_of(family, model, images, device, batch=256) -> torch.Tensor:
     return torch.cat(out)
 
 
-def train_projector(family, model, tokenizer, folder, data, n_steps, device, seed, batch=256):
+def train_projector(
+    family: ModuleType,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerFast,
+    folder: Path,
+    data: tuple,
+    n_steps: int,
+    device: torch.device,
+    seed: int,
+    batch: int = 256,
+) -> list[dict]:
     """Stage two: image tokens approach the words of their thing; places and headings, which share words, get own
     scales."""
     features, targets = data
@@ -217,7 +255,7 @@ def train_projector(family, model, tokenizer, folder, data, n_steps, device, see
     return run_stage("projector", folder, modules, 0.01, 1e-3, 0.0, n_steps, loss_of)
 
 
-def encode(tokenizer, prefix: str, texts: list[str]):
+def encode(tokenizer: PreTrainedTokenizerFast, prefix: str, texts: list[str]) -> list[tuple[list[int], list[int]]]:
     """Ids and labels of each chat after the shared prefix; only answers and their end marks are learnt."""
     ask_id, end_id = tokenizer.convert_tokens_to_ids("<|assistant|>"), tokenizer.eos_token_id
     rows = []
@@ -230,7 +268,18 @@ def encode(tokenizer, prefix: str, texts: list[str]):
     return rows
 
 
-def train_decoder(family, model, tokenizer, folder, data, n_steps, device, seed, batch=40, parts=2):
+def train_decoder(
+    family: ModuleType,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerFast,
+    folder: Path,
+    data: tuple,
+    n_steps: int,
+    device: torch.device,
+    seed: int,
+    batch: int = 40,
+    parts: int = 2,
+) -> list[dict]:
     """Stage three: the projector and the decoder learn to answer, the tower stays as it is.
 
     A batch is sorted by length and goes through in parts, so that little of it is padding.
@@ -276,7 +325,7 @@ def train_decoder(family, model, tokenizer, folder, data, n_steps, device, seed,
     return run_stage("decoder", folder, family.learners(model), 0.015, 1e-3, 0.1, n_steps, loss_of)
 
 
-def vocabulary(scene_views, view_names) -> set[str]:
+def vocabulary(scene_views: Sequence[SceneView], view_names: Sequence[str]) -> set[str]:
     """Every word that the questions use."""
     from tokenizers import Regex, pre_tokenizers
 
@@ -289,7 +338,7 @@ def vocabulary(scene_views, view_names) -> set[str]:
     return {w for w in words if not w.startswith("<|")}
 
 
-def save(model, processor, log: list[dict], target: Path):
+def save(model: PreTrainedModel, processor: ProcessorMixin, log: list[dict], target: Path) -> None:
     """The model as an ordinary folder in half precision, with the log of its training."""
     model.half().save_pretrained(target)
     processor.save_pretrained(target)
@@ -304,7 +353,7 @@ def main(
     decoder_steps: int = 1_900,
     seed: int = 0,
     device: str = "",
-):
+) -> None:
     """Train the model NAME and save it under data/nano/NAME."""
     place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     if name not in FAMILIES:

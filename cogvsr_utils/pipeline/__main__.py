@@ -16,7 +16,7 @@ def main(
     quantize: str = typer.Option("", help='"", "4bit" or "8bit"'),
     profile: str = typer.Option("light", help='"light" or "full"'),
     source: str = typer.Option("synth", help='"synth" or the path of a CogVSR .jsonl file'),
-):
+) -> None:
     """Make the result NAME and what it needs, unless valid ones are kept."""
     if name not in RESULTS:
         raise typer.BadParameter(f"no result {name!r}; there are {', '.join(sorted(RESULTS))}")

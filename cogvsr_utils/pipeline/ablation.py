@@ -13,6 +13,7 @@ scaled, steered                  spatial heads scaled up, and shifted towards co
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 
 import numpy as np
 import pandas as pd
@@ -25,6 +26,7 @@ from cogvsr_utils.dataset.scoring import judge
 from cogvsr_utils.dataset.splits import SELECTION, TEST, TUNING
 from cogvsr_utils.functions import NAMES, SPATIAL
 from cogvsr_utils.models.activations import HeadActivations
+from cogvsr_utils.models.head_map import HeadMap
 from cogvsr_utils.pipeline.experiment import Experiment, n_top
 from cogvsr_utils.pipeline.recordings import activations, answers
 from cogvsr_utils.pipeline.selection import (
@@ -48,7 +50,7 @@ C = (TEST,)
 N_PAIRINGS = 10_000  # random pairings of head sets with functions, for the p of specificity
 
 
-def mean_edits(heads_of, means: HeadMeans):
+def mean_edits(heads_of: HeadMap, means: HeadMeans) -> Callable:
     """A function of heads that gives the edits which replace each by its mean; ``heads_of`` is a HeadMap."""
     from cogvsr_utils.models.interventions import mean_ablate
 

@@ -1,6 +1,6 @@
 """What a probe has to beat: one linear classifier on everything that might tell a step's function.
 
-baselines    a table of them, each scored by the same classifier in the same folds
+probe_baselines    a table of them, each scored by the same classifier in the same folds
 
 So rows differ in what they see and in nothing else. All on split A.
 """
@@ -36,7 +36,7 @@ from cogvsr_utils.stats import shuffle_within
     },
     gpu=True,
 )
-def baselines(
+def probe_baselines(
     experiment: Experiment,
     activations: HeadActivations,
     untrained: HeadActivations,

@@ -5,14 +5,21 @@ evaluate(vlm, items, edits=None)    accuracy by function with interval, n and un
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import pandas as pd
+
 from cogvsr_utils.analysis.accuracy import accuracy_table
 from cogvsr_utils.dataset.items import Item
 from cogvsr_utils.dataset.scoring import judge
 from cogvsr_utils.models.answering import answer
+from cogvsr_utils.models.interventions import Edit
 from cogvsr_utils.models.vlm import VLM
 
 
-def evaluate(vlm: VLM, items: list[Item], *, edits=None, scorer: str = "strict", **settings):
+def evaluate(
+    vlm: VLM, items: list[Item], *, edits: Edit | Sequence[Edit] | None = None, scorer: str = "strict", **settings
+) -> pd.DataFrame:
     """Answer items (with edits if given), judge them and tabulate; see ``accuracy_table``. ``settings`` go to
     ``answer``.
 

@@ -15,6 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -26,7 +27,11 @@ from cogvsr_utils.dataset.synth.build import built_stamp
 from cogvsr_utils.files import digest
 from cogvsr_utils.models.weights import weights_digest
 from cogvsr_utils.paths import results_folder
-from cogvsr_utils.pipeline.provenance import provenance
+from cogvsr_utils.pipeline.provenance import environment
+
+if TYPE_CHECKING:
+    from cogvsr_utils.models.scorer import TeacherForcedScorer
+    from cogvsr_utils.models.vlm import VLM
 
 ALL_SPLITS = (SELECTION, TUNING, TEST, "hard")
 TOP_SHARE = 0.10  # the share of all heads that is taken for a function, CogVision's (arXiv 2512.10300)
@@ -48,19 +53,20 @@ class Profile:
 
 PROFILES = {
     "light": Profile(
-        null_fits=4, permutations=200, bootstrap=500, matched_controls=100, control_items=24, ablation_items=96,
-        planted=10,
+        null_fits=4, permutations=200, bootstrap=500, matched_controls=60, control_items=16, ablation_items=64,
+        planted=2,
     ),
     "full": Profile(
-        null_fits=10, permutations=1000, bootstrap=2000, matched_controls=200, control_items=96, ablation_items=400,
-        planted=25,
+        null_fits=10, permutations=1000, bootstrap=2000, matched_controls=100, control_items=32, ablation_items=128,
+        planted=10,
     ),
 }  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Experiment:
-    """One model, quantized or not, on one data set under one profile, named or given; raises ValueError for another name.
+    """One model, quantized or not, on one data set under one profile, named or given; raises ValueError for another
+    name.
 
     ``splits`` are those whose items may be read, all of them but inside a result.
 
@@ -103,7 +109,7 @@ class Experiment:
         return results_folder(self.model, self.quantize, self.source, profile)
 
     @property
-    def vlm(self):
+    def vlm(self) -> VLM:
         """The loaded model."""
         return _load_vlm(self.model, self.quantize)
 
@@ -121,7 +127,7 @@ class Experiment:
             return list(ALL_SPLITS)
         return list(_items_by_split(self.source))
 
-    def scorer(self, split: str, n: int, function: str | None = None):
+    def scorer(self, split: str, n: int, function: str | None = None) -> TeacherForcedScorer:
         """A teacher-forced scorer of ``n`` items of a split, drawn at random.
 
         With a function, of items that ask for it, each up to the last step that does: what comes after cannot change
@@ -167,7 +173,7 @@ class Experiment:
 
     def made_on(self) -> dict[str, str]:
         """What a stamp says of the machine: commit, versions, device, model, profile."""
-        return provenance(self.title) | {"profile": self.folder.name, "source": self.source}
+        return environment(self.title) | {"profile": self.folder.name, "source": self.source}
 
 
 def n_top(n_heads: int) -> int:

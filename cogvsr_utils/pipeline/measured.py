@@ -20,7 +20,7 @@ from cogvsr_utils.pipeline.experiment import Experiment
 from cogvsr_utils.pipeline.store import Result
 
 MEASURED: tuple[Result, ...] = (
-    baselines.baselines, validation.probe_accuracy, validation.head_table, validation.sparsity,
+    baselines.probe_baselines, validation.probe_accuracy, validation.head_table, validation.sparsity,
     validation.spatial_differences, validation.thresholds, ablation.ablation_matrix,
     ablation.matched_controls[selection.IMPORTANCE], ablation.matched_controls[selection.ABLATION],
     validation.ranking_quality, validation.ranking_tests, validation.set_effects, validation.planted,

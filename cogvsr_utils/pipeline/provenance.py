@@ -1,6 +1,6 @@
 """What made a result: commit, versions, machine and model.
 
-provenance(model)    a dictionary for a result's stamp or a page's head
+environment(model)    a dictionary for a result's stamp or a page's head
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from cogvsr_utils.paths import ROOT
 PACKAGES = ("torch", "transformers", "bitsandbytes", "numpy", "scikit-learn")
 
 
-def provenance(model: str | None = None) -> dict[str, str]:
+def environment(model: str | None = None) -> dict[str, str]:
     """Commit, versions, machine, device and, where given, the model."""
     row = {"commit": commit(), "python": platform.python_version(), "machine": platform.machine()}
     row |= {name: _version(name) for name in PACKAGES} | {"device": _device()}

@@ -30,12 +30,12 @@ from cogvsr_utils.pipeline.experiment import Experiment
 from cogvsr_utils.source_code import code_digest
 
 # What enters a key by its value, or says where and by whom a result is kept, does not count as code.
-BY_THEMSELVES = frozenset({"PROFILES", "built_stamp", "weights_digest", "results_folder", "provenance"})
+BY_THEMSELVES = frozenset({"PROFILES", "built_stamp", "weights_digest", "results_folder", "environment"})
 
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Result:
     """One result: ``make(experiment, [variant,] **needs)``, its ``needs`` by argument name, and the ``splits`` that it
     may read; ``gpu`` where it runs a model."""
@@ -134,7 +134,13 @@ class Variants:
         return self.results[variant]
 
 
-def result(*, needs=None, splits: tuple[str, ...] = (), gpu: bool = False, variants: tuple[str, ...] = ()):
+def result(
+    *,
+    needs: dict[str, Result] | Callable | None = None,
+    splits: tuple[str, ...] = (),
+    gpu: bool = False,
+    variants: tuple[str, ...] = (),
+) -> Callable:
     """Declare ``make(experiment, **needs)`` as a result, or ``make(experiment, variant, **needs)`` as one for each
     variant.
 

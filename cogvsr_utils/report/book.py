@@ -36,7 +36,7 @@ PAGES = {
         recordings.direct_answers, recordings.activations[SELECTION],
     )),
     "03_probing": Page((
-        baselines.baselines, selection.joint_probe, selection.strict_probe, selection.head_probes,
+        baselines.probe_baselines, selection.joint_probe, selection.strict_probe, selection.head_probes,
         validation.probe_accuracy, validation.head_table,
     )),
     "04_scarcity": Page((
@@ -50,7 +50,7 @@ PAGES = {
     "A2_validation": Page(
         results=(validation.head_table, validation.ranking_quality, validation.ranking_tests),
         nano=(
-            baselines.baselines, validation.ranking_tests, validation.ranking_quality, validation.set_effects,
+            baselines.probe_baselines, validation.ranking_tests, validation.ranking_quality, validation.set_effects,
             validation.planted, validation.null_models, ablation.matched_controls[selection.IMPORTANCE],
             ablation.matched_controls[selection.ABLATION],
         ),

@@ -17,6 +17,7 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 
 from cogvsr_utils.dataset.images import open_image
+from cogvsr_utils.dataset.items import Item
 from cogvsr_utils.functions import FUNCTIONS, NAMES
 
 STYLE = {
@@ -29,7 +30,7 @@ COLOR = {f.name: f.color for f in FUNCTIONS}
 DARK, GREY = "#222", "#ddd"
 
 
-def use_style():
+def use_style() -> None:
     """Set the look of all figures."""
     plt.rcParams.update(STYLE)
 
@@ -51,7 +52,7 @@ def text_on(color: str) -> str:
     return DARK if np.dot(to_rgb(color), (0.2126, 0.7152, 0.0722)) > 0.35 else "white"
 
 
-def scene_figure(items) -> Figure:
+def scene_figure(items: list[Item]) -> Figure:
     """Pictures of some items, each with its main question and its steps beside it."""
     figure, axes = plt.subplots(len(items), 2, figsize=(8.2, 2.6 * len(items)), width_ratios=[1, 1.9], squeeze=False)
     for (left, right), item in zip(axes, items, strict=True):

@@ -10,6 +10,7 @@ scatter_figure               one measure of heads against another
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import matplotlib.pyplot as plt
@@ -75,7 +76,7 @@ def family_maps(tables: dict[str, pd.DataFrame], column: str = "auroc") -> Figur
     return finish(figure)
 
 
-def curve_figure(table: pd.DataFrame, null: np.ndarray, functions) -> Figure:
+def curve_figure(table: pd.DataFrame, null: np.ndarray, functions: Sequence[str]) -> Figure:
     """Sorted importance of every function's heads, the elbow marked, over its ``null`` (fits, functions, heads)."""
     figure, axes = plt.subplots(2, 4, figsize=(9.2, 4.4), sharex=True)
     functions = list(functions)

@@ -3,6 +3,7 @@
 start(experiment)          the look of figures, no console noise, the one-line stamp of the page
 measured_note(...)         the one-line stamp of measured tables
 show(table, ...)           a table as HTML, shares as per cent, text from data escaped
+agreement(fresh, kept)     numbers computed anew beside kept ones
 say(text)                  a sentence as markdown, its numbers filled in
 verdict(low, high, ...)    the words for an interval: below, above or around 0
 quote(name=value)          numbers that prose on any page can glue in
@@ -15,10 +16,11 @@ import warnings
 
 import pandas as pd
 from IPython.display import Markdown
+from pandas.io.formats.style import Styler
 
 from cogvsr_utils.pipeline.experiment import Experiment
 from cogvsr_utils.pipeline.measured import stamp
-from cogvsr_utils.pipeline.provenance import provenance
+from cogvsr_utils.pipeline.provenance import environment
 from cogvsr_utils.report.figures import use_style
 
 
@@ -29,7 +31,7 @@ def start(experiment: Experiment | None = None) -> Markdown | None:
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it reports optional kernels at every load
     if experiment is None:
         return None
-    made = provenance()
+    made = environment()
     return Markdown(
         f"*This run: model* `{experiment.model}`, *quantization* {experiment.quantize or 'none'}, *profile* "
         f"{experiment.profile}, *on* {made['device']}, *torch* {made['torch']}, *transformers* {made['transformers']}, "
@@ -50,7 +52,7 @@ def measured_note(experiments: list[Experiment]) -> Markdown:
     return Markdown("*Measured tables.* " + " ".join(lines))
 
 
-def show(table: pd.DataFrame, percent: tuple[str, ...] = (), points: tuple[str, ...] = (), digits: int = 2):
+def show(table: pd.DataFrame, percent: tuple[str, ...] = (), points: tuple[str, ...] = (), digits: int = 2) -> Styler:
     """A table without its index: ``percent`` columns as 12.3 %, ``points`` as +1.2, other numbers to ``digits``.
 
     Columns are headed by their names with spaces, which break over lines where there is little room; names that are not
@@ -64,6 +66,18 @@ def show(table: pd.DataFrame, percent: tuple[str, ...] = (), points: tuple[str, 
     formats |= {c: "{:.1%}" for c in percent} | {c: (lambda v: f"{100 * v:+.1f}") for c in points}
     formats = {heading(name): form for name, form in formats.items()}
     return table.rename(columns=heading).style.format(formats, na_rep="–", escape="html").hide(axis="index")
+
+
+def agreement(fresh: pd.DataFrame, kept: pd.DataFrame, key: str, columns: tuple[str, ...]) -> Styler:
+    """How far numbers computed anew are from kept ones: by column how many rows of one ``key`` were compared, the
+    largest difference and the correlation."""
+    both = fresh.merge(kept, on=key, suffixes=("", "_kept"))
+    rows = [
+        {"measure": c, "compared": len(both), "largest_difference": (both[c] - both[f"{c}_kept"]).abs().max(),
+         "correlation": both[c].corr(both[f"{c}_kept"])}
+        for c in columns
+    ]  # fmt: skip
+    return show(pd.DataFrame(rows), digits=3)
 
 
 def say(text: str) -> Markdown:
@@ -91,7 +105,7 @@ def span(low: float, high: float, form: str = "+.1f", scale: float = 100) -> str
     return f"{scale * low:{form}} to {scale * high:{form}}"
 
 
-def quote(**values: float | str):
+def quote(**values: float | str) -> None:
     """Keep numbers under their names for ``{glue:text}`` on any page."""
     from myst_nb import glue
 

@@ -87,7 +87,7 @@ def notebook(
     name: str = typer.Argument(help="name of a notebook, such as 03_probing"),
     parameter: list[str] = PARAMETER,
     output: Path = typer.Option(None, help="where the executed notebook goes"),
-):
+) -> None:
     """Run one notebook as a copy under _build/book/notebooks."""
     source = NOTEBOOKS / f"{name}.ipynb"
     if not source.is_file():
@@ -100,7 +100,7 @@ def notebook(
 
 
 @app.command()
-def front(parameter: list[str] = PARAMETER, output: Path = typer.Option(help="where the picture goes")):
+def front(parameter: list[str] = PARAMETER, output: Path = typer.Option(help="where the picture goes")) -> None:
     """Draw the picture of the front page."""
     experiment = Experiment(**parse_parameters(parameter))
     with replacing(output) as partial:
@@ -108,7 +108,7 @@ def front(parameter: list[str] = PARAMETER, output: Path = typer.Option(help="wh
 
 
 @app.command()
-def publish(parameter: list[str] = PARAMETER):
+def publish(parameter: list[str] = PARAMETER) -> None:
     """Write the measured tables of a model under data/measured from its results."""
     typer.echo(measured.publish(Experiment(**parse_parameters(parameter))))
 

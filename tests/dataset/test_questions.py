@@ -127,8 +127,9 @@ def test_doubtful_cases_are_never_asked():
             assert abs(a.x - b.x) >= 0.55
         for kind in KINDS:
             for label, candidate in KINDS[kind].candidates(view):
-                question, answer, *_, steps = ask(kind, view, candidate, np.random.default_rng(seed))
-                assert question.endswith("?") and answer and len(steps) >= 3 and label
+                asked = ask(kind, view, candidate, np.random.default_rng(seed))
+                assert asked.question.endswith("?") and asked.answer and len(asked.steps) >= 3 and label
+                assert asked.needed and max(asked.needed) < len(asked.steps)
 
 
 def test_the_same_bytes_whatever_the_hash_seed():

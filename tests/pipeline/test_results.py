@@ -1,97 +1,126 @@
-"""Stages on a small data set, with rankings made up, so that what comes out can be reckoned by hand."""
+"""Results on a small data set, with rankings made up, so that what comes out can be computed by hand."""
 
 import numpy as np
 import pandas as pd
 import pytest
 
+from cogvsr_utils import paths
+from cogvsr_utils.analysis.ablations import HeadAblations
 from cogvsr_utils.functions import NAMES
 from cogvsr_utils.models.interventions import mask
 from cogvsr_utils.models.scorer import TeacherForcedScorer
-from cogvsr_utils.pipeline.experiment import PROFILES, Profile
+from cogvsr_utils.pipeline import ablation, measured, selection, validation
+from cogvsr_utils.pipeline.experiment import Experiment, Profile, n_top
+from cogvsr_utils.pipeline.selection import Attributions, HeadMeans, HeadSets, Rankings
 
-CLASSES = np.array(sorted(NAMES))
+FUNCTIONS = np.array(sorted(NAMES))
+FEW = Profile(
+    null_fits=1, permutations=5, bootstrap=10, matched_controls=4, control_items=3, ablation_items=6, planted=1
+)
+MEASURED = "what was measured"
 
 
 @pytest.fixture(scope="module")
-def run(small_set, tmp_path_factory):
-    few = Profile(null_fits=1, permutations=5, resamples=10, random_sets=4, control_items=3, effect_items=6, planted=1)
-    kept, PROFILES["few"] = PROFILES.get("few"), few
-    made = Run("nano-internvl", profile="few", source=str(small_set))
-    made.__dict__["folder"] = tmp_path_factory.mktemp("run")
-    rng, shape = np.random.default_rng(0), (8, len(made.vlm.heads))
-    removed = choose.effects(made, "C")
-    beliefs = {
+def experiment(small_set, tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(paths, "RESULTS", tmp_path_factory.mktemp("results"))
+        yield Experiment("nano-internvl", profile=FEW, source=str(small_set))
+
+
+@pytest.fixture(scope="module")
+def ablations(experiment):
+    return {edit: ablation.single_ablations["mask"].make(experiment, "mask") for edit in ("mask", "mean")}
+
+
+@pytest.fixture(scope="module")
+def rankings(experiment, ablations):
+    heads = experiment.vlm.heads
+    rng, shape = np.random.default_rng(0), (8, len(heads))
+    scores = {
         "the same for all": np.tile(rng.random(shape[1]), (8, 1)),
         "all alike": np.ones(shape),
-        "what was measured": -choose.mean_effects(removed, CLASSES),
-        "removal on split A": rng.random(shape),
+        MEASURED: -ablations["mask"].mean_delta_log_prob(FUNCTIONS),
+        selection.IMPORTANCE: rng.random(shape),
     }
-    made.arrays("rankings", lambda: beliefs)
-    made.arrays("probe", lambda: {"classes": CLASSES})
-    yield made
-    PROFILES.pop("few")
-    assert kept is None
+    return Rankings(FUNCTIONS, np.array(heads.pairs), scores)
 
 
-def test_steps_asked_for_alone_are_those_of_the_whole_chats(run):
+def test_steps_asked_for_alone_are_those_of_the_whole_chats(experiment):
     """What comes after a function's last step is cut off and changes nothing."""
     function = NAMES[0]
-    short = run.rehearsal("C", 4, function)
-    whole = TeacherForcedScorer(run.vlm, [item for item in run.items["C"] if item.uid in set(short.index["uid"])])
-    told = [
-        dict(zip(zip(r.index["uid"], r.index["step"], strict=True), r.run(mask([(1, 2)]))[1], strict=True))
-        for r in (short, whole)
+    short = experiment.scorer("C", 4, function)
+    whole = TeacherForcedScorer(
+        experiment.vlm, [item for item in experiment.items("C") if item.uid in set(short.index["uid"])]
+    )
+    log_prob = [
+        dict(zip(zip(s.index["uid"], s.index["step"], strict=True), s.score(mask([(1, 2)])).log_prob, strict=True))
+        for s in (short, whole)
     ]
-    assert 0 < len(told[0]) <= len(told[1]) and (short.index["function"] == function).sum() >= 4
-    assert [told[1][key] for key in told[0]] == pytest.approx(list(told[0].values()), abs=1e-4)
+    assert 0 < len(log_prob[0]) <= len(log_prob[1]) and (short.index["function"] == function).sum() >= 4
+    assert [log_prob[1][key] for key in log_prob[0]] == pytest.approx(list(log_prob[0].values()), abs=1e-4)
 
 
-def test_sets_are_measured_as_by_hand(run):
-    table = validate.set_effects(run).set_index(["set", "ablation"])
+def test_sets_are_measured_as_by_hand(experiment, rankings, ablations):
+    k = n_top(len(rankings.heads))
+    greedy = selection.top_heads_by(rankings, MEASURED, k)
+    means = HeadMeans({"all": np.zeros(experiment.vlm.heads.width, dtype=np.float32)})
+    table = validation.set_effects.make(
+        experiment, rankings=rankings, greedy_sets=greedy, means=means, masked=ablations["mask"],
+        mean_ablated=ablations["mean"],
+    ).set_index(["set", "edit"])  # fmt: skip
     same = table.loc["the same for all"]
     np.testing.assert_allclose(same[["specific", "specific_low", "specific_high"]], 0, atol=1e-12)
     np.testing.assert_allclose(same["change"], same["elsewhere"])
-    rehearsal, tops = run.rehearsal("C", 6), validate.tops(run, "what was measured")
-    label, (right, told) = rehearsal.index["function"].to_numpy(), rehearsal.run()
-    own, other, nats = [], [], []
-    for function in CLASSES:
-        after, after_told = rehearsal.run(mask(tops[function]))
-        nats.append((after_told - told)[label == function].mean())
-        for name in CLASSES:
-            change = after[label == name].mean() - right[label == name].mean()
+    scorer = experiment.scorer("C", FEW.ablation_items)
+    label, intact = scorer.index["function"].to_numpy(), scorer.score()
+    own, other, deltas = [], [], []
+    for function in FUNCTIONS:
+        ablated = scorer.score(mask(greedy.of(function)))
+        deltas.append((ablated.log_prob - intact.log_prob)[label == function].mean())
+        for name in FUNCTIONS:
+            change = ablated.correct[label == name].mean() - intact.correct[label == name].mean()
             (own if name == function else other).append(change)
-    row = table.loc[("what was measured", "mask")]
+    row = table.loc[(MEASURED, "mask")]
     assert row["change"] == pytest.approx(np.mean(own)) and row["elsewhere"] == pytest.approx(np.mean(other))
-    assert row["nats"] == pytest.approx(np.mean(nats), abs=1e-5)
-    cost = np.sort(choose.mean_effects(choose.effects(run, "C"), CLASSES), axis=1)[:, : run.n_top]
+    assert row["delta_log_prob"] == pytest.approx(np.mean(deltas), abs=1e-5)
+    assert row["change"] == table.loc[("greedy on split A", "mask"), "change"]
+    cost = np.sort(ablations["mask"].mean_delta_log_prob(FUNCTIONS), axis=1)[:, :k]
     assert row["singles"] == pytest.approx(cost.sum(1).mean())
 
 
-def test_a_ranking_that_is_the_measure_itself_is_told_from_chance_and_no_other(run):
-    tests = validate.ranking_tests(run, n=200).set_index("ranking")
-    assert tests.loc["what was measured", "precision"] == 1 and tests.loc[
-        "what was measured", "spearman"
-    ] == pytest.approx(1)
-    assert (tests.loc["what was measured", ["p_precision", "p_spearman"]] == 1 / 201).all()
-    assert (tests.drop("what was measured")["p_spearman"] > 0.01).all() and tests.loc["all alike", "spearman"] == 0
+def test_a_ranking_that_is_the_measure_itself_is_told_from_chance_and_no_other(experiment, rankings, ablations):
+    tests = validation.ranking_tests.make(experiment, rankings=rankings, masked=ablations["mask"], n=200)
+    tests = tests.set_index("ranking")
+    assert tests.loc[MEASURED, "precision"] == 1 and tests.loc[MEASURED, "spearman"] == pytest.approx(1)
+    assert (tests.loc[MEASURED, ["p_precision", "p_spearman"]] == 1 / 201).all()
+    assert (tests.drop(MEASURED)["p_spearman"] > 0.01).all() and tests.loc["all alike", "spearman"] == 0
 
 
-def test_random_sets_are_kept_by_the_heads_that_they_match(run):
-    tops = {name: heads for name, heads in validate.tops(run, "what was measured").items() if name in CLASSES[:2]}
-    sets = remove.random_sets(run, tops)
-    again = remove.random_sets(run, {name: [tuple(np.array(head)) for head in heads] for name, heads in tops.items()})
-    pd.testing.assert_frame_equal(sets, again)
-    other = remove.random_sets(run, {name: heads[:2] for name, heads in tops.items()})
-    assert set(other["k"]) == {2} and set(sets["k"]) == {run.n_top}
-    assert len(list(run.folder.glob("random_sets-*.parquet"))) == 2
-    for name in tops:
-        part = sets[sets["function"] == name]
+def test_quality_of_a_ranking_is_counted_by_hand(experiment, rankings, ablations):
+    table = validation.ranking_quality.make(
+        experiment, rankings=rankings, masked=ablations["mask"], mean_ablated=ablations["mean"]
+    ).set_index(["ranking", "edit", "function", "k"])
+    k, name = n_top(len(rankings.heads)), FUNCTIONS[3]
+    cost = -ablations["mask"].mean_delta_log_prob([name])[0]
+    top = [set(np.argsort(-x, kind="stable")[:k]) for x in (rankings.scores["the same for all"][3], cost)]
+    row = table.loc["the same for all", "mask", name, k]
+    assert row["precision"] == len(top[0] & top[1]) / k and row["chance"] == k / 48
+    assert table.loc[MEASURED, "mask", name, k]["precision"] == 1
+
+
+def test_matched_controls_are_as_large_of_like_norm_and_measured_on_own_steps(experiment, rankings):
+    norms = np.random.default_rng(1).uniform(1, 1.05, len(rankings.heads))
+    attributions = Attributions(FUNCTIONS, *np.zeros((2, 8, 48)), norms)
+    sets = ablation.matched_controls[selection.IMPORTANCE].make(
+        experiment, selection.IMPORTANCE, rankings=rankings, attributions=attributions
+    )
+    assert set(sets["k"]) == {n_top(48)} and set(sets["function"]) == set(NAMES)
+    for _, part in sets.groupby("function"):
         own = part[part["set"] == -1].iloc[0]
-        assert (np.abs(part["norm"] - own["norm"]) <= 0.05 * own["norm"]).all() and part["same_layer"].between(
-            0, 1
-        ).all()
-    table = remove.against_random(sets)
-    assert table["function"].tolist() == [name for name in NAMES if name in tops] and (table["sets"] == 4).all()
+        assert (np.abs(part["norm"] - own["norm"]) <= 0.05 * own["norm"]).all()
+        assert part["same_layer"].between(0, 1).all() and own["same_layer"] == 1
+    table = ablation.against_controls(sets)
+    assert table["function"].tolist() == list(NAMES) and (table["sets"] == FEW.matched_controls).all()
 
 
 def test_every_function_weighs_alike_however_many_sets_it_has():
@@ -99,6 +128,73 @@ def test_every_function_weighs_alike_however_many_sets_it_has():
         {"function": ["a"] * 3 + ["b"] * 101, "set": [*range(-1, 2), *range(-1, 100)],
          "change": [-0.5, -0.4, -0.2, *[-0.3], *np.linspace(-0.2, 0, 100)]}
     )  # fmt: skip
-    found = remove.all_against_random(sets)
+    found = ablation.all_against_controls(sets)
     assert found["own"] == pytest.approx(-0.4) and found["p"] == 1 / 2001
     assert found["mean"] == pytest.approx((-0.3 - 0.1) / 2, abs=0.01)
+
+
+def test_specificity_is_the_diagonal_less_the_rest_and_its_p_that_of_pairings():
+    rng = np.random.default_rng(0)
+    square = rng.normal(0, 0.01, (8, 8)) - 0.1 - 0.3 * np.eye(8)
+    matrix = pd.DataFrame(
+        {"head_set": one, "function": other, "change": square[i, j]}
+        for i, one in enumerate(NAMES) for j, other in enumerate(NAMES)
+    )  # fmt: skip
+    found = ablation.specificity(matrix)
+    assert found["own"] == pytest.approx(square.diagonal().mean())
+    assert found["other"] == pytest.approx(square[~np.eye(8, dtype=bool)].mean())
+    assert found["difference"] == pytest.approx(found["own"] - found["other"]) and found["p"] < 0.002
+    flat = ablation.specificity(matrix.assign(change=rng.permutation(matrix["change"].to_numpy())))
+    assert flat["p"] > 0.02
+
+
+def test_the_strongest_head_is_taken_out_of_its_set(experiment, rankings):
+    table = ablation.without_strongest.make(experiment, rankings=rankings).set_index("function")
+    scorer = experiment.scorer("C", FEW.ablation_items)
+    name = NAMES[4]
+    own = (scorer.index["function"] == name).to_numpy()
+    heads = selection.top_heads_by(rankings, selection.IMPORTANCE, n_top(48)).of(name)
+    intact = scorer.score().correct[own]
+
+    def change(chosen):
+        return (scorer.score(mask(chosen)).correct[own].astype(float) - intact).mean()
+
+    alone = {head: change([head]) for head in heads}
+    row = table.loc[name]
+    assert alone[int(row["layer"]), int(row["head"])] == min(alone.values()) == row["strongest"]
+    assert row["whole"] == pytest.approx(change(heads)) and row["n"] == own.sum()
+    assert row["others"] == pytest.approx(change([h for h in heads if h != (row["layer"], row["head"])]))
+
+
+def test_measured_tables_stand_in_for_light_results_and_say_what_has_changed(experiment, monkeypatch, tmp_path):
+    monkeypatch.setattr(measured, "FOLDER", tmp_path)
+    monkeypatch.setattr(measured, "MEASURED", (validation.null_models,))
+    light = Experiment("nano-internvl", source=experiment.source)
+    assert not measured.is_measured(light, validation.null_models)
+    with pytest.raises(FileNotFoundError, match="no measured tables of nano-internvl"):
+        measured.stamp(light)
+    table = pd.DataFrame({"case": ["a"], "selected": [3]})
+    full = Experiment("nano-internvl", profile="full", source=experiment.source)
+    monkeypatch.setattr(type(validation.null_models), "__call__", lambda self, given: table)
+    measured.publish(full)
+    assert measured.table(light, validation.null_models).equals(table)
+    assert not measured.is_measured(full, validation.null_models)
+    assert measured.stamp(light)["changed"] == [] and measured.stamp(light)["profile"] == "full"
+    monkeypatch.setattr(type(validation.null_models), "key", lambda self, given: "another")
+    assert measured.stamp(light)["changed"] == ["null_models"]
+
+
+def test_a_set_of_heads_is_named_by_its_function():
+    sets = HeadSets(np.array(["a", "b"]), np.array([[[0, 1]], [[2, 3]]]))
+    assert sets.of("b") == [(2, 3)]
+
+
+def test_ablations_by_function_are_means_over_its_steps():
+    rng = np.random.default_rng(0)
+    log_prob, correct = rng.normal(size=(4, 6)), rng.random((4, 6)) < 0.5
+    ablations = HeadAblations(correct, log_prob, np.array(list("aabbab")), np.arange(6))
+    expected = [(log_prob[1:] - log_prob[0])[:, [0, 1, 4]].mean(1), (log_prob[1:] - log_prob[0])[:, [2, 3, 5]].mean(1)]
+    np.testing.assert_allclose(ablations.mean_delta_log_prob(["a", "b"]), expected)
+    changed = correct[1:].astype(int) - correct[0]
+    np.testing.assert_allclose(ablations.mean_delta_correct(["a"])[0], changed[:, [0, 1, 4]].mean(1))
+    assert ablations.rows(np.array([2, 3])).function.tolist() == ["b", "b"]

@@ -84,7 +84,7 @@ def compose(n_items: int, seed: int = 0) -> tuple[list[Item], dict]:
             if choice is None or len(items) == n_items:
                 break
             kind, label, view, candidate = choice
-            question, answer, answer_type, options, steps = ask(kind, view, candidate, rng)
+            made = ask(kind, view, candidate, rng)
             shown = KINDS[kind].view
             image = f"images/{number:05d}_{shown}.png"
             pictures[image] = (scene, shown)
@@ -92,9 +92,10 @@ def compose(n_items: int, seed: int = 0) -> tuple[list[Item], dict]:
             labels_asked[kind][label] += 1
             items.append(Item(
                 uid=f"synth-{len(items):05d}", benchmark="synth", subset=kind, group_id=f"scene-{number:05d}",
-                image=image, question=question, answer=answer, answer_type=answer_type,
-                options=list(options) if options else None, steps=steps,
+                image=image, question=made.question, answer=made.answer, answer_type=made.answer_type,
+                options=list(made.options) if made.options else None, steps=made.steps,
                 meta={"source_benchmark": KINDS[kind].source_benchmark, "view": shown, "balance": label,
+                      "needed_steps": made.needed,
                       "things": [{**asdict(t), "column": t.column, "row": t.row} for t in scene.things]},
             ))  # fmt: skip
         number += 1

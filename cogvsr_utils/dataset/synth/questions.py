@@ -1,12 +1,14 @@
 """From a scene to a main question and its verified steps.
 
-ask(kind, view, candidate, rng)     one question of a kind, as question, answer and steps in a possible order
+ask(kind, view, candidate, rng)     one question of a kind with its steps -> AskedQuestion
 
 Every answer is computed from the geometry. Step order varies where logic allows, and functions share their answer
 words, so that neither gives a step's function away.
 """
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -34,15 +36,29 @@ OPTIONAL_WEIGHT = {
 }  # fmt: skip
 
 
-def ask(kind: str, view: SceneView, candidate: tuple, rng: np.random.Generator):
-    """Write one candidate of ``KINDS[kind].candidates(view)`` out.
+@dataclass(frozen=True)
+class AskedQuestion:
+    """A main question with its steps; ``needed`` are the numbers of the steps that bear on it, the others are
+    filler."""
 
-    Returns question, answer, answer type, options and the steps, three to seven, in a random order that logic allows.
-    """
+    question: str
+    answer: str
+    answer_type: str
+    options: tuple[str, ...] | None
+    steps: list[Step]
+    needed: list[int]
+
+
+def ask(kind: str, view: SceneView, candidate: tuple, rng: np.random.Generator) -> AskedQuestion:
+    """Write one candidate of ``KINDS[kind].candidates(view)`` out, with three to seven steps in an order that logic
+    allows."""
     made = KINDS[kind].build(view, *candidate)
     answer = made.answer or next(t.answer for t in made.optional if t.key == "decide")
     templates = _choose(made.core, made.optional + general(view, made.question, made.named, rng), rng)
-    return made.question, answer, _answer_type(answer, made.options), made.options, _order(templates, rng)
+    steps, keys = zip(*_order(templates, rng), strict=True)
+    own = {t.key for t in (*made.core, *made.optional)}
+    needed = [number for number, key in enumerate(keys) if key in own]
+    return AskedQuestion(made.question, answer, _answer_type(answer, made.options), made.options, list(steps), needed)
 
 
 def _choose(core: list[Substep], optional: list[Substep], rng: np.random.Generator) -> list[Substep]:
@@ -63,8 +79,9 @@ def _choose(core: list[Substep], optional: list[Substep], rng: np.random.Generat
     return list(chosen.values())
 
 
-def _order(templates: list[Substep], rng: np.random.Generator) -> list[Step]:
-    """A random order in which every template follows those it needs; a repeated question may be shortened."""
+def _order(templates: list[Substep], rng: np.random.Generator) -> list[tuple[Step, str]]:
+    """Steps with their templates' keys, in a random order in which each follows those it needs; a repeated question may
+    be shortened."""
     left, done, steps, before = list(templates), set(), [], ""
     while left:
         ready = [d for d in left if set(d.after) <= done]
@@ -78,7 +95,7 @@ def _order(templates: list[Substep], rng: np.random.Generator) -> list[Step]:
         question = template.short if shorten else template.question
         options = list(template.options) if template.options else None
         kind = _answer_type(template.answer, template.options)
-        steps.append(Step(question, template.answer, kind, options, template.function))
+        steps.append((Step(question, template.answer, kind, options, template.function), template.key))
         before = template.family
     return steps
 

@@ -45,6 +45,7 @@ class Thing:
 
     @property
     def name(self) -> str:
+        """Colour and shape, which tell it from all others of a scene."""
         return f"{self.color} {self.shape}"
 
     @property

@@ -1,0 +1,71 @@
+"""What each step of the paper, and of the strict reading, can be relied on for: words chosen by the numbers.
+
+reliance(experiment)    one row a step: what was found, and whether to rely on it
+"""
+
+from __future__ import annotations
+
+import pandas as pd
+
+from cogvsr_utils.pipeline import ablation, baselines, selection, validation
+from cogvsr_utils.pipeline.experiment import Experiment
+from cogvsr_utils.pipeline.measured import table
+from cogvsr_utils.stats import ALPHA, wilson
+
+CLOSE = 0.02  # accuracies nearer than this to that of the text are no more than the text's
+
+
+def reliance(experiment: Experiment) -> pd.DataFrame:
+    """Columns: step, found, rely on it. Numbers are those of ``measured.table``.
+
+    A ranking is called a hint where its precision beats chance with p below 5 % over all rankings.
+    """
+    accuracy = table(experiment, baselines.probe_baselines).set_index("predictor")["accuracy"]
+    tests = table(experiment, validation.ranking_tests).set_index("ranking")
+    sets = table(experiment, validation.set_effects)
+    own = sets[sets["edit"] == "mask"].set_index("set").loc[selection.IMPORTANCE]
+    controls = ablation.all_against_controls(table(experiment, ablation.matched_controls[selection.IMPORTANCE]))
+    nulls = table(experiment, validation.null_models).set_index(["case", "rule"])["selected"]
+    trials = table(experiment, validation.planted)
+    nothing = trials[trials["strength"] == 0]
+    joint = nothing[nothing["rule"] == "elbow, joint probe"]
+    elbow = (joint["selected"] / joint["functions"]).mean()
+    max_t = nothing[nothing["rule"] == "max-T"]
+    share, low, high = wilson(max_t["false"] > 0)
+    precision, p = tests["precision"], tests["p_precision"]
+    near_text = accuracy["all heads"] - accuracy["text"] < CLOSE
+    no_difference = "no difference that this data can show"
+
+    def hint(ranking):
+        return "as a hint" if p[ranking] < ALPHA else "not for single heads"
+
+    rows = [
+        ("a joint probe reads the function from the heads",
+         f"all heads {accuracy['all heads']:.1%} of the steps, the text alone {accuracy['text']:.1%}, an untrained "
+         f"model's heads {accuracy['untrained model']:.1%}",
+         "only for what is above the text" if near_text else "above the baselines"),
+        ("gradient × activation ranks the heads",
+         f"{precision[selection.IMPORTANCE]:.0%} of its top heads are among those whose ablation costs most "
+         f"(p {p[selection.IMPORTANCE]:.3f})", hint(selection.IMPORTANCE)),
+        ("the elbow counts functional heads",
+         f"{elbow:.1f} heads a function with shuffled labels and nothing planted", "no" if elbow > 0.5 else "yes"),
+        ("ablating a function's heads breaks it",
+         f"{100 * controls['own']:+.1f} points, {100 * controls['mean']:+.1f} for matched controls "
+         f"(p {controls['p']:.4f})",
+         "yes" if controls["p"] < ALPHA else no_difference),
+        ("and breaks that function rather than others",
+         f"{100 * own['specific']:+.1f} points more than other functions' sets ({100 * own['specific_low']:+.1f} to "
+         f"{100 * own['specific_high']:+.1f})", "yes" if own["specific_high"] < 0 else no_difference),
+        ("strict: max-T of the gain over the text",
+         f"selects anything in {share:.1%} of {len(max_t)} trials with nothing planted ({low:.1%} to {high:.1%}); "
+         f"{nulls['untrained model', 'max-T (strict)']} pairs in an untrained model",
+         "yes: not shown to exceed its 5 %" if low <= ALPHA else "no"),
+        ("strict: ablation of each head, on other scenes",
+         f"{precision[selection.ABLATION]:.0%} of its top heads are confirmed on split C "
+         f"(p {p[selection.ABLATION]:.3f})",
+         "yes, where it can be afforded" if p[selection.ABLATION] < ALPHA else "not for single heads"),
+        ("a cheap approximation: attribution patching",
+         f"{precision['attribution patching']:.0%} of its top heads (p {p['attribution patching']:.3f})",
+         hint("attribution patching")),
+    ]  # fmt: skip
+    return pd.DataFrame(rows, columns=["step", "found", "rely on it"])
