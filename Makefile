@@ -8,7 +8,7 @@ READY := .venv/.ready
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help book test lint pairs wheel train clean
+.PHONY: help book test lint pairs measure wheel train clean
 
 help:  ## list the verbs
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -20,7 +20,7 @@ $(READY): pyproject.toml constraints.txt
 	@touch $@
 
 book: $(READY)  ## run every notebook and build the book (MODEL=, QUANTIZE= for another model)
-	$(BIN)/snakemake --cores all --quiet rules progress --config model=$(MODEL) quantize=$(QUANTIZE) -- book
+	$(BIN)/snakemake --cores all --nolock --rerun-incomplete --quiet rules progress --config model=$(MODEL) quantize=$(QUANTIZE) -- book
 	@echo "Open _build/book/_build/html/index.html"
 
 test: $(READY)  ## run the tests
@@ -32,6 +32,9 @@ lint: $(READY)  ## check style
 
 pairs: $(READY)  ## write each notebook's .ipynb from its .py
 	$(BIN)/jupytext --quiet --to ipynb --update notebooks/*.py
+
+measure: $(READY)  ## make the measured tables anew from full runs (MODEL=a,b for several; hours on a CPU)
+	$(BIN)/snakemake --cores all --nolock --rerun-incomplete --quiet rules progress --config model=$(MODEL) profile=full -- measured
 
 wheel: $(READY)  ## build the wheel with the nano weights inside
 	rm -rf build cogvsr_utils/data

@@ -6,6 +6,7 @@ from pathlib import Path
 from cogvsr_utils.dataset.synth.build import built_stamp
 from cogvsr_utils.paths import ROOT
 from cogvsr_utils.pipeline.experiment import Experiment
+from cogvsr_utils.pipeline.measured import MEASURED
 from cogvsr_utils.pipeline.plan import RESULTS, rules as rules_of
 from cogvsr_utils.report.book import PAGES, page_options, page_results
 
@@ -40,6 +41,15 @@ rule notebooks:
 rule results:
     input:
         [local(job.output) for job in WANTED],
+
+
+rule measured:  # write data/measured/ from full runs
+    input:
+        [local(result.stamp_path(each)) for each in EXPERIMENTS for result in MEASURED],
+    shell:
+        " && ".join(
+            f"python -m cogvsr_utils.report.runner publish {page_options('A2_validation', each)}" for each in EXPERIMENTS
+        )
 
 
 rule synth:

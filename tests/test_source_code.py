@@ -22,7 +22,7 @@ FILES = {
         def unrelated(x):
             return OTHER * x
         ''',
-    "high.py": '''
+    "high.py": """
         from small import low
         from small.low import double as twice
 
@@ -40,7 +40,7 @@ FILES = {
             from small.low import unrelated
 
             return unrelated(x)
-        ''',
+        """,
 }
 
 
