@@ -56,7 +56,7 @@ rule synth:
     output:
         local(built_stamp()),
     shell:
-        "python -m cogvsr_utils.dataset.synth.build"
+        "python -c 'from cogvsr_utils.dataset.synth.build import build_synth; build_synth()'"
 
 
 for job in JOBS.values():

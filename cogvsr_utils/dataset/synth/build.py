@@ -127,7 +127,3 @@ def _draw(job):
     scene, view, size, path = job
     with replacing(path) as partial:
         Image.fromarray(render(scene, size, view)[0]).save(partial, format="PNG")
-
-
-if __name__ == "__main__":
-    build_synth()
