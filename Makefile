@@ -8,7 +8,7 @@ READY := .venv/.ready
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help book test lint pairs measure wheel train clean
+.PHONY: help book test lint pairs measure wheel train repository clean
 
 help:  ## list the verbs
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -44,6 +44,11 @@ wheel: $(READY)  ## build the wheel with the nano weights inside
 
 train: $(READY)  ## train the nano model again (hours on a CPU)
 	$(BIN)/python -m cogvsr_utils.nano.train $(MODEL)
+
+repository:  ## set the repository's address everywhere (URL=https://github.com/OWNER/NAME)
+	git grep -lE 'https://github\.com/[A-Za-z0-9_-]+/[A-Za-z0-9_-]+' -- '*.md' '*.yml' '*.py' '*.cff' ':!tests' | \
+		xargs sed -i -E 's#https://github\.com/[A-Za-z0-9_-]+/[A-Za-z0-9_-]+#$(URL)#g'
+	$(MAKE) pairs
 
 clean:  ## remove what runs made, not the environment
 	rm -rf _build results dist build .snakemake

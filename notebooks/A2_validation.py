@@ -35,8 +35,6 @@ profile: str = "light"  # "light" or "full": how much of everything
 source: str = "synth"  # "synth" or the path of a CogVSR .jsonl file
 
 # %% tags=["hide-input"]
-from dataclasses import replace
-
 import pandas as pd
 
 from cogvsr_utils import Experiment
@@ -50,12 +48,11 @@ from cogvsr_utils.report.verdicts import reliance
 from cogvsr_utils.stats import wilson
 
 experiment = Experiment(model, quantize, profile, source)
-nanos = {name: replace(experiment, model=name, quantize=None, source="synth") for name in nano_names()}
-main = nanos.get(experiment.model, experiment) if not experiment.quantize and source == "synth" else experiment
+nanos = {name: Experiment(name, profile=profile) for name in nano_names()}
 start(experiment)
 
 # %% tags=["hide-input"]
-measured_note([each for each in nanos.values() if measured.is_measured(each, validation.planted)])
+measured_note([each for each in nanos.values() if measured.is_measured(each, validation.ranking_tests)])
 
 # %% [markdown]
 # ## What to rely on
@@ -63,7 +60,7 @@ measured_note([each for each in nanos.values() if measured.is_measured(each, val
 # Each step of the paper, and of the strict reading, against what was found below.
 
 # %%
-relied = reliance(main)
+relied = reliance(experiment)
 show(relied)
 
 # %% [markdown]
@@ -93,7 +90,7 @@ scatter_figure(table, "importance", "effect", "importance", "change of\nlog-prob
 # log-probability had been seen to do worse on these very scenes; its row flatters it a little.
 
 # %% mystnb={"image": {"alt": "For each way of ranking heads its precision among the top heads and its rank correlation with the measured effect of ablation, a dot for each function, with the mean"}, "figure": {"caption": "How well each ranking, made on split A, predicts the effect of ablating a head on split C.", "name": "fig-quality"}}
-quality = measured.table(main, validation.ranking_quality)
+quality = measured.table(experiment, validation.ranking_quality)
 k = quality["k"].unique()[1]
 quality_figure(quality[(quality["edit"] == "mask") & (quality["k"] == k)])
 
@@ -103,8 +100,8 @@ quality_figure(quality[(quality["edit"] == "mask") & (quality["k"] == k)])
 
 # %% tags=["hide-input"]
 tests = {name: measured.table(each, validation.ranking_tests).set_index("ranking") for name, each in nanos.items()}
-if main.title not in tests:
-    tests = {main.title: measured.table(main, validation.ranking_tests).set_index("ranking")} | tests
+if experiment.title not in tests or source != "synth":
+    tests = {experiment.title: validation.ranking_tests(experiment).set_index("ranking")} | tests
 
 
 def by_model(measure, form):
@@ -130,7 +127,7 @@ show(by_model("spearman", "{:.2f}"))
 # functions' sets.
 
 # %% tags=["hide-input"] mystnb={"image": {"alt": "For each way of choosing sets a dot for the change of accuracy on the function's own steps, with its interval, and a ring for the change of the same steps under the other functions' sets"}, "figure": {"caption": "Change of accuracy with a function's set ablated (dots, 95 % over scenes), and of the same steps with the other functions' sets ablated (rings).", "name": "fig-sets"}}
-sets = measured.table(main, validation.set_effects).sort_values("change")
+sets = measured.table(experiment, validation.set_effects).sort_values("change")
 set_figure(sets[sets["edit"] == "mask"])
 
 # %% [markdown]
@@ -151,7 +148,7 @@ show(pd.DataFrame(lines.values()))
 # heads are moved by a known number of standard deviations. Which rule finds them, and what else does it find?
 
 # %% tags=["hide-input"] mystnb={"image": {"alt": "Share of planted heads found and share of false ones among the selected against planted strength, a line for each rule"}, "figure": {"caption": "Power (left) and false discoveries (right) of each rule, by planted strength. At 0 nothing is planted.", "name": "fig-power"}}
-trials = measured.table(main, validation.planted)
+trials = measured.table(experiment, validation.planted)
 power_figure(power(trials))
 
 # %% [markdown]
@@ -173,7 +170,7 @@ show(nothing, percent=("any_selected", "ci_low", "ci_high"))
 # function and head that each rule selects.
 
 # %% tags=["hide-input"]
-nulls = measured.table(main, validation.null_models)
+nulls = measured.table(experiment, validation.null_models)
 show(nulls.pivot(index="case", columns="rule", values="selected").reset_index().assign(of=nulls["of"].iloc[0]))
 
 # %% [markdown]
@@ -183,10 +180,10 @@ show(nulls.pivot(index="case", columns="rule", values="selected").reset_index().
 
 # %% tags=["hide-input"]
 fresh = validation.ranking_tests(experiment)
-agreement(fresh, measured.table(main, validation.ranking_tests), "ranking", ("precision", "spearman"))
+agreement(fresh, measured.table(experiment, validation.ranking_tests), "ranking", ("precision", "spearman"))
 
 # %% tags=["hide-input"]
-means, size = tests[main.title], nothing.set_index("rule").loc["max-T"]
+means, size = tests[experiment.title], nothing.set_index("rule").loc["max-T"]
 selected = nulls.set_index(["case", "rule"])["selected"]
 quote(
     precision_joint=means.loc[selection.IMPORTANCE, "precision"],

@@ -1,4 +1,5 @@
-"""The storeys of the house: imports point down, in no circle, and the heavy libraries are loaded where they are used."""
+"""The storeys of the house: imports point down, in no circle, and the heavy libraries are loaded where they are
+used."""
 
 import ast
 import subprocess

@@ -1,18 +1,6 @@
-import subprocess
-import sys
-
 import pytest
 
 import cogvsr_utils
-
-
-def test_public_names_are_functions_and_classes_whoever_imports_first():
-    code = "from cogvsr_utils.evaluation import compare; import cogvsr_utils.scarcity; " \
-           "from cogvsr_utils import capture, scarcity; print(callable(capture), callable(scarcity))"  # fmt: skip
-    assert (
-        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
-        == ["True"] * 2
-    )
 
 
 @pytest.mark.parametrize("name", cogvsr_utils.__all__)

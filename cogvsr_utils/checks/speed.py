@@ -286,7 +286,8 @@ def probe_benchmark(
             accuracy = run()
             seconds.append(time.perf_counter() - start)
         rows.append({"method": method, "heads": n, "median": np.median(seconds), "least": min(seconds),
-                     "most": max(seconds), "ms_a_head": 1e3 * np.median(seconds) / n, "accuracy": accuracy})  # fmt: skip
+                     "most": max(seconds), "ms_a_head": 1e3 * np.median(seconds) / n,
+                     "accuracy": accuracy})  # fmt: skip
     return pd.DataFrame(rows)
 
 

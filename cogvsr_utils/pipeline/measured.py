@@ -1,7 +1,7 @@
 """Tables of full runs, kept in the repository with a stamp of what made them.
 
 MEASURED                      the results whose tables are kept
-publish(experiment)           write them from the results of an experiment: data/measured/<model>/
+publish(experiment)           write those that are made from an experiment's results: data/measured/<model>/
 table(experiment, result)     the measured table where there is one and the profile is light, else the result itself
 stamp(model)                  what made a model's tables, and whether code, data or weights have changed since
 """
@@ -17,25 +17,30 @@ from cogvsr_utils.files import replacing
 from cogvsr_utils.paths import MEASURED as FOLDER
 from cogvsr_utils.pipeline import ablation, baselines, selection, validation
 from cogvsr_utils.pipeline.experiment import Experiment
+from cogvsr_utils.pipeline.plan import RESULTS
 from cogvsr_utils.pipeline.store import Result
 
 MEASURED: tuple[Result, ...] = (
     baselines.probe_baselines, validation.probe_accuracy, validation.head_table, validation.sparsity,
     validation.spatial_differences, validation.thresholds, ablation.ablation_matrix,
-    ablation.matched_controls[selection.IMPORTANCE], ablation.matched_controls[selection.ABLATION],
+    ablation.matched_controls[selection.IMPORTANCE],
     validation.ranking_quality, validation.ranking_tests, validation.set_effects, validation.planted,
     validation.null_models, validation.quantization,
 )  # fmt: skip
 
 
 def publish(experiment: Experiment) -> Path:
-    """Write the tables of ``MEASURED``, made where they are missing, and their stamp; returns the folder."""
-    folder = _folder(experiment)
-    for result in MEASURED:
-        found = result(experiment)
+    """Write the tables of those of ``MEASURED`` that are made, and their stamp; returns the folder.
+
+    Raises FileNotFoundError where none is made.
+    """
+    folder, made = _folder(experiment), [result for result in MEASURED if result.is_kept(experiment)]
+    if not made:
+        raise FileNotFoundError(f"no full results of {experiment.title}; expected some under {experiment.folder}")
+    for result in made:
         with replacing(folder / f"{result.name}.csv") as partial:
-            found.to_csv(partial, index=False, float_format="%.6g")
-    keys = {result.name: result.key(experiment) for result in MEASURED}
+            result(experiment).to_csv(partial, index=False, float_format="%.6g")
+    keys = {result.name: result.key(experiment) for result in made}
     with replacing(folder / "stamp.json") as partial:
         partial.write_text(json.dumps({**experiment.made_on(), "keys": keys}, indent=1) + "\n")
     return folder
@@ -43,9 +48,8 @@ def publish(experiment: Experiment) -> Path:
 
 def is_measured(experiment: Experiment, result: Result) -> bool:
     """Whether ``table`` will show a measured table."""
-    return (
-        experiment.profile == "light" and result in MEASURED and (_folder(experiment) / f"{result.name}.csv").is_file()
-    )
+    measurable = experiment.profile == "light" and experiment.source == "synth" and result in MEASURED
+    return measurable and (_folder(experiment) / f"{result.name}.csv").is_file()
 
 
 def table(experiment: Experiment, result: Result) -> pd.DataFrame:
@@ -65,7 +69,7 @@ def stamp(experiment: Experiment) -> dict:
         raise FileNotFoundError(f"no measured tables of {experiment.title}; expected {path}, which `publish` writes")
     made = json.loads(path.read_text())
     full = Experiment(experiment.model, experiment.quantize, made["profile"], experiment.source)
-    changed = [result.name for result in MEASURED if result.key(full) != made["keys"].get(result.name)]
+    changed = [name for name, key in made["keys"].items() if RESULTS[name].key(full) != key]
     return made | {"changed": changed}
 
 

@@ -20,11 +20,14 @@ MODEL = ("model", "quantize", "profile", "source")
 
 @dataclass(frozen=True)
 class Page:
-    """A notebook: the ``results`` of the book's model that it shows, those of every ``nano`` model, its parameters, and
+    """A notebook: the ``results`` of the book's model that it makes; the ``heavy`` ones that it takes from measured
+    tables where there are some; the same of every ``nano`` model and of the ``first`` of them; its parameters; and
     whether it measures time, so that nothing else may run."""
 
     results: tuple[Result, ...] = ()
+    heavy: tuple[Result, ...] = ()
     nano: tuple[Result, ...] = ()
+    first: tuple[Result, ...] = ()
     parameters: tuple[str, ...] = MODEL
     timed: bool = False
 
@@ -48,19 +51,19 @@ PAGES = {
         ablation.without_strongest, ablation.scaled, ablation.steered,
     )),
     "A2_validation": Page(
-        results=(validation.head_table, validation.ranking_quality, validation.ranking_tests),
-        nano=(
-            baselines.probe_baselines, validation.ranking_tests, validation.ranking_quality, validation.set_effects,
-            validation.planted, validation.null_models, ablation.matched_controls[selection.IMPORTANCE],
-            ablation.matched_controls[selection.ABLATION],
+        results=(validation.head_table, validation.ranking_tests),
+        heavy=(
+            baselines.probe_baselines, validation.ranking_quality, validation.set_effects, validation.planted,
+            validation.null_models, ablation.matched_controls[selection.IMPORTANCE],
         ),
+        nano=(validation.ranking_tests,),
     ),
     "06_families": Page(
         nano=(
             recordings.answers[TEST], validation.head_table, validation.sparsity, validation.spatial_differences,
-            validation.thresholds, ablation.ablation_matrix, ablation.matched_controls[selection.IMPORTANCE],
-            validation.quantization,
+            ablation.ablation_matrix, ablation.matched_controls[selection.IMPORTANCE],
         ),
+        first=(validation.quantization,),
         parameters=("profile",),
     ),
     "A1_speed": Page((recordings.answers[TUNING],), timed=True),
@@ -71,9 +74,11 @@ def page_results(name: str, experiment: Experiment) -> list[tuple[Result, Experi
     """The results that a page makes or reads, each with its experiment; measured tables need none."""
     page = PAGES[name]
     found = [(result, experiment) for result in page.results if not (experiment.quantize and "four_bit" in result.name)]
-    for model in nano_names():
+    found += [(result, experiment) for result in page.heavy if not is_measured(experiment, result)]
+    for number, model in enumerate(nano_names()):
         nano = replace(experiment, model=model, quantize=None, source="synth", _cache={})
-        found += [(result, nano) for result in page.nano if not is_measured(nano, result)]
+        wanted = page.nano + (page.first if number == 0 else ())
+        found += [(result, nano) for result in wanted if not is_measured(nano, result)]
     return [(result, each) for result, each in found if result.name != "answers-hard" or "hard" in each.present_splits]
 
 

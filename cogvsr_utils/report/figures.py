@@ -27,7 +27,7 @@ STYLE = {
 }  # fmt: skip
 SHORT = {f.name: f.short for f in FUNCTIONS}
 COLOR = {f.name: f.color for f in FUNCTIONS}
-DARK, GREY = "#222", "#ddd"
+DARK, GREY = "#111", "#ddd"
 
 
 def use_style() -> None:
@@ -47,9 +47,10 @@ def text_on(color: str) -> str:
     """White or dark, whichever is easier to read on a colour.
 
     >>> text_on("#ffffff"), text_on("#332288")
-    ('#222', 'white')
+    ('#111', 'white')
     """
-    return DARK if np.dot(to_rgb(color), (0.2126, 0.7152, 0.0722)) > 0.35 else "white"
+    linear = np.array(to_rgb(color)) ** 2.2
+    return DARK if linear @ (0.2126, 0.7152, 0.0722) > 0.18 else "white"
 
 
 def scene_figure(items: list[Item]) -> Figure:

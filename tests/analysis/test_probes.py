@@ -144,7 +144,8 @@ def test_permutation_keeps_labels_within_their_stratum():
 
 
 def test_strict_holds_its_level_where_step_and_scene_tell_but_no_head_does():
-    """Labels and activations both hang on the step, and scenes colour the activations. Shuffled across steps all would pass."""
+    """Labels and activations both hang on the step, and scenes colour the activations. Shuffled across steps all would
+    pass."""
     strata, groups, across, hits = np.arange(120) % 4, np.arange(120) // 4, np.zeros(120), {"within": 0, "across": 0}
     for seed in range(300):
         rng = np.random.default_rng(seed)

@@ -86,7 +86,8 @@ def test_ablation_shows_which_functions_have_more_heads():
 
 
 def test_more_steps_do_not_make_more_heads():
-    """Heads break every function alike, but spatial functions have twice the steps: all counted they pass more often."""
+    """Heads break every function alike, but spatial functions have twice the steps: all counted they pass more
+    often."""
     rng, few, many = np.random.default_rng(0), 24, 160
     function = np.repeat(CLASSES, [many if spatial else few for spatial in SPATIAL])
     right = np.ones((41, len(function)), dtype=bool)

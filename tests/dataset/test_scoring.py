@@ -7,7 +7,8 @@ from cogvsr_utils.dataset.scoring import judge, parse
 @pytest.mark.parametrize("reply, kind, options, meaning", [
     ("Yes.", "yesno", None, "yes"), ("no, it is not", "yesno", None, "no"), ("yes and no", "yesno", None, None),
     ("none", "yesno", None, None), ("nothing", "yesno", None, None),
-    ("3", "int", None, "3"), ("There are ten.", "int", None, "10"), ("3 or 4", "int", None, None), ("", "int", None, None),
+    ("3", "int", None, "3"), ("There are ten.", "int", None, "10"), ("3 or 4", "int", None, None),
+    ("", "int", None, None),
     ("The red cube.", "choice", ["red cube", "blue cube"], "red cube"),
     ("red cube or blue cube", "choice", ["red cube", "blue cube"], None),
     ("A man", "choice", ["a", "b"], None),

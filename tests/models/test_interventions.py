@@ -180,7 +180,8 @@ def test_direction_points_from_wrong_to_right(vlm):
 
 
 def test_scored_steps_are_right_where_each_alone_would_be(vlm, items):
-    """The oracle scores one step at a time: is each token of the true answer the likeliest after the true ones before?"""
+    """The oracle scores one step at a time: is each token of the true answer the likeliest after the true ones
+    before?"""
 
     edit = mask([(1, head) for head in range(8)])
     scorer = TeacherForcedScorer(vlm, items, batch_size=5)

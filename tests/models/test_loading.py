@@ -73,6 +73,18 @@ def test_map_agrees_with_the_configuration(vlm):
         vlm.heads.columns([(99, 0)])
 
 
+@pytest.mark.parametrize("name", nano_names())
+def test_processors_are_the_same_with_and_without_torchvision(name):
+    """The shipped folders describe no video processor, so none may be asked for; pictures are prepared by PIL."""
+    from cogvsr_utils.paths import NANO
+
+    assert "video_processor" not in (NANO / name / "processor_config.json").read_text()
+    assert not list((NANO / name).glob("*video*"))
+    processor = load_vlm(name).processor
+    assert "video_processor" not in processor.get_attributes() and not hasattr(processor, "video_processor")
+    assert type(processor.image_processor).__name__.endswith("Pil")
+
+
 def test_images_only_view_leaves_the_video_processor_out():
     from transformers import InternVLProcessor, Qwen2_5_VLProcessor
 

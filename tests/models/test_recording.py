@@ -80,8 +80,8 @@ def test_heads_through_the_projection_are_the_layers_own_output(vlm, items):
     hook.remove()
     start = vlm.heads.projections[name][0]
     rows = vlm.heads.table[vlm.heads.table["layer"] == 2]
-    total = sum(caught["x"][..., r.start - start : r.stop - start] @ projection.weight[:, r.start - start : r.stop - start].T
-                for r in rows.itertuples())  # fmt: skip
+    slices = [slice(r.start - start, r.stop - start) for r in rows.itertuples()]
+    total = sum(caught["x"][..., own] @ projection.weight[:, own].T for own in slices)
     torch.testing.assert_close(total, caught["out"], rtol=1e-4, atol=1e-4)
 
 

@@ -175,7 +175,10 @@ def test_measured_tables_stand_in_for_light_results_and_say_what_has_changed(exp
         measured.stamp(light)
     table = pd.DataFrame({"case": ["a"], "selected": [3]})
     full = Experiment("nano-internvl", profile="full", source=experiment.source)
+    with pytest.raises(FileNotFoundError, match="no full results of nano-internvl; expected some under"):
+        measured.publish(full)
     monkeypatch.setattr(type(validation.null_models), "__call__", lambda self, given: table)
+    monkeypatch.setattr(type(validation.null_models), "is_kept", lambda self, given: True)
     measured.publish(full)
     assert measured.table(light, validation.null_models).equals(table)
     assert not measured.is_measured(full, validation.null_models)

@@ -16,7 +16,7 @@ from packaging.requirements import Requirement
 
 from cogvsr_utils.report.runner import _is_bar, run_notebook
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.py"))
 KEYS = {
     "": {"title", "author", "copyright", "only_build_toc_files", "exclude_patterns", "execute", "bibtex_bibfiles",
@@ -106,13 +106,18 @@ def test_notebooks_have_their_shape(source):
         assert part in text, part
     parameters = next(c for c in notebook.cells if "parameters" in c.metadata.get("tags", []))
     assert all(re.fullmatch(r"\w+: \w+ = (\"[\w.-]*\"|\d+)  # .+", line) for line in parameters.source.splitlines())
+    shown = [c for c in notebook.cells if c.cell_type == "code" and not c.metadata.get("tags")]
+    assert 1 <= len(shown) <= 8 and max(len(c.source.splitlines()) for c in shown) <= 12, "short calls are in sight"
+    assert "pip" in notebook.cells[1].source and notebook.cells[1].metadata["tags"] == ["remove-cell"], "for Colab"
 
 
 def test_unknown_parameters_and_notebooks_are_refused(tmp_path):
 
-    with pytest.raises(ValueError, match=r"03_probing\.ipynb has no parameter modle; it has model, profile, quantize"):
+    with pytest.raises(
+        ValueError, match=r"03_probing\.ipynb has no parameter modle; it has model, profile, quantize, source"
+    ):
         run_notebook(ROOT / "notebooks" / "03_probing.ipynb", tmp_path / "x.ipynb", {"modle": "nano-internvl"})
-    call = [sys.executable, "-m", "cogvsr_utils.run", "09_none"]
+    call = [sys.executable, "-m", "cogvsr_utils.report.runner", "notebook", "09_none"]
     done = subprocess.run(call, capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 2 and "no notebook" in done.stderr
 
@@ -135,13 +140,13 @@ def test_wheel_holds_weights_and_schema_and_works_from_any_folder(tmp_path):
     (wheel,) = tmp_path.glob("*.whl")
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(tmp_path / "site")
-    code = "import cogvsr_utils as c, cogvsr_utils.kinds, cogvsr_utils.nano.train; " \
-           "v = c.load_vlm('nano-internvl'); print(len(v.heads), cogvsr_utils.kinds.__file__)"  # fmt: skip
+    code = "import cogvsr_utils as c, cogvsr_utils.dataset.synth.kinds as k, cogvsr_utils.nano.train; " \
+           "v = c.load_vlm('nano-internvl'); print(len(v.heads), k.__file__)"  # fmt: skip
     environment = {"PYTHONPATH": str(tmp_path / "site"), "PATH": "/usr/bin:/bin"}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, env=environment)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.split() == ["48", str(tmp_path / "site" / "cogvsr_utils" / "kinds" / "__init__.py")]
-    assert (tmp_path / "site" / "cogvsr_utils" / "schemas" / "item.schema.json").is_file()
+    assert done.stdout.split() == ["48", str(tmp_path / "site" / "cogvsr_utils/dataset/synth/kinds/__init__.py")]
+    assert (tmp_path / "site" / "cogvsr_utils" / "dataset" / "schemas" / "item.schema.json").is_file()
 
 
 def test_progress_bars_are_told_from_other_messages():
@@ -155,3 +160,25 @@ def test_progress_bars_are_told_from_other_messages():
             pass
     assert "\x1b[A" in shown.getvalue() and _is_bar(shown.getvalue())
     assert not _is_bar(shown.getvalue() + "UserWarning: look here\n")
+
+
+def test_the_repository_has_one_address():
+    """``make repository URL=...`` sets it everywhere; the book's settings are where it is read from."""
+    url = load("_config.yml")["repository"]["url"]
+    pattern = re.compile(r"https://github\.com/[\w-]+/[\w-]+")
+    for name in (
+        "README.md",
+        "CITATION.cff",
+        "book/rerun.md",
+        "book/cite.md",
+        *(f"notebooks/{p.name}" for p in NOTEBOOKS),
+    ):
+        found = set(pattern.findall((ROOT / name).read_text()))
+        assert found <= {url}, (name, found)
+
+
+def test_the_package_prints_nothing_and_lines_end_at_120():
+    for path in (ROOT / "cogvsr_utils").rglob("*.py"):
+        text = path.read_text()
+        assert not re.search(r"^\s*print\(", text, re.M), path
+        assert all(len(line) <= 120 for line in text.splitlines()), path

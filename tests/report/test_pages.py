@@ -1,0 +1,174 @@
+"""What pages are made of: tables, sentences chosen by numbers, figures of every kind."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from bs4 import BeautifulSoup
+from matplotlib.figure import Figure
+
+from cogvsr_utils.analysis.accuracy import accuracy_table
+from cogvsr_utils.analysis.head_scores import head_table
+from cogvsr_utils.analysis.sparsity import scarcity
+from cogvsr_utils.checks.planted import power
+from cogvsr_utils.dataset.scoring import judge
+from cogvsr_utils.functions import FUNCTIONS, NAMES
+from cogvsr_utils.pipeline import measured, validation
+from cogvsr_utils.pipeline.experiment import Experiment
+from cogvsr_utils.report import effect_figures, figures, head_figures
+from cogvsr_utils.report.pages import agreement, say, show, span, verdict
+
+RNG = np.random.default_rng(0)
+
+
+def cells(styled):
+    table = BeautifulSoup(styled.to_html(), "html.parser")
+    return [[cell.get_text(strip=True) for cell in row.find_all(["th", "td"])] for row in table.find_all("tr")]
+
+
+def test_tables_show_shares_points_and_missing_values_and_escape_what_data_brings():
+    table = pd.DataFrame({"a_name": ["<b>bold</b>"], "share": [0.1234], "change": [-0.05], "gap": [np.nan], "n": [3]})
+    styled = show(table, percent=("share",), points=("change",))
+    assert cells(styled) == [["a name", "share", "change", "gap", "n"], ["<b>bold</b>", "12.3%", "-5.0", "–", "3"]]
+    assert "<b>bold</b>" not in styled.to_html()
+
+
+@pytest.mark.parametrize(
+    "low, high, words", [(-0.2, -0.1, "fewer"), (0.1, 0.2, "more"), (-0.1, 0.1, "open"), (0, 0, "open")]
+)
+def test_words_follow_the_interval(low, high, words):
+    assert verdict(low, high, "fewer", "more", "open") == words
+
+
+def test_spans_are_in_points():
+    assert span(-0.4812, 0.003) == "-48.1 to +0.3" and span(1.234, 2, scale=1) == "+1.2 to +2.0"
+    assert say("a *b*").data == "a *b*"
+
+
+def test_agreement_compares_rows_of_one_name():
+    fresh, kept = (pd.DataFrame({"k": ["a", "b", "c"], "x": x}) for x in ([1.0, 2.0, 3.0], [1.0, 2.5, 3.0]))
+    assert cells(agreement(fresh, kept.iloc[::-1], "k", ("x",)))[1][:3] == ["x", "3", "0.500"]
+
+
+def contrast(one, other):
+    def luminance(color):
+        rgb = np.array([int(color[i : i + 2], 16) for i in (1, 3, 5)]) / 255
+        return np.where(rgb <= 0.03928, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4) @ (0.2126, 0.7152, 0.0722)
+
+    low, high = sorted((luminance(one), luminance(other)))
+    return (high + 0.05) / (low + 0.05)
+
+
+def test_labels_on_the_functions_colours_can_be_read():
+    for function in FUNCTIONS:
+        text = {"white": "#ffffff", figures.DARK: "#111111"}[figures.text_on(function.color)]
+        assert contrast(text, function.color) >= 4.5, function.name
+
+
+@pytest.fixture(scope="module")
+def heads():
+    table = pd.DataFrame([(layer, head) for layer in range(3) for head in range(4)], columns=["layer", "head"])
+    functions = sorted(NAMES)
+    measures = {"importance": RNG.normal(size=(8, 12)), "auroc": RNG.uniform(0.5, 1, (8, 12)),
+                "effect": RNG.normal(size=(8, 12))}  # fmt: skip
+    return functions, measures, head_table(table, functions, measures)
+
+
+def counts(functions, measures):
+    draws = RNG.normal(size=(6, 8, 12))
+    table = scarcity(measures["importance"], draws, draws, functions, np.repeat(range(3), 4))
+    return pd.concat([table, table[table["statistic"] == "elbow"].assign(statistic="n_ablation")])
+
+
+def test_figures_of_heads_are_drawn(heads):
+    functions, measures, table = heads
+    drawn = [
+        *(head_figures.head_maps(table, column) for column in measures),
+        head_figures.family_maps({"one": table, "other": table}),
+        head_figures.curve_figure(table, RNG.normal(size=(3, 8, 12)), functions),
+        head_figures.count_figure({"m": counts(functions, measures)}, {"m": 12}),
+        head_figures.sharing_figure({name: {(0, i % 4), (1, 0)} for i, name in enumerate(NAMES)}),
+        head_figures.scatter_figure(table, "importance", "effect", "importance", "effect"),
+    ]
+    assert all(isinstance(figure, Figure) for figure in drawn)
+    maps = drawn[2]  # the effect: one scale for harm and help, with its bar
+    assert maps.axes[-1].get_ylabel().startswith("share of the largest change") and len(maps.axes) == 9
+    assert all(axis.images[0].get_clim() == (-1, 1) for axis in maps.axes[:-1])
+    signs = np.sign(maps.axes[0].images[0].get_array())
+    expected = table[table["function"] == NAMES[0]].pivot(index="layer", columns="head", values="effect")
+    np.testing.assert_array_equal(signs, np.sign(expected))
+
+
+def test_figures_of_effects_are_drawn(answers, items):
+    columns = [*NAMES, "Main question"]
+    matrix = pd.DataFrame({"head_set": a, "function": b, "change": RNG.normal() / 10, "q": RNG.random()}
+                          for a in NAMES for b in columns)  # fmt: skip
+    controls = pd.DataFrame({"function": NAMES, "change": -0.1, "control_mean": -0.05, "control_low": -0.1,
+                             "control_high": 0.0})  # fmt: skip
+    quality = pd.DataFrame({"ranking": r, "function": f, "k": 5, "chance": 0.1, "precision": 0.2, "precision_low": 0.1,
+                            "precision_high": 0.3, "spearman": 0.1, "spearman_low": 0.0, "spearman_high": 0.2}
+                           for r in "ab" for f in NAMES)  # fmt: skip
+    sets = pd.DataFrame({"set": ["a", "b"], "change": -0.2, "low": -0.3, "high": -0.1, "elsewhere": -0.1})
+    trials = pd.DataFrame({"rule": ["max-T"] * 2, "strength": [0.0, 1.0], "planted": [0, 3], "selected": [1, 3],
+                           "found": [0, 2], "crossed": [0, 1], "false": [1, 0], "functions": 8})  # fmt: skip
+    forest = pd.DataFrame({"label": ["a", "b"], "kind": ["x", "y"], "value": [1.0, 2.0], "low": 0.0, "high": 3.0})
+    drawn = [
+        effect_figures.ablation_figure(matrix),
+        effect_figures.control_figure({"one": controls, "other": controls}),
+        effect_figures.quality_figure(quality),
+        effect_figures.set_figure(sets),
+        effect_figures.power_figure(power(trials)),
+        effect_figures.scaling_figure(pd.DataFrame({"items": [1, 2], "seconds": [1.0, 2.0], "peak_mb": [5.0, 5.0]})),
+        figures.forest_figure({"title": forest}, "points", {"x": "o", "y": "s"}),
+        figures.accuracy_figure({"one": accuracy_table(judge(answers))}),
+        figures.scene_figure(items[:2]),
+        figures.share_figure(dict.fromkeys(NAMES, 3)),
+    ]
+    assert all(isinstance(figure, Figure) for figure in drawn)
+    marks = [text.get_text() for text in drawn[0].axes[0].texts]
+    assert sum("•" in mark for mark in marks) == (matrix["q"] < 0.05).sum()
+
+
+def test_verdicts_follow_the_numbers(monkeypatch):
+    """Made-up tables: what is said of a step changes with them."""
+    from cogvsr_utils.report.verdicts import reliance
+
+    rankings = ["importance (paper)", "ablation on split A", "attribution patching"]
+    tables = {
+        "probe_baselines": pd.DataFrame({"predictor": ["all heads", "text", "untrained model"],
+                                         "accuracy": [0.9, 0.6, 0.5]}),
+        "ranking_tests": pd.DataFrame({"ranking": rankings, "precision": [0.5, 0.6, 0.1],
+                                       "p_precision": [0.01, 0.001, 0.4]}),
+        "set_effects": pd.DataFrame({"set": rankings[:1], "edit": "mask", "specific": -0.1, "specific_low": -0.2,
+                                     "specific_high": -0.05}),
+        "matched_controls-importance_paper": pd.DataFrame({"function": "a", "set": range(-1, 50),
+                                                           "change": [-0.5, *np.linspace(-0.1, 0, 50)]}),
+        "null_models": pd.DataFrame({"case": ["untrained model"], "rule": ["max-T (strict)"], "selected": [0]}),
+        "planted": pd.DataFrame({"rule": ["max-T", "elbow, joint probe"] * 40, "strength": 0.0, "false": [0, 5] * 40,
+                                 "selected": [0, 5] * 40, "functions": 8}),
+    }  # fmt: skip
+    monkeypatch.setattr("cogvsr_utils.report.verdicts.table", lambda experiment, result: tables[result.name])
+    words = dict(reliance(Experiment("nano-internvl"))[["step", "rely on it"]].to_numpy())
+    assert list(words.values()) == ["above the baselines", "as a hint", "no", "yes", "yes",
+                                    "yes: not shown to exceed its 5 %", "yes, where it can be afforded",
+                                    "not for single heads"]  # fmt: skip
+    tables["probe_baselines"].loc[1, "accuracy"] = 0.89
+    tables["ranking_tests"].loc[0, "p_precision"] = 0.2
+    tables["set_effects"]["specific_high"] = 0.01
+    tables["matched_controls-importance_paper"].loc[0, "change"] = -0.05
+    other = dict(reliance(Experiment("nano-internvl"))[["step", "rely on it"]].to_numpy())
+    assert [other[step] != words[step] for step in words] == [True, True, False, True, True, False, False, False]
+
+
+def test_shipped_measured_tables_are_of_these_weights():
+    """Code may have moved on, which the page says; data and weights must be those that are shipped."""
+    for folder in sorted(path for path in measured.FOLDER.glob("*") if path.is_dir()):
+        experiment = Experiment(folder.name)
+        made = measured.stamp(experiment)
+        names = {result.name for result in measured.MEASURED}
+        assert made["model"] == folder.name and made["profile"] == "full" and set(made["keys"]) <= names
+        for result in measured.MEASURED:
+            shipped = (folder / f"{result.name}.csv").is_file()
+            assert shipped == (result.name in made["keys"]) == measured.is_measured(experiment, result)
+            assert not shipped or len(measured.table(experiment, result)) > 0
+        table = measured.table(experiment, validation.head_table)
+        assert set(table["function"]) == set(NAMES)
