@@ -1,7 +1,7 @@
 """Files written whole or not at all, and short hashes of their content.
 
 replacing(path)        a partial file that takes the place of ``path`` when all of it is written
-digest(*parts)         sixteen characters that tell one text or file content from another
+digest(*parts)         sixteen characters that differ between texts or file contents
 """
 
 from __future__ import annotations

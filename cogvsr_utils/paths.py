@@ -24,7 +24,7 @@ BUILD = ROOT / "_build"
 def results_folder(model: str, quantize: str | None, source: str, profile: str) -> Path:
     """Where results of a model on a data set under a profile go: ``results/<model>[-4bit]/<data>/<profile>``.
 
-    A data file is named by its stem and a few characters that tell its path from others of the same name.
+    A data file is named by its stem and a few characters that distinguish it from others of the same stem.
 
     >>> results_folder("Qwen/Qwen2.5-VL-7B-Instruct", "4bit", "synth", "light").parts[-3:]
     ('Qwen--Qwen2.5-VL-7B-Instruct-4bit', 'synth', 'light')

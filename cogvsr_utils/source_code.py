@@ -58,7 +58,7 @@ def _collect(package: Path, module: str, name: str, ignore: frozenset[str], foun
 
 @dataclass(frozen=True)
 class _Definition:
-    """What a definition says, docstrings left out, and the (module, name) pairs that it refers to."""
+    """A definition's code, docstrings left out, and the (module, name) pairs that it refers to."""
 
     text: str
     references: tuple[tuple[str, str], ...]

@@ -98,7 +98,7 @@ def max_t_test(observed: np.ndarray, null: np.ndarray) -> MaxTTest:
 
     ``observed`` (functions, heads); ``null`` (permutations, functions, heads). ``p`` is the share of all heads'
     permutations of the function that reach the observed value, the heads taken as exchangeable; ``p_max`` the share of
-    permutations whose largest value over all heads and functions does (Westfall and Young's max-T, which holds for all
+    permutations whose largest value over all heads and functions does (Westfall and Young's max-T, which covers all
     of them at once); ``q`` Benjamini and Hochberg's of ``p``.
     """
     pooled = np.sort(null.swapaxes(0, 1).reshape(len(observed), -1), axis=1)  # (functions, permutations * heads)
@@ -271,7 +271,7 @@ def elbow(x: ArrayLike) -> int:
     """How many values stand before the bend of the sorted curve of absolute values.
 
     The bend is the point farthest from the chord between the largest and the smallest value. It always finds one, in
-    pure noise too: never read it without its null.
+    shuffled labels too: never read it without its null.
 
     >>> elbow([10, 9, 1, 0.5, 0.2, 0.1])
     2

@@ -16,7 +16,7 @@
 # that it needs.
 #
 # **Prerequisites.** None. Terms are in the [glossary](../book/glossary.md); the [data card](../book/data_card.md)
-# tells how the set is made.
+# describes how the set is made.
 
 # %% tags=["remove-cell"]
 import importlib.util
@@ -44,7 +44,7 @@ from cogvsr_utils.dataset.items import steps_table
 from cogvsr_utils.dataset.synth.build import build_synth
 from cogvsr_utils.functions import FUNCTIONS
 from cogvsr_utils.report.figures import scene_figure, share_figure
-from cogvsr_utils.report.pages import quote, say, show, start
+from cogvsr_utils.report.pages import paragraph, quote, show, start
 
 start()
 
@@ -94,7 +94,7 @@ show(pd.DataFrame({"function": f.name, "meaning": f.definition} for f in FUNCTIO
 
 # %% [markdown]
 # Not every step is needed for the main answer. To let every function occur often enough, a chain may contain *filler*:
-# a plain fact ("Is an ant small or large?"), a sum, a look at another thing. They are answered in the same chat and
+# a plain fact ("Is an ant small or large?"), a sum, another thing's size. They are answered in the same chat and
 # scored like the others. How many there are, by function:
 
 # %% tags=["hide-input"]
@@ -146,7 +146,7 @@ quote(
 # ## Summary
 
 # %% tags=["hide-input"]
-say(
+paragraph(
     f"{len(items)} questions about {len({i.group_id for i in items})} scenes, with {len(steps)} labelled steps of which "
     f"{steps['filler'].mean():.0%} are filler; every function has at least {min(counts.values()) / len(steps):.1%} of them. "
     f"Words of the question alone name a step's function in {by_name['question words']:.1%} of cases, its place in the "

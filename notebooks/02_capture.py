@@ -39,7 +39,7 @@ import pandas as pd
 from cogvsr_utils import Experiment, accuracy_table, check_parity, compare
 from cogvsr_utils.pipeline import recordings
 from cogvsr_utils.report.figures import accuracy_figure
-from cogvsr_utils.report.pages import quote, say, show, span, start
+from cogvsr_utils.report.pages import paragraph, quote, show, span, start
 
 experiment = Experiment(model, quantize, profile, source)
 start(experiment)
@@ -116,7 +116,7 @@ show(parity.assign(**{name: parity[name].map("{:.1e}".format) for name in ("diff
 # ## What is recorded
 #
 # One row for each answered step: the mean over the tokens that *predict* the answer, for every head. The store is
-# memory-mapped and says which model, data and prompt made it; a killed run resumes where it stopped.
+# memory-mapped and records which model, data and prompt made it; a killed run resumes where it stopped.
 
 # %%
 activations = recordings.activations["A"](experiment)
@@ -143,7 +143,7 @@ quote(
 # ## Summary
 
 # %% tags=["hide-input"]
-say(
+paragraph(
     f"After its own steps the model answers {rows['Main question']:.1%} of {len(stepwise)} main questions, asked directly "
     f"{direct['correct'].mean():.1%}: a difference of {100 * gain['change']:+.1f} points "
     f"({span(gain['ci_low'], gain['ci_high'])}). In 4-bit it is {rows_packed['Main question']:.1%}. "

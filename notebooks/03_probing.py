@@ -41,7 +41,7 @@ from cogvsr_utils.functions import NAMES
 from cogvsr_utils.pipeline import baselines, selection, validation
 from cogvsr_utils.pipeline.experiment import n_top
 from cogvsr_utils.report.head_figures import curve_figure, head_maps
-from cogvsr_utils.report.pages import quote, say, show, start
+from cogvsr_utils.report.pages import paragraph, quote, show, start
 from cogvsr_utils.stats import ranking_stability
 
 experiment = Experiment(model, quantize, profile, source)
@@ -170,7 +170,7 @@ quote(
 # ## Summary
 
 # %% tags=["hide-input"]
-say(
+paragraph(
     f"The paper's probe names the function of {joint['accuracy'].iloc[0]:.1%} of the steps of split C. On split A all "
     f"heads reach {accuracy['all heads']:.1%}, the text alone {accuracy['text']:.1%}, an untrained model's heads "
     f"{accuracy['untrained model']:.1%}. Above the text, {int(passed.sum())} of {len(table)} pairs of function and head "

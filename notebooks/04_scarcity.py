@@ -44,7 +44,7 @@ from cogvsr_utils.pipeline import selection, validation
 from cogvsr_utils.pipeline.experiment import n_top
 from cogvsr_utils.report.figures import forest_figure
 from cogvsr_utils.report.head_figures import count_figure, sharing_figure
-from cogvsr_utils.report.pages import quote, say, show, span, start
+from cogvsr_utils.report.pages import paragraph, quote, show, span, start
 
 experiment = Experiment(model, quantize, profile, source)
 start(experiment)
@@ -155,7 +155,7 @@ quote(
     mean_overlap=shared["jaccard"].mean(),
     chance_overlap=shared["chance"].iloc[0],
 )
-say(
+paragraph(
     f"Of {len(shared)} pairs of functions {int((shared['jaccard'] > shared['chance_high']).sum())} share more heads than "
     f"97.5 % of random pairs do; {len(shared) * float(shared['p_chance'].iloc[0]):.1f} would by chance."
 )
@@ -164,7 +164,7 @@ say(
 # ## Summary
 
 # %% tags=["hide-input"]
-say(
+paragraph(
     f"The elbow gives {elbow['value'].min():.0f} to {elbow['value'].max():.0f} heads of {n_heads}, with shuffled labels "
     f"{elbow['null'].median():.0f}; {inside} of {len(NAMES)} functions are within that null. Ablation costs accuracy for "
     f"{rules['n_ablation']['value'].min():.0f} to {rules['n_ablation']['value'].max():.0f}. Are spatial heads scarcer? As "

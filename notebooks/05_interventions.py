@@ -41,7 +41,7 @@ from cogvsr_utils.functions import NAMES
 from cogvsr_utils.pipeline import ablation, selection
 from cogvsr_utils.report.effect_figures import ablation_figure, control_figure
 from cogvsr_utils.report.figures import forest_figure
-from cogvsr_utils.report.pages import quote, say, show, span, start, verdict
+from cogvsr_utils.report.pages import paragraph, quote, show, span, start, verdict
 
 experiment = Experiment(model, quantize, profile, source)
 start(experiment)
@@ -184,7 +184,7 @@ quote(
 # ## Summary
 
 # %% tags=["hide-input"]
-say(
+paragraph(
     f"Ablating a function's heads changes its own steps by {100 * specific['own']:+.1f} points in the mean, others by "
     f"{100 * specific['other']:+.1f} (p {specific['p']:.4f}). For Spatial Perception it is {100 * spatial['change']:+.1f} "
     f"({span(spatial['ci_low'], spatial['ci_high'])}) generated, {100 * forced['forced']:+.1f} teacher-forced; its strongest "

@@ -11,7 +11,7 @@
 # %% [markdown]
 # # Three families
 #
-# **Overview.** What holds in one model may not in another. The same chain for the three small models that come with this
+# **Overview.** What is true of one model may not be of another. The same chain for the three small models that come with this
 # book, side by side; then one of them in 4-bit.
 #
 # **Prerequisites.** [Probing](03_probing.ipynb) and [interventions](05_interventions.ipynb).
@@ -41,7 +41,7 @@ from cogvsr_utils.pipeline import ablation, measured, recordings, selection, val
 from cogvsr_utils.report.effect_figures import control_figure
 from cogvsr_utils.report.figures import accuracy_figure, forest_figure
 from cogvsr_utils.report.head_figures import count_figure, family_maps
-from cogvsr_utils.report.pages import agreement, measured_note, quote, say, show, span, start
+from cogvsr_utils.report.pages import agreement, measured_note, paragraph, quote, show, span, start
 
 families = {name: Experiment(name, profile=profile) for name in nano_names()}
 start()
@@ -182,7 +182,7 @@ quote(
 # ## Summary
 
 # %% tags=["hide-input"]
-say(
+paragraph(
     "Ablating the Spatial Perception heads changes spatial steps by "
     + ", ".join(f"{100 * row['change']:+.1f} points in {name}" for name, row in spatial.items())
     + ". Over all functions the paper's heads cost, against matched controls, "

@@ -46,7 +46,7 @@ from cogvsr_utils.checks import speed
 from cogvsr_utils.paths import MEASURED
 from cogvsr_utils.pipeline import recordings
 from cogvsr_utils.report.effect_figures import scaling_figure
-from cogvsr_utils.report.pages import quote, say, show, start
+from cogvsr_utils.report.pages import paragraph, quote, show, start
 
 experiment = Experiment(model, quantize, profile, source)
 start(experiment)
@@ -93,7 +93,7 @@ show(here[["task", "method", "steps_per_second", "ratio"]], digits=1)
 
 # %% tags=["hide-input"]
 kept = [pd.read_csv(path) for path in sorted(MEASURED.glob("speed-*.csv"))]
-show(pd.concat(kept)[["device", "task", "method", "steps_per_second", "ratio"]], digits=1) if kept else say(
+show(pd.concat(kept)[["device", "task", "method", "steps_per_second", "ratio"]], digits=1) if kept else paragraph(
     "*No run on a GPU is kept in this repository.*"
 )
 
@@ -137,7 +137,7 @@ quote(
 # ## Summary
 
 # %% tags=["hide-input"]
-say(
+paragraph(
     f"Reading every head takes {ratio[speed.CAPTURE]:.2f} times the bare pass. Beside the sequential baseline, answering and "
     f"reading together are {times['answering and reading']:.1f} times as fast, reading with the replies known "
     f"{times['reading, the replies known']:.1f} times, a sweep over heads {times['sweep over single heads']:.1f} times. All "

@@ -43,7 +43,7 @@ from cogvsr_utils.models.weights import nano_names
 from cogvsr_utils.pipeline import measured, selection, validation
 from cogvsr_utils.report.effect_figures import power_figure, quality_figure, set_figure
 from cogvsr_utils.report.head_figures import head_maps, scatter_figure
-from cogvsr_utils.report.pages import agreement, measured_note, quote, say, show, span, start
+from cogvsr_utils.report.pages import agreement, measured_note, paragraph, quote, show, span, start
 from cogvsr_utils.report.verdicts import reliance
 from cogvsr_utils.stats import wilson
 
@@ -95,7 +95,7 @@ k = quality["k"].unique()[1]
 quality_figure(quality[(quality["edit"] == "mask") & (quality["k"] == k)])
 
 # %% [markdown]
-# The means with their p values, which shuffle the heads of all functions and rankings alike and hold for all rankings at
+# The means with their p values, which shuffle the heads of all functions and rankings alike and cover all rankings at
 # once, in each of the small models: precision at a tenth of the heads, and rank correlation.
 
 # %% tags=["hide-input"]
@@ -144,7 +144,7 @@ show(pd.DataFrame(lines.values()))
 # %% [markdown]
 # ## Planted truth
 #
-# Labels are shuffled among steps of the same index, so that nothing tells a function; then, for each function, three
+# Labels are shuffled among steps of the same index, so that nothing depends on a function; then, for each function, three
 # heads are moved by a known number of standard deviations. Which rule finds them, and what else does it find?
 
 # %% tags=["hide-input"] mystnb={"image": {"alt": "Share of planted heads found and share of false ones among the selected against planted strength, a line for each rule"}, "figure": {"caption": "Power (left) and false discoveries (right) of each rule, by planted strength. At 0 nothing is planted.", "name": "fig-power"}}
@@ -204,7 +204,7 @@ quote(
 
 # %% tags=["hide-input"]
 chance = float(quality.loc[quality["k"] == k, "chance"].iloc[0])
-say(
+paragraph(
     f"Of the top heads by the paper's importance {means.loc[selection.IMPORTANCE, 'precision']:.0%} are among those whose "
     f"ablation costs most, with chance {chance:.0%}; of those by ablation on other scenes "
     f"{means.loc[selection.ABLATION, 'precision']:.0%}. With nothing planted the elbow of the joint probe selects "

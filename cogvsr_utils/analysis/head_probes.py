@@ -73,7 +73,7 @@ class HeadProbes:
         n: int = 200,
         offset: np.ndarray | None = None,
     ) -> np.ndarray:
-        """``strength_`` (n, functions, heads) with targets shuffled within ``strata`` (steps,), say the step index.
+        """``strength_`` (n, functions, heads) with targets shuffled within ``strata`` (steps,), such as the step index.
 
         With an offset these are residuals, shuffled as by Freedman and Lane (J. Business & Economic Statistics, 1983).
         """
@@ -111,7 +111,7 @@ class HeadProbes:
         from sklearn.model_selection import GroupKFold
 
         self.classes_, code = np.unique(np.asarray(y), return_inverse=True)
-        # Folds that do not look at labels, or shuffled labels would not be on a par with the true ones.
+        # Folds that do not depend on labels, or shuffled labels would not be on a par with the true ones.
         splitter = GroupKFold(self.n_splits, shuffle=True, random_state=self.seed)
         tests = [test for _, test in splitter.split(code, code, np.asarray(groups))]
         order, bounds = np.concatenate(tests), np.cumsum([0, *map(len, tests)])

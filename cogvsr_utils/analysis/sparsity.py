@@ -1,7 +1,8 @@
 """How few heads serve a function, how sparse they are and where, each number beside its null.
 
 Intervals are 95 % over resampled groups: percentiles for statistics of importances; for counts of heads that pass a
-test the basic bootstrap, reflected at the count, since a resampled test carries the noise twice and passes too often.
+test the basic bootstrap, reflected at the count, since a resampled test has the sampling error twice and passes too
+often.
 
 scarcity(importance, null, bootstrap, ...)  by function and statistic: value, interval over groups, null
 head_counts(strength, null, bootstrap)      heads that pass the false discovery rate and max-T, with the same

@@ -1,4 +1,4 @@
-"""What the text alone tells of a step's function: the baseline that every probe has to beat.
+"""What the text alone predicts of a step's function: the baseline that every probe has to beat.
 
 step_texts(items)                   what is written about every step, by (uid, step)
 word_features(text)                 which words and pairs of words each text has

@@ -5,7 +5,7 @@ trial(x, labels, groups, strata, ...)         one planted truth, every rule: fou
 trials(x, labels, groups, strata, ...)        many of them, a DataFrame
 power(table)                                  power, false discoveries and bias of every rule
 
-Labels are shuffled first, so that nothing but what is planted tells a function.
+Labels are shuffled first, so that nothing but what is planted depends on a function.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def trial(
     Rules: ``max-T`` and ``FDR`` of each head's strength at 5 %; ``elbow, single heads`` of the same strengths; and,
     where ``joint``, ``elbow, joint probe``, the paper's. Returns rows: strength, seed, rule, functions, planted,
     selected (pairs of head and function), of these found (planted), crossed (the head is planted for another function,
-    so it does tell a little of this one) and false (the head is planted for none).
+    so it carries a little of this one) and false (the head is planted for none).
     """
     rng = np.random.default_rng(seed)
     labels = shuffle_within(labels, strata, rng)
@@ -91,7 +91,7 @@ def trials(
     permutations: int = 60,
     n_heads: int = 3,
 ) -> pd.DataFrame:
-    """Each strength as often as ``repeats`` says; see ``trial``. A DataFrame.
+    """Each strength ``repeats`` times; see ``trial``. A DataFrame.
 
     The joint probe, which takes long, is fitted in the first repeat of each strength.
     """

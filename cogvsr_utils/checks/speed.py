@@ -364,7 +364,7 @@ def _device_name(vlm: VLM) -> str:
 
 
 def _tensors(features) -> list[torch.Tensor]:
-    """The image features of a model's output, whatever holds them."""
+    """The image features of a model's output, whatever they come in."""
     if isinstance(features, torch.Tensor):
         return [features]
     pooled = getattr(features, "pooler_output", features)

@@ -3,7 +3,7 @@
 open_image(item)       the picture as an RGB PIL image
 image_size(item)       its width and height, without decoding it
 image_bytes(item)      its file's content
-items_digest(items)    sixteen characters that tell one data set, pictures included, from another
+items_digest(items)    sixteen characters that change with the data, pictures included
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def open_image(item: Item) -> Image | None:
-    """The item's picture as an RGB PIL image, flipped where ``mirror`` says so; None where it has none.
+    """The item's picture as an RGB PIL image, flipped where ``mirror`` is set; None where it has none.
 
     Raises ValueError naming the item where the picture cannot be read.
     """

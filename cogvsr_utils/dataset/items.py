@@ -35,7 +35,7 @@ class Step:
 class Item:
     """A main question about one picture, with its steps.
 
-    ``image`` is a path, an http(s) address, the bytes of a picture, or None; ``mirror`` says that it has to be
+    ``image`` is a path, an http(s) address, the bytes of a picture, or None; with ``mirror`` it has to be
     flipped. Items that share a ``group_id`` (a picture, a main question) never stand on both sides of a split.
     """
 
@@ -55,7 +55,7 @@ class Item:
 
 
 class BadRow(ValueError):
-    """A line of a data file that breaks its contract: says which file, which line and what was expected."""
+    """A line of a data file that breaks its contract, with file, line and what was expected."""
 
 
 @cache

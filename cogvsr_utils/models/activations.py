@@ -27,7 +27,7 @@ class HeadActivations:
 
     ``features`` (rows, width) float16, memory-mapped; ``index`` one row each (uid, group_id, subset, step, function,
     answer, prediction, correct, n_tokens, and token where every token has a row); ``heads`` the map from heads to
-    columns; ``header`` says what made them.
+    columns; ``header`` records what made them.
     """
 
     features: np.ndarray
@@ -108,7 +108,7 @@ class ShardedStore:
         ``index(place)`` makes, from (rows, [item, step, tokens, token]), the table of rows and the list of steps that
         have none.
         """
-        # Shards hold runs of items, one after the other, so what is in order within each is in order in all.
+        # Shards are runs of items, one after the other, so what is in order within each is in order in all.
         places = [np.load(path)["place"] for path in self.shards]
         orders = [np.lexsort(place.T[[3, 1, 0]]) for place in places]
         place = np.concatenate([place[order] for place, order in zip(places, orders, strict=True)])

@@ -3,7 +3,7 @@
     chat_spans(vlm, item, replies)       the chat as text, and the characters of each reply in it
     token_spans(vlm, text, spans, ids)   the tokens of each character span
     locate(vlm, item, text, ...)         the tokens that a named position means, one list a step
-    encode_chats(vlm, items, replies)    all of it for a batch: tensors, and where to look in them
+    encode_chats(vlm, items, replies)    all of it for a batch: tensors, and the places of tokens in them
 
 Positions: ``answer`` (the reply), ``answer_content`` (its most informative tokens), ``prompt_last`` (the last token
 before the reply), ``question`` (the step's own question) and ``image`` (the picture's tokens).
@@ -26,8 +26,8 @@ def chat_spans(vlm: VLM, item: Item, replies: list[str]) -> tuple[str, list[Span
     """The finished chat as text, and the characters (start, stop) that each reply takes in it.
 
     Raises ValueError where the template rewrites earlier turns, so that a reply stands elsewhere in the whole chat
-    than it was given, and where a model reads a text in both directions, so that a later answer would change what an
-    earlier one holds.
+    than it was given, and where a model reads a text in both directions, so that a later answer would change the
+    activations at an earlier one.
     """
     if not vlm.causal:
         raise ValueError(
@@ -107,6 +107,6 @@ def encode_chats(
 
 
 def group_steps(places: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The steps that an array of ``encode_chats`` holds, (steps, [row, step]), and which of them each token is of."""
+    """The steps in an array of ``encode_chats``, (steps, [row, step]), and which of them each token is of."""
     steps, owner = np.unique(places[:, [0, 2]], axis=0, return_inverse=True)
     return steps, owner.ravel()

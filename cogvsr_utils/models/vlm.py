@@ -36,7 +36,7 @@ class VLM:
 
     @cached_property
     def weights_digest(self) -> str:
-        """Short hash of the first values of every weight: tells a retrained or requantized model from another."""
+        """Short hash of the first values of every weight; a retrained or requantized model has another."""
         weights = self.model.state_dict().items()
         return digest(*(f"{name}{tuple(w.shape)}{w.flatten()[:8].float().tolist()}" for name, w in weights))
 

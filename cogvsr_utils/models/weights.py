@@ -1,4 +1,4 @@
-"""Where a model's weights are, and what tells them from others, without loading them.
+"""Where a model's weights are, and a hash of them without loading them.
 
 nano_names()              the small models that the package ships
 find_weights(name)        the folder or hub id that a name means
@@ -32,7 +32,7 @@ def find_weights(name: str) -> str:
 
 
 def weights_digest(name: str, revision: str | None = None) -> str:
-    """What tells a model's weights from others without loading them.
+    """A hash that changes with a model's weights, without loading them.
 
     For a folder a hash over its configuration and over the size, head and tail of each file of weights; for a hub id
     the commit that is cached here, or the id and revision where none is.

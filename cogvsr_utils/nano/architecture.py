@@ -6,7 +6,7 @@ PREFIX                    what stands before the first word of a chat, as the pr
 PATCHES                   which of the 64 patches each image token shows, (image tokens, patches)
 build_model, build_processor
 tower(model)              the vision tower
-tower_features(...)         what the tower says of pictures, its last 64 rows the patches row by row
+tower_features(...)         the tower's output, its last 64 rows the patches row by row
 project(model, features)        the image tokens that the decoder reads
 decode(model, ids, seen)  the decoder's hidden states
 learners(model)           the modules that the last stage trains

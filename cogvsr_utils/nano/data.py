@@ -57,7 +57,7 @@ def patch_targets(scene: Scene, owner: np.ndarray) -> np.ndarray:
          t.column - 1, t.row - 1) for t in scene.things])  # fmt: skip
     targets = table[best]
     targets[most < 5] = -1
-    targets[most == 0, 0] = 0  # the ground is a colour of its own; of all else it says nothing
+    targets[most == 0, 0] = 0  # the ground is a colour of its own; nothing else is known of it
     return targets.astype(np.int8)
 
 

@@ -1,4 +1,4 @@
-"""What a probe has to beat: one linear classifier on everything that might tell a step's function.
+"""What a probe has to beat: one linear classifier on everything that might give a step's function away.
 
 probe_baselines    a table of them, each scored by the same classifier in the same folds
 
@@ -44,7 +44,7 @@ def probe_baselines(
     other: HeadActivations,
     seed: int = 0,
 ) -> pd.DataFrame:
-    """How well a step's function is told by all heads together, and by everything else.
+    """How well a step's function is predicted from all heads together, and from everything else.
 
     Columns: predictor, accuracy, balanced_accuracy (both in [0, 1]), n, meaning. The control task gives every answer
     text a random function (Hewitt and Liang, arXiv 1909.03368); the last row shuffles labels among steps of the same

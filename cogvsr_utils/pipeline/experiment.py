@@ -157,10 +157,10 @@ class Experiment:
         return self._cache[name]
 
     def data_digest(self, splits: tuple[str, ...]) -> str:
-        """What tells the items of these splits from others."""
+        """A hash that changes with the items of these splits."""
         if not splits:
             return ""
-        if self.source == "synth":  # told by what builds it, so that a plan can be made before it is built
+        if self.source == "synth":  # by what builds it, so that a plan can be made before it is built
             return digest(built_stamp().name, *splits)
         return self.cached(
             f"data {splits}", lambda: digest(*(items_digest(_items_by_split(self.source).get(s, [])) for s in splits))
@@ -168,11 +168,11 @@ class Experiment:
 
     @property
     def weights_digest(self) -> str:
-        """What tells the weights from others, without loading them."""
+        """A hash that changes with the weights, without loading them."""
         return self.cached("weights", lambda: digest(weights_digest(self.model), self.quantize or ""))
 
     def made_on(self) -> dict[str, str]:
-        """What a stamp says of the machine: commit, versions, device, model, profile."""
+        """What a stamp records of the machine: commit, versions, device, model, profile."""
         return environment(self.title) | {"profile": self.folder.name, "source": self.source}
 
 

@@ -33,7 +33,7 @@ RESULTS = _declared()
 
 @dataclass(frozen=True)
 class Rule:
-    """One result of one experiment: its name, the stamp that says it is whole, the stamps that it needs."""
+    """One result of one experiment: its name, the stamp that marks it whole, the stamps that it needs."""
 
     result: str
     experiment: Experiment

@@ -58,7 +58,7 @@ class StrictProbe:
     """A joint probe of five seeds, stopped early.
 
     ``bootstrap`` (draws, functions, heads) over seeds and scenes; ``stratified`` the same where functions are equally
-    frequent at every length of answer and difficulty (whether all heads together tell the step); ``n_stratified``
+    frequent at every length of answer and difficulty (whether all heads together predict the step); ``n_stratified``
     steps; ``fitted`` what ``FunctionProbe.from_arrays`` takes.
     """
 
@@ -76,7 +76,7 @@ class SingleProbes:
     ``balanced_accuracy`` and ``control_accuracy`` (heads,) of each head alone; ``gain`` (functions, heads) in AUROC,
     ``strength``, its ``null`` (permutations, functions, heads) and ``bootstrap`` (draws, functions, heads) of each head
     above the text; ``text_auroc`` (functions,); ``joint_correct`` (steps,), whether all heads together, by the mean of
-    their scores, tell the step.
+    their scores, predict the step.
     """
 
     functions: np.ndarray
@@ -182,8 +182,8 @@ def strict_probe(experiment: Experiment, activations: HeadActivations, head_prob
 
 @result(splits=A, gpu=True)
 def head_means(experiment: Experiment) -> HeadMeans:
-    """The mean of every head over split A, of the text's tokens and of the picture's apart, so that it still tells them
-    apart where it replaces the head."""
+    """The mean of every head over split A, of the text's tokens and of the picture's apart, so that it still
+    distinguishes them apart where it replaces the head."""
     return HeadMeans(experiment.scorer(SELECTION, experiment.settings.ablation_items).means())
 
 

@@ -3,7 +3,7 @@
 @result(...)                  declares a function of an experiment as a result
 name(experiment)              its value: the kept one where it is valid, else made now, with what it needs
 name.key(experiment)          what it is valid for: code, settings, data, weights, arguments and the results it needs
-name.stamp_path(experiment)   the file that says it is whole; written last
+name.stamp_path(experiment)   the file that marks it whole; written last
 
 A key is part of the file's name, so that a result of other code, settings, data or weights is never taken for it.
 Tables are kept as parquet, dataclasses of arrays as npz, activations as a store of their own; nothing is pickled.
@@ -29,7 +29,7 @@ from cogvsr_utils.files import digest, replacing
 from cogvsr_utils.pipeline.experiment import Experiment
 from cogvsr_utils.source_code import code_digest
 
-# What enters a key by its value, or says where and by whom a result is kept, does not count as code.
+# What enters a key by its value, or concerns where and by whom a result is kept, does not count as code.
 BY_THEMSELVES = frozenset({"PROFILES", "built_stamp", "weights_digest", "results_folder", "environment"})
 
 log = logging.getLogger(__name__)
@@ -53,7 +53,7 @@ class Result:
         return experiment.cached(self.name, lambda: digest(json.dumps(self._parts(experiment), sort_keys=True)))
 
     def stamp_path(self, experiment: Experiment) -> Path:
-        """The JSON file beside the data, written last, which says what made it."""
+        """The JSON file beside the data, written last, which records what made it."""
         return experiment.folder / f"{self.name}.{self.key(experiment)}.json"
 
     def data_path(self, experiment: Experiment) -> Path:

@@ -1,4 +1,4 @@
-"""Does the selection find the heads that matter, and what does it all say? Split A's selection beside split C's
+"""Does the selection find the heads that matter, and what follows? Split A's selection beside split C's
 effects.
 
 probe_accuracy          the joint probes on split C
@@ -204,7 +204,7 @@ def ranking_tests(experiment: Experiment, rankings: Rankings, masked: HeadAblati
     (top ``n_top`` heads, masked on C), and p_precision and p_spearman.
 
     The null shuffles the heads of all rankings and functions alike, so that what functions share stays shared; a p is
-    the share of shuffles in which the best of all rankings does as well, so it holds for all of them at once.
+    the share of shuffles in which the best of all rankings does as well, so it covers all of them at once.
     """
     cost = -masked.mean_delta_log_prob(rankings.functions)
     k, n_heads, rng = n_top(cost.shape[1]), cost.shape[1], np.random.default_rng(0)

@@ -4,7 +4,7 @@ start(experiment)          the look of figures, no console noise, the one-line s
 measured_note(...)         the one-line stamp of measured tables
 show(table, ...)           a table as HTML, shares as per cent, text from data escaped
 agreement(fresh, kept)     numbers computed anew beside kept ones
-say(text)                  a sentence as markdown, its numbers filled in
+paragraph(text)                  a sentence as markdown, its numbers filled in
 verdict(low, high, ...)    the words for an interval: below, above or around 0
 quote(name=value)          numbers that prose on any page can glue in
 """
@@ -80,7 +80,7 @@ def agreement(fresh: pd.DataFrame, kept: pd.DataFrame, key: str, columns: tuple[
     return show(pd.DataFrame(rows), digits=3)
 
 
-def say(text: str) -> Markdown:
+def paragraph(text: str) -> Markdown:
     """A sentence or a paragraph as markdown; write its numbers into an f-string, so that none is typed by hand."""
     return Markdown(text)
 

@@ -1,12 +1,13 @@
 """The built book: whole pages, described pictures, links that lead somewhere."""
 
+import ast
 from pathlib import Path
 
 import nbformat
 import pytest
 from bs4 import BeautifulSoup
 
-BOOK = Path(__file__).resolve().parents[1] / "_build" / "book"
+BOOK = Path(__file__).resolve().parents[2] / "_build" / "book"
 HTML = BOOK / "_build" / "html"
 PAGES = sorted([*HTML.glob("book/*.html"), *HTML.glob("notebooks/*.html")])
 RUN = sorted((BOOK / "notebooks").glob("*.ipynb"))
@@ -29,6 +30,25 @@ def test_every_cell_ran_and_none_failed(path):
     noise = [o for o in outputs if o.output_type == "stream" and o.name == "stderr"]
     assert not noise, noise[:1]
     assert not [o for o in outputs if "application/vnd.jupyter.widget-view+json" in o.get("data", {})]
+
+
+@pytest.mark.parametrize("path", RUN, ids=lambda p: p.stem)
+def test_every_cell_meant_to_show_something_does(path):
+    """A cell that ends in a call of what shows tables, figures or sentences has an output, and such a call ends its cell."""
+    shows = ("show(", "paragraph(", "agreement(", "measured_note(", "head_maps(", "family_maps(")
+    shown = 0
+    for cell in (c for c in nbformat.read(path, as_version=4).cells if c.cell_type == "code"):
+        body = ast.parse(cell.source).body
+        for number, node in enumerate(body):
+            called = isinstance(node, ast.Expr) and isinstance(node.value, ast.Call | ast.IfExp)
+            text = ast.unparse(node)
+            if called and (text.startswith(shows) or text.split("(")[0].endswith("_figure")):
+                assert number == len(body) - 1, f"not the last of its cell: {text[:60]}"
+                assert cell.outputs, text[:60]
+                assert all(o.get("data", {}).get("text/html") or o["data"].get("image/png") or o["data"].get("text/markdown")
+                           for o in cell.outputs if "data" in o)  # fmt: skip
+                shown += 1
+    assert shown >= 4
 
 
 def test_all_pages_are_there():

@@ -15,7 +15,7 @@ from cogvsr_utils.functions import FUNCTIONS, NAMES
 from cogvsr_utils.pipeline import measured, validation
 from cogvsr_utils.pipeline.experiment import Experiment
 from cogvsr_utils.report import effect_figures, figures, head_figures
-from cogvsr_utils.report.pages import agreement, say, show, span, verdict
+from cogvsr_utils.report.pages import agreement, paragraph, show, span, verdict
 
 RNG = np.random.default_rng(0)
 
@@ -41,7 +41,7 @@ def test_words_follow_the_interval(low, high, words):
 
 def test_spans_are_in_points():
     assert span(-0.4812, 0.003) == "-48.1 to +0.3" and span(1.234, 2, scale=1) == "+1.2 to +2.0"
-    assert say("a *b*").data == "a *b*"
+    assert paragraph("a *b*").data == "a *b*"
 
 
 def test_agreement_compares_rows_of_one_name():

@@ -1,7 +1,7 @@
 """CogVSR-Synth on disk: scenes, questions and pictures, built from a seed.
 
 build_synth(folder)    writes items.jsonl and images/, unless they are there already
-built_stamp(folder)    the file that says so
+built_stamp(folder)    the file that marks the set whole
 synth_digest()         a hash of the code that makes the set
 """
 
@@ -59,13 +59,13 @@ def build_synth(folder: Path | None = None, *, n_items: int = N_ITEMS, size: int
 
 
 def built_stamp(folder: Path | None = None, *, n_items: int = N_ITEMS, size: int = SIZE, seed: int = 0) -> Path:
-    """The file that says that the set is whole; its name changes with the settings and the code that builds the set."""
+    """The file that marks the set whole; its name changes with the settings and the code that builds the set."""
     return Path(folder or SYNTH) / f"built.{digest(synth_digest(), str((n_items, size, seed)))}.json"
 
 
 @cache
 def synth_digest() -> str:
-    """Hash of the code that makes the set, which with its settings tells its content."""
+    """Hash of the code that makes the set, which with its settings determines its content."""
     return digest(code_digest(compose), code_digest(render))
 
 

@@ -45,12 +45,12 @@ class Thing:
 
     @property
     def name(self) -> str:
-        """Colour and shape, which tell it from all others of a scene."""
+        """Colour and shape, unique within a scene."""
         return f"{self.color} {self.shape}"
 
     @property
     def radius(self) -> float:
-        """Radius in board units of the disc on the ground that holds the thing."""
+        """Radius in board units of the disc on the ground that contains the thing."""
         return SIZES[self.size] * {"cube": 1.13, "sphere": 1.0, "cylinder": 0.8, "cone": 1.1}[self.shape]
 
     @property
