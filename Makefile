@@ -5,6 +5,9 @@ QUANTIZE ?=
 DIST ?= dist
 BIN := .venv/bin
 READY := .venv/.ready
+# With a GPU, results that run a model go one after the other; without, side by side.
+SNAKEMAKE = $(BIN)/snakemake --cores all $(shell command -v nvidia-smi > /dev/null && echo --resources gpu=1) \
+	--nolock --rerun-incomplete --quiet rules progress
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
 .DEFAULT_GOAL := help
@@ -20,7 +23,7 @@ $(READY): pyproject.toml constraints.txt
 	@touch $@
 
 book: $(READY)  ## run every notebook and build the book (MODEL=, QUANTIZE= for another model)
-	$(BIN)/snakemake --cores all --nolock --rerun-incomplete --quiet rules progress --config model=$(MODEL) quantize=$(QUANTIZE) -- book
+	$(SNAKEMAKE) --config model=$(MODEL) quantize=$(QUANTIZE) -- book
 	@echo "Open _build/book/_build/html/index.html"
 
 test: $(READY)  ## run the tests
@@ -34,7 +37,7 @@ pairs: $(READY)  ## write each notebook's .ipynb from its .py
 	$(BIN)/jupytext --quiet --to ipynb --update notebooks/*.py
 
 measure: $(READY)  ## make the measured tables anew from full runs (MODEL=a,b for several; hours on a CPU)
-	$(BIN)/snakemake --cores all --nolock --rerun-incomplete --quiet rules progress --config model=$(MODEL) profile=full -- measured
+	$(SNAKEMAKE) --config model=$(MODEL) profile=full -- measured
 
 wheel: $(READY)  ## build the wheel with the nano weights inside
 	rm -rf build cogvsr_utils/data

@@ -76,7 +76,7 @@ for job in JOBS.values():
             gpu=int(job.gpu),
             runtime=240,
         shell:
-            "OMP_NUM_THREADS={threads} python -m cogvsr_utils.pipeline {params.result} {params.options}"
+            "OMP_NUM_THREADS={threads} python -m cogvsr_utils.pipeline {params.result} {params.options} > /dev/null"
 
 
 for name, page in PAGES.items():

@@ -34,7 +34,7 @@ def test_every_cell_ran_and_none_failed(path):
 
 @pytest.mark.parametrize("path", RUN, ids=lambda p: p.stem)
 def test_every_cell_meant_to_show_something_does(path):
-    """A cell that ends in a call of what shows tables, figures or sentences has an output, and such a call ends its cell."""
+    """A call that shows a table, a figure or a sentence is the last of its cell, and the cell has an output."""
     shows = ("show(", "paragraph(", "agreement(", "measured_note(", "head_maps(", "family_maps(")
     shown = 0
     for cell in (c for c in nbformat.read(path, as_version=4).cells if c.cell_type == "code"):
@@ -45,8 +45,8 @@ def test_every_cell_meant_to_show_something_does(path):
             if called and (text.startswith(shows) or text.split("(")[0].endswith("_figure")):
                 assert number == len(body) - 1, f"not the last of its cell: {text[:60]}"
                 assert cell.outputs, text[:60]
-                assert all(o.get("data", {}).get("text/html") or o["data"].get("image/png") or o["data"].get("text/markdown")
-                           for o in cell.outputs if "data" in o)  # fmt: skip
+                kinds = set().union(*(o.get("data", {}) for o in cell.outputs))
+                assert kinds & {"text/html", "image/png", "text/markdown"}, text[:60]
                 shown += 1
     assert shown >= 4
 
