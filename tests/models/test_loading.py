@@ -39,11 +39,11 @@ def test_the_shipped_model_is_an_ordinary_folder_of_at_most_12_mb():
 
 def test_loads_by_name_and_by_folder_alike(vlm, tmp_path):
 
-    again = load_vlm(str(NANO / "nano-internvl"))
+    again = load_vlm(str(NANO / "nano-internvl"), dtype=vlm.model.dtype)
     assert again.weights_digest == vlm.weights_digest
     vlm.model.save_pretrained(tmp_path)
     vlm.processor.save_pretrained(tmp_path)
-    assert load_vlm(str(tmp_path)).weights_digest == vlm.weights_digest
+    assert load_vlm(str(tmp_path), dtype=vlm.model.dtype).weights_digest == vlm.weights_digest
 
 
 def test_errors_say_what_was_given_and_what_is_there(tmp_path):
@@ -106,13 +106,13 @@ def test_importing_the_package_loads_neither_torch_nor_transformers():
 def test_training_sees_what_inference_sees(name, items):
     """Training takes the chat and the pictures apart by hand; template, processor and model make the same of them."""
     family, item = FAMILIES[name], items[0]
-    said = [step.answer for step in item.steps]
+    answers = [step.answer for step in item.steps]
     trained = family.PREFIX + OPENING + chat_text(item.question, item.steps, item.answer)
     words = re.findall(r"\w+|[^\w\s]", trained.lower())
     tokenizer = build_tokenizer(words, family.SPECIAL, family.NAMED)
     vlm = VLM(name, loud(family.build_model(tokenizer)), family.build_processor(tokenizer))
 
-    text = vlm.render(conversation(item, said, MAIN), prompt=True) + item.answer + "<|end|>"
+    text = vlm.render(conversation(item, answers, MAIN), prompt=True) + item.answer + "<|end|>"
     images = [Image.fromarray(np.random.default_rng(i).integers(0, 255, (64, 64, 3), np.uint8)) for i in range(2)]
     inputs = vlm.encode([text, text], images, side="right")
     assert inputs["input_ids"][0].tolist() == tokenizer(trained).input_ids
@@ -129,7 +129,7 @@ def test_image_tokens_show_the_patches_that_training_takes_them_for(name):
     tokenizer = build_tokenizer(["a"], family.SPECIAL, family.NAMED)
     model = family.build_model(tokenizer)
     features = torch.randn(family.tower_features(model, torch.zeros(1, 3, 64, 64)).shape, requires_grad=True)
-    said = family.project(model, features)[0, -len(family.PATCHES) :]
-    for token, patches in zip(said, family.PATCHES, strict=True):
+    tokens = family.project(model, features)[0, -len(family.PATCHES) :]
+    for token, patches in zip(tokens, family.PATCHES, strict=True):
         (slope,) = torch.autograd.grad(token.square().sum(), features, retain_graph=True)
         assert set(slope[0, -64:].abs().sum(1).nonzero().flatten().tolist()) == set(patches.tolist())

@@ -41,7 +41,7 @@ def test_it_touches_towers_with_windows_alone(name):
 
 
 def test_it_is_on_by_default_and_outlives_another_implementation(items):
-    vlm = load_vlm("nano-qwen2_5_vl")
+    vlm = load_vlm("nano-qwen2_5_vl", dtype=torch.float32)
     config = vlm.model.get_encoder(modality="image").config
     assert config._attn_implementation == IMPLEMENTATION
     before = image_features(vlm, items[:2])

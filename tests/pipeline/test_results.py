@@ -10,6 +10,7 @@ from cogvsr_utils.functions import NAMES
 from cogvsr_utils.models.interventions import mask
 from cogvsr_utils.models.scorer import TeacherForcedScorer
 from cogvsr_utils.pipeline import ablation, measured, selection, validation
+from cogvsr_utils.pipeline import experiment as experiments
 from cogvsr_utils.pipeline.experiment import Experiment, Profile, n_top
 from cogvsr_utils.pipeline.selection import Attributions, HeadMeans, HeadSets, Rankings
 
@@ -21,8 +22,9 @@ MEASURED = "what was measured"
 
 
 @pytest.fixture(scope="module")
-def experiment(small_set, tmp_path_factory):
+def experiment(small_set, tmp_path_factory, vlm):
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(experiments, "_load_vlm", lambda model, quantize: vlm)  # at full precision on every device
         patch.setattr(paths, "RESULTS", tmp_path_factory.mktemp("results"))
         yield Experiment("nano-internvl", profile=FEW, source=str(small_set))
 
