@@ -85,7 +85,7 @@ show(pd.DataFrame([specific]), points=("own", "other", "difference"), digits=4)
 # %% mystnb={"image": {"alt": "For each function the change of accuracy on its own steps, generated and teacher-forced, with intervals"}, "figure": {"caption": "A function's own steps with its own heads ablated: generated answers and teacher-forced scoring of the same steps of split C.", "name": "fig-inherited"}}
 both = ablation.generated_and_forced(experiment)
 rows = [
-    {"label": row.function if kind == "generated" else "", "kind": kind, "value": 100 * getattr(row, kind),
+    {"label": row.function, "kind": kind, "value": 100 * getattr(row, kind),
      "low": 100 * getattr(row, f"{kind}_low"), "high": 100 * getattr(row, f"{kind}_high")}
     for row in both.itertuples() for kind in ("generated", "forced")
 ]  # fmt: skip
@@ -121,7 +121,7 @@ show(
 # %% tags=["hide-input"] mystnb={"image": {"alt": "For each function the change of accuracy under its whole set, under its strongest head alone and under the others, with intervals"}, "figure": {"caption": "The whole set, its strongest head alone (layer.head), and the others; teacher-forced, on some items of split C.", "name": "fig-strongest"}}
 alone = ablation.without_strongest(experiment)
 rows = [
-    {"label": f"{row.function} ({row.layer}.{row.head})" if kind == "whole" else "", "kind": kind,
+    {"label": f"{row.function} ({row.layer}.{row.head})", "kind": kind,
      "value": 100 * getattr(row, kind), "low": 100 * getattr(row, f"{kind}_low"), "high": 100 * getattr(row, f"{kind}_high")}
     for row in alone.itertuples() for kind in ("whole", "strongest", "others")
 ]  # fmt: skip
@@ -150,6 +150,7 @@ by_method = tested.set_index(["method", "function"])
 scale, steer = by_method.loc[("scale", "Spatial Perception")], by_method.loc[("steer", "Spatial Perception")]
 spatial, relational = (own.set_index("function").loc[name] for name in NAMES[:2])
 first, forced = alone.set_index("function").loc[NAMES[0]], both.set_index("function").loc[NAMES[0]]
+strongest = f"{first['layer']:.0f}.{first['head']:.0f}"
 beaten = int((matched["p"] < 0.05).sum())
 quote(
     n_top=float(own["k"].iloc[0]),
@@ -166,7 +167,7 @@ quote(
     controls_mean=100 * everywhere["mean"],
     significant=int((own["q"] < 0.05).sum()),
     n_random=int(matched["sets"].min()),
-    strongest=f"{first['layer']}.{first['head']}",
+    strongest=strongest,
     strongest_alone=100 * first["strongest"],
     strongest_others=100 * first["others"],
     emphasis_spatial=100 * scale["change"],
@@ -188,7 +189,7 @@ paragraph(
     f"Ablating a function's heads changes its own steps by {100 * specific['own']:+.1f} points in the mean, others by "
     f"{100 * specific['other']:+.1f} (p {specific['p']:.4f}). For Spatial Perception it is {100 * spatial['change']:+.1f} "
     f"({span(spatial['ci_low'], spatial['ci_high'])}) generated, {100 * forced['forced']:+.1f} teacher-forced; its strongest "
-    f"head {first['layer']}.{first['head']} alone gives {100 * first['strongest']:+.1f}, the others without it "
+    f"head {strongest} alone gives {100 * first['strongest']:+.1f}, the others without it "
     f"{100 * first['others']:+.1f}. {beaten} of {len(NAMES)} functions lose more than matched controls do; over all of them "
     f"{100 * everywhere['own']:+.1f} against {100 * everywhere['mean']:+.1f} points (p {everywhere['p']:.4f}). On spatial steps "
     f"scaling {verdict(scale['ci_low'], scale['ci_high'], 'hurts', 'helps', 'makes no difference that this data can show')} "

@@ -103,27 +103,29 @@ def accuracy_figure(tables: dict) -> Figure:
 
 
 def forest_figure(panels: dict, xlabel: str, markers: dict[str, str] | None = None) -> Figure:
-    """Values with their intervals, a row each, 0 marked; ``panels`` maps a title to a table (label, value, low, high).
+    """Values with their intervals, a row a label, 0 marked; ``panels`` maps a title to a table (label, value, low, high).
 
-    A column ``color`` is used where there is one; rows of one ``kind`` share a marker of ``markers``.
+    With ``markers``, a column ``kind`` gives each kind its marker; kinds of one label are side by side in its row.
     """
-    rows = max(len(table) for table in panels.values())
-    figure, axes = plt.subplots(
-        1, len(panels), figsize=(3.0 + 2.4 * len(panels), 0.34 * rows + 1.2), squeeze=False, layout="constrained"
-    )
+    markers = markers or {"": "o"}
+    rows = max(table["label"].nunique() for table in panels.values())
+    size = (3.0 + 2.4 * len(panels), (0.3 + 0.12 * len(markers)) * rows + 1.2)
+    figure, axes = plt.subplots(1, len(panels), figsize=size, squeeze=False, layout="constrained")
+    colors = ["#1b6ca8", "#CC6677", "#117733"]
     for axis, (title, table) in zip(axes[0], panels.items(), strict=True):
-        table = table.iloc[::-1]
-        y = np.arange(len(table))
-        color = list(table["color"]) if "color" in table else ["#1b6ca8"] * len(table)
-        axis.hlines(y, table["low"], table["high"], color=color, lw=2)
-        for kind, marker in (markers or {"": "o"}).items():
-            own = (table["kind"] == kind).to_numpy() if markers else np.ones(len(table), dtype=bool)
-            axis.scatter(table["value"][own], y[own], color=np.array(color)[own], marker=marker, s=34, zorder=3,
-                         edgecolor="#333", lw=0.5, label=kind)  # fmt: skip
+        labels = list(dict.fromkeys(table["label"]))[::-1]
+        for number, ((kind, marker), color) in enumerate(zip(markers.items(), colors, strict=False)):
+            own = table[table["kind"] == kind] if "kind" in table else table
+            shift = 0.2 * ((len(markers) - 1) / 2 - number)
+            y = np.array([labels.index(label) for label in own["label"]]) + shift
+            axis.hlines(y, own["low"], own["high"], color=color, lw=1.6)
+            axis.scatter(
+                own["value"], y, color=color, marker=marker, s=30, zorder=3, edgecolor="#333", lw=0.5, label=kind
+            )
         axis.axvline(0, color="#333", lw=0.9)
-        axis.set_yticks(y, table["label"])
+        axis.set_yticks(range(len(labels)), labels)
         axis.set_xlabel(xlabel)
         axis.set_title(title, fontsize=10)
-    if markers:
+    if len(markers) > 1:
         figure.legend(*axes[0][0].get_legend_handles_labels(), loc="outside upper center", ncols=3, fontsize=8)
     return finish(figure)

@@ -41,6 +41,8 @@ def start(experiment: Experiment | None = None) -> Markdown | None:
 
 def measured_note(experiments: list[Experiment]) -> Markdown:
     """What made the measured tables of some models, and which of them rest on code that has changed since."""
+    if not experiments:
+        return Markdown("*Everything on this page was computed by this run.*")
     lines = []
     for experiment in experiments:
         made = stamp(experiment)
