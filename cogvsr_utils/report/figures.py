@@ -103,7 +103,7 @@ def accuracy_figure(tables: dict) -> Figure:
 
 
 def forest_figure(panels: dict, xlabel: str, markers: dict[str, str] | None = None) -> Figure:
-    """Values with their intervals, a row a label, 0 marked; ``panels`` maps a title to a table (label, value, low, high).
+    """Values with intervals, a row a label, 0 marked; ``panels`` maps a title to a table (label, value, low, high).
 
     With ``markers``, a column ``kind`` gives each kind its marker; kinds of one label are side by side in its row.
     """
