@@ -7,7 +7,7 @@ from cogvsr_utils.dataset.synth.build import built_stamp
 from cogvsr_utils.paths import ROOT
 from cogvsr_utils.pipeline.experiment import Experiment
 from cogvsr_utils.pipeline.measured import MEASURED
-from cogvsr_utils.pipeline.plan import RESULTS, rules as rules_of
+from cogvsr_utils.pipeline.plan import RESULTS, results_of, rules as rules_of
 from cogvsr_utils.report.book import PAGES, page_options, page_results
 
 OUT = "_build/book"
@@ -15,6 +15,7 @@ SETTINGS = {name: config.get(name) or default for name, default in
             (("quantize", None), ("profile", "light"), ("source", "synth"))}
 EXPERIMENTS = [Experiment(model, **SETTINGS) for model in (config.get("model") or "nano-internvl").split(",")]
 SHOWN = {name: page_results(name, EXPERIMENTS[0]) for name in PAGES}
+KEPT = sorted(str(path) for path in Path("data").rglob("*.csv"))
 CODE = sorted(str(path) for path in Path("cogvsr_utils").rglob("*.py"))
 
 
@@ -23,7 +24,7 @@ def local(path):
 
 
 DATA = local(built_stamp() if SETTINGS["source"] == "synth" else SETTINGS["source"])
-WANTED = [job for experiment in EXPERIMENTS for job in rules_of(experiment, RESULTS)]
+WANTED = [job for experiment in EXPERIMENTS for job in rules_of(experiment, results_of(experiment))]
 JOBS = {job.output: job for job in
         WANTED + [job for shown in SHOWN.values() for result, each in shown for job in rules_of(each, [result.name])]}
 
@@ -88,6 +89,7 @@ for name, page in PAGES.items():
             DATA,
             f"notebooks/{name}.ipynb",
             CODE,
+            KEPT,
             [local(result.stamp_path(experiment)) for result, experiment in SHOWN[name]],
         output:
             f"{OUT}/notebooks/{name}.ipynb",
@@ -96,6 +98,7 @@ for name, page in PAGES.items():
             options=page_options(name, EXPERIMENTS[0]),
         threads: workflow.cores if page.timed else 1
         resources:
+            gpu=1,  # most pages ask the model something small
             runtime=60,
         shell:
             "OMP_NUM_THREADS={threads} python -m cogvsr_utils.report.runner notebook {params.name} {params.options}"
@@ -107,7 +110,7 @@ rule front:
         local(RESULTS["ablation_matrix"].stamp_path(EXPERIMENTS[0])),
         CODE,
     output:
-        OUT + "/book/_static/front.png",
+        "_build/front.png",
     params:
         options=page_options("05_interventions", EXPERIMENTS[0]),
     shell:
@@ -124,4 +127,5 @@ rule pages:
         OUT + "/_build/html/index.html",
     shell:
         "mkdir -p {OUT}/data && cp -r book _config.yml _toc.yml CHANGELOG.md {OUT}/ && cp data/README.md {OUT}/data/ && "
+        "cp {rules.front.output} {OUT}/book/_static/front.png && "
         "jupyter-book build {OUT} -W --keep-going --quiet"

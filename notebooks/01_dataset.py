@@ -85,7 +85,7 @@ show(kinds.sort_values(["source", "subset"]))
 #
 # Every step is labelled with one of the paper's eight cognitive functions. The first two are the spatial ones.
 
-# %% tags=["hide-input"] mystnb={"image": {"alt": "Bars of the number of steps for each of the eight functions; all of them reach beyond the eight per cent line"}, "figure": {"caption": "Steps of each function. The dotted line marks 8 % of all steps.", "name": "fig-shares"}}
+# %% tags=["hide-input"] mystnb={"image": {"alt": "Bars of the number of steps for each of the eight functions, with a line at eight per cent"}, "figure": {"caption": "Steps of each function. The dotted line marks 8 % of all steps.", "name": "fig-shares"}}
 counts = Counter(steps["function"])
 share_figure(counts)
 

@@ -62,8 +62,9 @@ show(table.drop(columns=["n_correct", "chance"]), percent=("accuracy", "ci_low",
 
 # %% tags=["hide-input"] mystnb={"image": {"alt": "Accuracy by function, full precision beside 4-bit, with intervals and the majority line"}, "figure": {"caption": "Accuracy on split C with Wilson intervals, full precision and 4-bit.", "name": "fig-accuracy"}}
 packed = answers if experiment.quantize else recordings.four_bit_answers(experiment)
+name = experiment.quantize or "4bit"
 table_packed = accuracy_table(packed)
-accuracy_figure({"4-bit": table} if experiment.quantize else {"full precision": table, "4-bit": table_packed})
+accuracy_figure({name: table} if experiment.quantize else {"full precision": table, name: table_packed})
 
 # %% [markdown]
 # ## Does it help to go step by step?
@@ -105,7 +106,7 @@ heads.table[["layer", "head", "kind", "head_dim", "module"]].head(3)
 # %% [markdown]
 # ## Is that what the model computes?
 #
-# Before a number is believed: the same activations, computed in two ways that must agree. Run `check_parity` on your own
+# Before a number is relied on: the same activations, computed in two ways that must agree. Run `check_parity` on your own
 # model before you use it.
 
 # %%
@@ -146,7 +147,7 @@ quote(
 paragraph(
     f"After its own steps the model answers {rows['Main question']:.1%} of {len(stepwise)} main questions, asked directly "
     f"{direct['correct'].mean():.1%}: a difference of {100 * gain['change']:+.1f} points "
-    f"({span(gain['ci_low'], gain['ci_high'])}). In 4-bit it is {rows_packed['Main question']:.1%}. "
+    f"({span(gain['ci_low'], gain['ci_high'])}). In {name} it is {rows_packed['Main question']:.1%}. "
     f"{int(parity['passed'].sum())} of {len(parity)} checks of what is read passed. {len(heads)} heads are on record at "
     f"{len(activations.features)} steps of split A."
 )

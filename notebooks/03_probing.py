@@ -50,7 +50,7 @@ start(experiment)
 # %% [markdown]
 # ## What a probe has to beat
 #
-# One linear classifier in the same folds of scenes, on everything that might give a step's function away. *All heads* is
+# One linear classifier, cross-validated by scene, on everything that might give a step's function away. *All heads* is
 # the model; every row above it is something else. The control task gives each answer text a random function: what a
 # probe learns of that, it has memorised.
 
@@ -108,7 +108,7 @@ show(best[["function", "text_auroc", "best head", "gain", "p_max", "passed"]], d
 # %% [markdown]
 # ## The heads that matter most for each function
 #
-# By the paper's importance, layer before the dot. Beside them, how stable the order is: the overlap of the top heads of
+# By the paper's importance, layer before the dot. Beside them, how stable such an order is, by the strict probe: the overlap of the top heads of
 # two draws of seed and scenes (Jaccard), beside what two random sets share, and Kendall's rank correlation of the whole
 # order.
 

@@ -133,7 +133,7 @@ forest_figure(
 # ## Scaling and steering spatial heads
 #
 # The heads of the two spatial functions, made larger, and shifted along the direction from wrong towards correct answers
-# (measured on A), at the tokens that predict the answer. Factor and strength are those that did best on split B.
+# (measured on A). They are scaled at every token and shifted at the tokens that predict the answer. Factor and strength are those that did best on split B.
 
 # %%
 scaled, steered = ablation.scaled(experiment), ablation.steered(experiment)
@@ -191,7 +191,7 @@ paragraph(
     f"({span(spatial['ci_low'], spatial['ci_high'])}) generated, {100 * forced['forced']:+.1f} teacher-forced; its strongest "
     f"head {strongest} alone gives {100 * first['strongest']:+.1f}, the others without it "
     f"{100 * first['others']:+.1f}. {beaten} of {len(NAMES)} functions lose more than matched controls do; over all of them "
-    f"{100 * everywhere['own']:+.1f} against {100 * everywhere['mean']:+.1f} points (p {everywhere['p']:.4f}). On spatial steps "
+    f"{100 * everywhere['own']:+.1f} against {100 * everywhere['mean']:+.1f} points (p {everywhere['p']:.4f}). On Spatial Perception "
     f"scaling {verdict(scale['ci_low'], scale['ci_high'], 'hurts', 'helps', 'makes no difference that this data can show')} "
     f"({100 * scale['change']:+.1f}) and steering "
     f"{verdict(steer['ci_low'], steer['ci_high'], 'hurts', 'helps', 'makes no difference that this data can show')} "
@@ -199,4 +199,4 @@ paragraph(
 )
 
 # %% [markdown]
-# **What's next.** [Can the selection be believed?](A2_validation.ipynb)
+# **What's next.** [Can the selection be relied on?](A2_validation.ipynb)

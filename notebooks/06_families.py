@@ -71,7 +71,7 @@ show(pd.DataFrame(shapes), digits=1)
 # %% [markdown]
 # ## What they can do
 #
-# Answered here, anew.
+# Answered by this run, not measured before.
 
 # %% mystnb={"image": {"alt": "Accuracy by function for each small model, with intervals and the majority line"}, "figure": {"caption": "Accuracy on split C, step by step with each model's own earlier answers, Wilson intervals.", "name": "fig-families"}}
 accuracy = {name: accuracy_table(recordings.answers["C"](each)) for name, each in families.items()}
@@ -183,9 +183,9 @@ quote(
 
 # %% tags=["hide-input"]
 paragraph(
-    "Ablating the Spatial Perception heads changes spatial steps by "
+    "Ablating the Spatial Perception heads changes Spatial Perception by "
     + ", ".join(f"{100 * row['change']:+.1f} points in {name}" for name, row in spatial.items())
-    + ". Over all functions the paper's heads cost, against matched controls, "
+    + ". Over all functions the paper's heads change accuracy, against matched controls, by "
     + ", ".join(
         f"{100 * r['own']:+.1f} against {100 * r['mean']:+.1f} (p {r['p']:.3f}) in {n}" for n, r in over_all.items()
     )

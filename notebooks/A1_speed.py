@@ -61,7 +61,7 @@ scratch = Path(tempfile.mkdtemp())
 # Time should grow in line with the items and memory hardly: what is kept goes to disk. Measured before all else on this
 # page, since a peak can only rise.
 
-# %% mystnb={"image": {"alt": "Seconds of capture against number of items on a straight line, and peak memory of the process, nearly flat"}, "figure": {"caption": "Seconds to capture, and the process's peak memory, against the number of items.", "name": "fig-scaling"}}
+# %% mystnb={"image": {"alt": "Seconds of capture against number of items, and peak memory of the process against the same"}, "figure": {"caption": "Seconds to capture, and the process's peak memory, against the number of items.", "name": "fig-scaling"}}
 few = items[:16]  # repeated, as answering more would set a peak of its own
 grown = speed.scaling(vlm, few, scratch, [100, 1000, 5000], recordings.answers["B"](experiment))
 scaling_figure(grown)
@@ -100,8 +100,8 @@ show(pd.concat(kept)[["device", "task", "method", "steps_per_second", "ratio"]],
 # %% [markdown]
 # ## Windows of the vision tower
 #
-# Towers of Qwen's line attend window after window in a Python loop. Windows of equal length in one call give the same
-# bits; it is on by default for every model that has them.
+# Towers of Qwen's line attend window after window in a Python loop. All windows of equal length can go in one call (`equal`: the
+# same bits); it is on by default for every model that has them.
 
 # %%
 tower = speed.tower_benchmark(load_vlm("nano-qwen2_5_vl"), some)

@@ -9,7 +9,7 @@
 # ---
 
 # %% [markdown]
-# # Can the selection be believed?
+# # Can the selection be relied on?
 #
 # **Overview.** A way of finding heads is only as good as what it finds. Here the truth is known: what ablating each head
 # alone does is measured; signals can be planted in known heads; and there are models in which there is nothing to find.
@@ -39,8 +39,10 @@ import pandas as pd
 
 from cogvsr_utils import Experiment
 from cogvsr_utils.checks.planted import power
+from cogvsr_utils.functions import NAMES
 from cogvsr_utils.models.weights import nano_names
 from cogvsr_utils.pipeline import measured, selection, validation
+from cogvsr_utils.pipeline.experiment import n_top
 from cogvsr_utils.report.effect_figures import power_figure, quality_figure, set_figure
 from cogvsr_utils.report.head_figures import head_maps, scatter_figure
 from cogvsr_utils.report.pages import agreement, measured_note, paragraph, quote, show, span, start
@@ -91,7 +93,7 @@ scatter_figure(table, "importance", "effect", "importance", "change of\nlog-prob
 
 # %% mystnb={"image": {"alt": "For each way of ranking heads its precision among the top heads and its rank correlation with the measured effect of ablation, a dot for each function, with the mean"}, "figure": {"caption": "How well each ranking, made on split A, predicts the effect of ablating a head on split C.", "name": "fig-quality"}}
 quality = measured.table(experiment, validation.ranking_quality)
-k = quality["k"].unique()[1]
+k = n_top(len(table) // len(NAMES))
 quality_figure(quality[(quality["edit"] == "mask") & (quality["k"] == k)])
 
 # %% [markdown]
@@ -101,7 +103,7 @@ quality_figure(quality[(quality["edit"] == "mask") & (quality["k"] == k)])
 # %% tags=["hide-input"]
 tests = {name: measured.table(each, validation.ranking_tests).set_index("ranking") for name, each in nanos.items()}
 if experiment.title not in tests or source != "synth":
-    tests = {experiment.title: validation.ranking_tests(experiment).set_index("ranking")} | tests
+    tests |= {experiment.title: validation.ranking_tests(experiment).set_index("ranking")}
 
 
 def by_model(measure, form):
@@ -180,7 +182,11 @@ show(nulls.pivot(index="case", columns="rule", values="selected").reset_index().
 
 # %% tags=["hide-input"]
 fresh = validation.ranking_tests(experiment)
-agreement(fresh, measured.table(experiment, validation.ranking_tests), "ranking", ("precision", "spearman"))
+(
+    agreement(fresh, measured.table(experiment, validation.ranking_tests), "ranking", ("precision", "spearman"))
+    if measured.is_measured(experiment, validation.ranking_tests)
+    else paragraph("*Nothing is kept of this model to compare with.*")
+)
 
 # %% tags=["hide-input"]
 means, size = tests[experiment.title], nothing.set_index("rule").loc["max-T"]
@@ -189,9 +195,9 @@ quote(
     precision_joint=means.loc[selection.IMPORTANCE, "precision"],
     precision_single=means.loc["probe of the head alone", "precision"],
     precision_backward=means.loc["attribution patching", "precision"],
-    precision_removal=means.loc[selection.ABLATION, "precision"],
+    precision_ablation=means.loc[selection.ABLATION, "precision"],
     precision_chance=float(quality.loc[quality["k"] == k, "chance"].iloc[0]),
-    elbow_noise=float(nothing.set_index("rule").loc["elbow, joint probe", "heads_a_function"]),
+    elbow_unplanted=float(nothing.set_index("rule").loc["elbow, joint probe", "heads_a_function"]),
     strict_false=float(size["any_selected"]),
     strict_false_low=float(size["ci_low"]),
     strict_false_high=float(size["ci_high"]),

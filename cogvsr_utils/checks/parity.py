@@ -1,4 +1,4 @@
-"""Does capture read what the model computes? Ask before you believe a number.
+"""Does capture read what the model computes? Ask before you rely on a number.
 
 check_parity(vlm, items)    one row a check: difference, tolerance, passed or not
 

@@ -16,8 +16,9 @@ SELECTION, TUNING, TEST = "A", "B", "C"
 def split_groups(groups: Iterable[str], shares: dict[str, float], seed: int = 0) -> dict[str, str]:
     """Give every group a split: shares by number of groups, drawn with ``seed``.
 
-    >>> split_groups(["a", "b", "c", "d"], {"A": 0.5, "C": 0.5}) == split_groups(["d", "c", "b", "a"], {"A": 0.5, "C":
-    0.5}) True
+    >>> shares = {"A": 0.5, "C": 0.5}
+    >>> split_groups(["a", "b", "c", "d"], shares) == split_groups(["d", "c", "b", "a"], shares)
+    True
     """
     if abs(sum(shares.values()) - 1) > 1e-9:
         raise ValueError(f"shares {shares} add up to {sum(shares.values())}; expected 1")

@@ -42,8 +42,9 @@ def answer(
 
     >>> from cogvsr_utils import Item, Step, load_vlm
     >>> step = Step("What shape is a ball?", "sphere", "closed", None, "Knowledge Recall")
-    >>> answer(load_vlm("nano-internvl"), [Item("1", "mine", "1", "Is it red?", "yes", "yesno",
-    [step])])["step"].tolist() [0, -1]
+    >>> item = Item("1", "mine", "1", "Is it red?", "yes", "yesno", [step])
+    >>> answer(load_vlm("nano-internvl"), [item])["step"].tolist()
+    [0, -1]
     """
     if not items:
         raise ValueError("no items to answer; expected at least one")

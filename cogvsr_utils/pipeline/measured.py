@@ -3,7 +3,7 @@
 MEASURED                      the results whose tables are kept
 publish(experiment)           write those that are made from an experiment's results: data/measured/<model>/
 table(experiment, result)     the measured table where there is one and the profile is light, else the result itself
-stamp(model)                  what made a model's tables, and whether code, data or weights have changed since
+stamp(experiment)             what made a model's tables, and whether code, data or weights have changed since
 """
 
 from __future__ import annotations
@@ -37,6 +37,8 @@ def publish(experiment: Experiment) -> Path:
     folder, made = _folder(experiment), [result for result in MEASURED if result.is_kept(experiment)]
     if not made:
         raise FileNotFoundError(f"no full results of {experiment.title}; expected some under {experiment.folder}")
+    for older in folder.glob("*.csv"):
+        older.unlink()
     for result in made:
         with replacing(folder / f"{result.name}.csv") as partial:
             result(experiment).to_csv(partial, index=False, float_format="%.6g")
@@ -69,7 +71,7 @@ def stamp(experiment: Experiment) -> dict:
         raise FileNotFoundError(f"no measured tables of {experiment.title}; expected {path}, which `publish` writes")
     made = json.loads(path.read_text())
     full = Experiment(experiment.model, experiment.quantize, made["profile"], experiment.source)
-    changed = [name for name, key in made["keys"].items() if RESULTS[name].key(full) != key]
+    changed = [n for n, key in made["keys"].items() if n not in RESULTS or RESULTS[n].key(full) != key]
     return made | {"changed": changed}
 
 

@@ -1,6 +1,7 @@
 """All results by name, and the order in which they depend on each other.
 
 RESULTS                    name -> Result
+results_of(experiment)     the names of those that an experiment can have
 rules(experiment, names)   what a scheduler needs of the named results and all that they need: one entry each
 """
 
@@ -11,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cogvsr_utils.pipeline import ablation, baselines, recordings, selection, validation
-from cogvsr_utils.pipeline.experiment import Experiment
+from cogvsr_utils.pipeline.experiment import ALL_SPLITS, Experiment
 from cogvsr_utils.pipeline.store import Result, Variants
 
 MODULES = (recordings, baselines, selection, ablation, validation)
@@ -45,6 +46,19 @@ class Rule:
     def title(self) -> str:
         """The result and the experiment as one word."""
         return "__".join([self.result, *self.experiment.folder.parts[-3:]])
+
+
+def results_of(experiment: Experiment) -> list[str]:
+    """The names of all results that an experiment can have.
+
+    Those of a split that the data does not have are left out, and in a quantized experiment those in 4-bit.
+    """
+    absent = {f"answers-{split}" for split in ALL_SPLITS if split not in experiment.present_splits}
+    four_bit = {recordings.four_bit_answers, recordings.four_bit_activations, validation.quantization}
+    return [
+        name for name, result in RESULTS.items()
+        if name not in absent and not (experiment.quantize and result in four_bit)
+    ]  # fmt: skip
 
 
 def rules(experiment: Experiment, names: Iterable[str]) -> list[Rule]:

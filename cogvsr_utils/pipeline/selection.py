@@ -182,8 +182,8 @@ def strict_probe(experiment: Experiment, activations: HeadActivations, head_prob
 
 @result(splits=A, gpu=True)
 def head_means(experiment: Experiment) -> HeadMeans:
-    """The mean of every head over split A, of the text's tokens and of the picture's apart, so that it still
-    distinguishes them apart where it replaces the head."""
+    """The mean of every head over split A, of the text's tokens and of the picture's apart, so that the two
+    still differ where they replace the head."""
     return HeadMeans(experiment.scorer(SELECTION, experiment.settings.ablation_items).means())
 
 

@@ -13,6 +13,7 @@ from cogvsr_utils.models.weights import nano_names
 from cogvsr_utils.pipeline import ablation, baselines, recordings, selection, validation
 from cogvsr_utils.pipeline.experiment import Experiment
 from cogvsr_utils.pipeline.measured import is_measured
+from cogvsr_utils.pipeline.plan import results_of
 from cogvsr_utils.pipeline.store import Result
 
 MODEL = ("model", "quantize", "profile", "source")
@@ -73,13 +74,14 @@ PAGES = {
 def page_results(name: str, experiment: Experiment) -> list[tuple[Result, Experiment]]:
     """The results that a page makes or reads, each with its experiment; measured tables need none."""
     page = PAGES[name]
-    found = [(result, experiment) for result in page.results if not (experiment.quantize and "four_bit" in result.name)]
+    possible = set(results_of(experiment))
+    found = [(result, experiment) for result in page.results if result.name in possible]
     found += [(result, experiment) for result in page.heavy if not is_measured(experiment, result)]
     for number, model in enumerate(nano_names()):
         nano = replace(experiment, model=model, quantize=None, source="synth", _cache={})
         wanted = page.nano + (page.first if number == 0 else ())
         found += [(result, nano) for result in wanted if not is_measured(nano, result)]
-    return [(result, each) for result, each in found if result.name != "answers-hard" or "hard" in each.present_splits]
+    return found
 
 
 def page_options(name: str, experiment: Experiment) -> str:
