@@ -187,7 +187,7 @@ paragraph(
     + ", ".join(f"{100 * row['change']:+.1f} points in {name}" for name, row in spatial.items())
     + ". Over all functions the paper's heads change accuracy, against matched controls, by "
     + ", ".join(
-        f"{100 * r['own']:+.1f} against {100 * r['mean']:+.1f} (p {r['p']:.3f}) in {n}" for n, r in over_all.items()
+        f"{100 * r['own']:+.1f} against {100 * r['mean']:+.1f} (p {r['p']:.4f}) in {n}" for n, r in over_all.items()
     )
     + ". Spatial heads are scarcer by "
     + ", ".join(f"{n} of {len(counted[name])} counts in {name}" for name, n in scarcer.items())

@@ -109,7 +109,7 @@ if experiment.title not in tests or source != "synth":
 def by_model(measure, form):
     """A row a ranking, a column a model: the mean over functions with its p."""
     cells = {
-        name: part[measure].map(form.format) + part[f"p_{measure}"].map(" (p {:.3f})".format)
+        name: part[measure].map(form.format) + part[f"p_{measure}"].map(" (p {:.4f})".format)
         for name, part in tests.items()
     }
     return pd.DataFrame(cells).rename_axis(measure).reset_index()

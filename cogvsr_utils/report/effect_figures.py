@@ -114,7 +114,7 @@ def power_figure(table: pd.DataFrame) -> Figure:
         for axis, column in zip(axes, ("power", "false_share"), strict=True):
             axis.plot(part["strength"], part[column], "o-", color=styles[rule], label=rule, ms=4)
     axes[0].set(ylabel="planted heads found", ylim=(-0.03, 1.03))
-    axes[1].set(ylabel="of the selected, in heads planted for none", ylim=(-0.03, 1.03))
+    axes[1].set(ylabel="false among the selected", ylim=(-0.03, 1.03))
     for axis in axes:
         axis.set_xlabel("planted strength, standard deviations")
     axes[0].legend(fontsize=8)

@@ -46,7 +46,7 @@ def reliance(experiment: Experiment) -> pd.DataFrame:
          "only for what is above these" if near_text else "above these baselines"),
         ("gradient × activation ranks the heads",
          f"{precision[selection.IMPORTANCE]:.0%} of its top heads are among those whose ablation costs most "
-         f"(p {p[selection.IMPORTANCE]:.3f})", hint(selection.IMPORTANCE)),
+         f"(p {p[selection.IMPORTANCE]:.4f})", hint(selection.IMPORTANCE)),
         ("the elbow counts functional heads",
          f"{elbow:.1f} heads a function with shuffled labels and nothing planted", "no" if elbow > 0.5 else "yes"),
         ("ablating a function's heads breaks it",
@@ -62,10 +62,10 @@ def reliance(experiment: Experiment) -> pd.DataFrame:
          "yes: not shown to exceed its 5 %" if low <= ALPHA else "no"),
         ("strict: ablation of each head, on other scenes",
          f"{precision[selection.ABLATION]:.0%} of its top heads are confirmed on split C "
-         f"(p {p[selection.ABLATION]:.3f})",
+         f"(p {p[selection.ABLATION]:.4f})",
          "yes, where it can be afforded" if p[selection.ABLATION] < ALPHA else "not for single heads"),
         ("a cheap approximation: attribution patching",
-         f"{precision['attribution patching']:.0%} of its top heads (p {p['attribution patching']:.3f})",
+         f"{precision['attribution patching']:.0%} of its top heads (p {p['attribution patching']:.4f})",
          hint("attribution patching")),
     ]  # fmt: skip
     return pd.DataFrame(rows, columns=["step", "found", "rely on it"])
