@@ -82,17 +82,17 @@ show(pd.DataFrame([specific]), points=("own", "other", "difference"), digits=4)
 # steps, scored with the right earlier answers in place (*teacher-forced*), show what the ablation does to the step
 # itself; the rest is inherited.
 
-# %% mystnb={"image": {"alt": "For each function the change of accuracy on its own steps, generated and teacher-forced, with intervals"}, "figure": {"caption": "A function's own steps with its own heads ablated: generated answers and teacher-forced scoring of the same steps of split C.", "name": "fig-inherited"}}
+# %%
 both = ablation.generated_and_forced(experiment)
+show(both[["function", "n", "generated", "forced", "inherited"]], points=("generated", "forced", "inherited"))
+
+# %% tags=["hide-input"] mystnb={"image": {"alt": "For each function the change of accuracy on its own steps, generated and teacher-forced, with intervals"}, "figure": {"caption": "A function's own steps with its own heads ablated: generated answers and teacher-forced scoring of the same steps of split C.", "name": "fig-inherited"}}
 rows = [
     {"label": row.function, "kind": kind, "value": 100 * getattr(row, kind),
      "low": 100 * getattr(row, f"{kind}_low"), "high": 100 * getattr(row, f"{kind}_high")}
     for row in both.itertuples() for kind in ("generated", "forced")
 ]  # fmt: skip
 forest_figure({"own steps": pd.DataFrame(rows)}, "change of accuracy, points", {"generated": "o", "forced": "D"})
-
-# %% tags=["hide-input"]
-show(both[["function", "n", "generated", "forced", "inherited"]], points=("generated", "forced", "inherited"))
 
 # %% [markdown]
 # ## Against matched controls
