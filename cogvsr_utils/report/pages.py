@@ -43,15 +43,16 @@ def measured_note(experiments: list[Experiment]) -> Markdown:
     """What made the measured tables of some models, and which of them rest on code that has changed since."""
     if not experiments:
         return Markdown("*Everything on this page was computed by this run.*")
-    lines = []
+    of_stamp: dict[str, list[str]] = {}
     for experiment in experiments:
         made = stamp(experiment)
         changed = ", ".join(made["changed"]) or "none"
-        lines.append(
-            f"`{experiment.title}`: *profile* {made['profile']}, *on* {made['device']}, *commit* `{made['commit']}`; "
-            f"*tables whose code, data or weights have changed since:* {changed}."
+        text = (
+            f"*profile* {made['profile']}, *on* {made['device']}, *commit* `{made['commit']}`; *tables whose code, data or "
+            f"weights have changed since:* {changed}."
         )
-    return Markdown("*Measured tables.* " + " ".join(lines))
+        of_stamp.setdefault(text, []).append(f"`{experiment.title}`")
+    return Markdown("*Measured tables.* " + " ".join(f"{', '.join(names)}: {text}" for text, names in of_stamp.items()))
 
 
 def show(table: pd.DataFrame, percent: tuple[str, ...] = (), points: tuple[str, ...] = (), digits: int = 2) -> Styler:
