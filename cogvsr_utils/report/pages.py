@@ -48,11 +48,12 @@ def measured_note(experiments: list[Experiment]) -> Markdown:
         made = stamp(experiment)
         changed = ", ".join(made["changed"]) or "none"
         text = (
-            f"*profile* {made['profile']}, *on* {made['device']}, *commit* `{made['commit']}`; *tables whose code, data or "
-            f"weights have changed since:* {changed}."
+            f"*profile* {made['profile']}, *on* {made['device']}, *commit* `{made['commit']}`; "
+            f"*tables whose code, data or weights have changed since:* {changed}."
         )
         of_stamp.setdefault(text, []).append(f"`{experiment.title}`")
-    return Markdown("*Measured tables.* " + " ".join(f"{', '.join(names)}: {text}" for text, names in of_stamp.items()))
+    lines = (f"{', '.join(names)}: {text}" for text, names in of_stamp.items())
+    return Markdown("*Measured tables.* " + " ".join(lines))
 
 
 def show(table: pd.DataFrame, percent: tuple[str, ...] = (), points: tuple[str, ...] = (), digits: int = 2) -> Styler:
