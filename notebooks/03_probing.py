@@ -175,9 +175,10 @@ paragraph(
     f"heads reach {accuracy['all heads']:.1%}, the text alone {accuracy['text']:.1%}, an untrained model's heads "
     f"{accuracy['untrained model']:.1%}. Above the text, {int(passed.sum())} of {len(table)} pairs of function and head "
     f"pass. Importance agrees with each head's own probe at a median rank correlation of {agree['with_auroc'].median():.2f}, "
-    f"with what ablation costs at {agree['with_cost'].median():.2f}. Which ranking can be relied on is "
-    "[tested](A2_validation.ipynb)."
+    f"with what ablation costs at {agree['with_cost'].median():.2f}."
 )
 
 # %% [markdown]
+# Which ranking can be relied on is tested on the page [Can the selection be relied on?](A2_validation.ipynb).
+#
 # **What's next.** [How few are the heads of a function?](04_scarcity.ipynb)

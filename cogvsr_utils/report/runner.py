@@ -44,7 +44,7 @@ def _tidy(path: Path):
     notebook = nbformat.read(path, as_version=4)
     for cell in notebook.cells:
         if "outputs" in cell:
-            cell.outputs = [o for o in cell.outputs if not (o.get("name") == "stderr" and _is_bar(o.text))]
+            cell.outputs = [o for o in cell.outputs if not _shows_a_bar(o)]
         for key in ("papermill", "execution"):
             cell.metadata.pop(key, None)
         tags = cell.metadata.get("tags", [])
@@ -52,11 +52,20 @@ def _tidy(path: Path):
             cell.metadata["tags"] = [*tags, "remove-cell"]
         elif not tags:
             cell.metadata.pop("tags", None)
+    notebook.metadata.pop("widgets", None)
     nbformat.write(notebook, path)
 
 
+def _shows_a_bar(output) -> bool:
+    """Whether an output is a progress bar: as text, or as the widget that takes its place in a notebook."""
+    if output.get("name") == "stderr":
+        return _is_bar(output.text)
+    data = output.get("data", {})
+    return "application/vnd.jupyter.widget-view+json" in data and _is_bar(data.get("text/plain", ""))
+
+
 def _is_bar(text: str) -> bool:
-    """Whether a piece of stderr is nothing but tqdm bars, one within another too."""
+    """Whether a text is nothing but tqdm bars, one within another too."""
     bar = r"\x1b\[A|[^\r\n]*\d+%\|[^\r\n]*\]|[^\r\n]*: \d+it \[[^\r\n]*\]"
     return not re.sub(bar, "", text).strip()
 

@@ -14,7 +14,7 @@ import pytest
 import yaml
 from packaging.requirements import Requirement
 
-from cogvsr_utils.report.runner import _is_bar, run_notebook
+from cogvsr_utils.report.runner import _is_bar, _shows_a_bar, run_notebook
 
 ROOT = Path(__file__).resolve().parents[2]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.py"))
@@ -160,6 +160,15 @@ def test_progress_bars_are_told_from_other_messages():
             pass
     assert "\x1b[A" in shown.getvalue() and _is_bar(shown.getvalue())
     assert not _is_bar(shown.getvalue() + "UserWarning: look here\n")
+
+
+def test_a_progress_bar_is_dropped_from_a_page_as_text_and_as_widget():
+    widget = {"application/vnd.jupyter.widget-view+json": {"model_id": "0"}}
+    bar = {"text/plain": "Loading weights:   0%|          | 0/145 [00:00<?, ?it/s]"}
+    assert _shows_a_bar({"output_type": "display_data", "data": widget | bar})
+    assert not _shows_a_bar({"output_type": "display_data", "data": bar})
+    assert not _shows_a_bar({"output_type": "display_data", "data": widget | {"text/plain": "FloatSlider(value=0.0)"}})
+    assert not _shows_a_bar({"output_type": "stream", "name": "stdout", "text": bar["text/plain"]})
 
 
 def test_the_repository_has_one_address():
