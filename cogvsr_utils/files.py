@@ -4,8 +4,6 @@ replacing(path)        a partial file that takes the place of ``path`` when all 
 digest(*parts)         sixteen characters that differ between texts or file contents
 """
 
-from __future__ import annotations
-
 import hashlib
 import os
 from collections.abc import Iterator

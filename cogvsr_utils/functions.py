@@ -5,8 +5,6 @@ NAMES, SPATIAL      names of all functions, and of the two spatial ones
 find_function(name) the function that a name, alias or spelling of another data set means
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 

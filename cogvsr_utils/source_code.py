@@ -6,8 +6,6 @@ Names are followed through the package's imports; comments, docstrings and layou
 and an object's methods count because whoever makes the object refers to its class.
 """
 
-from __future__ import annotations
-
 import ast
 from collections.abc import Callable
 from dataclasses import dataclass, field

@@ -14,8 +14,6 @@ gini, hoyer, participation_ratio               how unequal, how sparse, how many
 elbow(x)                                       where the sorted curve bends
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np

@@ -4,8 +4,6 @@ accuracy_table(judged)              by function or another column: n, unparsed, 
 compare(after, before)              paired differences by function, with interval, p and n
 """
 
-from __future__ import annotations
-
 import numpy as np
 import pandas as pd
 

@@ -5,8 +5,6 @@ top_heads(table, function, k)             the k heads that serve a function most
 COLUMNS                                   what each column means
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np

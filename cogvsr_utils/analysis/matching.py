@@ -3,8 +3,6 @@
 matched_controls(table, heads, n)    sets of the same layers, none of the given heads; of like output norm too
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 
 import numpy as np

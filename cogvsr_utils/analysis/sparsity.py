@@ -14,8 +14,6 @@ stratify(labels, *features)                 rows in which no label differs from 
 overlap(table, k, bootstrap, functions)     Jaccard of the top k of every two functions, beside chance
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 from itertools import combinations
 

@@ -8,8 +8,6 @@ layers; there the relative error of each head is compared with two references me
 same items in another batch) and a known mistake (every place one token off). A head's tolerance lies between the two.
 """
 
-from __future__ import annotations
-
 import numpy as np
 import pandas as pd
 import torch

@@ -8,8 +8,6 @@ power(table)                                  power, false discoveries and bias 
 Labels are shuffled first, so that nothing but what is planted depends on a function.
 """
 
-from __future__ import annotations
-
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike

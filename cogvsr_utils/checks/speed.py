@@ -11,8 +11,6 @@ probe_benchmark(), permutation_minutes()   probes of all heads at once, and a sc
 nnsight and pyvene come with the extra ``peers``; each is used as its documentation shows.
 """
 
-from __future__ import annotations
-
 import re
 import resource
 import time

@@ -4,8 +4,6 @@ audit_labels(items)      accuracy of naive Bayes on the text or the place of eac
 guess_functions(table)   the same of a table of steps
 """
 
-from __future__ import annotations
-
 import pandas as pd
 
 from cogvsr_utils.dataset.items import Item, steps_table

@@ -5,8 +5,6 @@ read_items, write_items        JSON Lines, every line checked against the schema
 steps_table(items)             one row a step
 """
 
-from __future__ import annotations
-
 import json
 import os
 from dataclasses import asdict, dataclass, field, replace

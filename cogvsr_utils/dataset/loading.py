@@ -3,8 +3,6 @@
 load_items(source, ...)    "synth" or the path of a CogVSR .jsonl file -> list of Item
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

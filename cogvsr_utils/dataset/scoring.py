@@ -7,8 +7,6 @@ parse(reply, answer_type)          the answer that a reply states
 counted as unparsed, never guessed at.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Sequence
 

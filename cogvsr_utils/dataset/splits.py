@@ -4,8 +4,6 @@ SELECTION, TUNING, TEST     the names of the three splits
 split_groups(groups, shares)    a split for every group
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 
 import numpy as np

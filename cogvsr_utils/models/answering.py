@@ -5,8 +5,6 @@ answer(vlm, items)    -> DataFrame uid, step, function, answer, prediction; step
 The main question opens the chat; each step is a turn, and the model reads its own earlier answers.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from itertools import groupby
 

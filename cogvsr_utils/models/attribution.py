@@ -5,8 +5,6 @@ image_attention(scorer, functions)         share of a head's attention that goes
 output_norms(vlm, activations)             size of what a head's columns of the output projection write
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np

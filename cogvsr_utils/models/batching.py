@@ -4,8 +4,6 @@ measure_batch(run, batch, device)    run one batch, and how many rows like its o
 in_halves(run, batch)                run a batch; where memory does not suffice, half by half
 """
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Callable
 

@@ -4,8 +4,6 @@ conversation(item, replies, step)    the chat that asks one step, the earlier on
 step_replies(answers)                the replies to each item's steps, from a table of answers
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import pandas as pd

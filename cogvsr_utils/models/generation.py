@@ -9,8 +9,6 @@ both directions) compute the whole chat anew, with the image features kept. Eith
 it has in a chat given at once.
 """
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext

@@ -3,8 +3,6 @@
 projection_hooks(vlm, hook_for)    hooks at every projection inside a block
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 

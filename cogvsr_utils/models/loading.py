@@ -4,8 +4,6 @@ load_vlm(name, quantize="4bit")    -> VLM
 untrained(vlm)                     a model of the same shape with random weights
 """
 
-from __future__ import annotations
-
 import copy
 
 import torch

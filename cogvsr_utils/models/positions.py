@@ -9,8 +9,6 @@ Positions: ``answer`` (the reply), ``answer_content`` (its most informative toke
 before the reply), ``question`` (the step's own question) and ``image`` (the picture's tokens).
 """
 
-from __future__ import annotations
-
 import numpy as np
 
 from cogvsr_utils.dataset.images import open_image

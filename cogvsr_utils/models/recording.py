@@ -8,8 +8,6 @@ First the model answers on its own (batched, greedy). Then one teacher-forced pa
 head of the text decoder at all its steps at once: for a causal model the same activations as during generation.
 """
 
-from __future__ import annotations
-
 import logging
 import shutil
 import time

@@ -4,8 +4,6 @@ TeacherForcedScorer(vlm, items).score(edits)    correct and log-probability of e
 TeacherForcedScorer(vlm, items).means()         mean of every head, to replace it by
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np

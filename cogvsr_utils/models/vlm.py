@@ -4,8 +4,6 @@ VLM                                 the model, with ``encode`` for chats about p
 attention_switched(vlm, name)       another attention implementation inside a block
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass

@@ -5,8 +5,6 @@ find_weights(name)        the folder or hub id that a name means
 weights_digest(name)      a hash that changes with the weights
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from cogvsr_utils.files import digest

@@ -7,8 +7,6 @@ implementation but those whose name contains "flash", which get all of them with
 name is registered with transformers' ``AttentionInterface`` and named in the tower's configuration alone.
 """
 
-from __future__ import annotations
-
 import inspect
 
 import torch

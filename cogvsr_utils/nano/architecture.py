@@ -12,8 +12,6 @@ decode(model, ids, seen)  the decoder's hidden states
 learners(model)           the modules that the last stage trains
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 
 import torch

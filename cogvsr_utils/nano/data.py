@@ -4,8 +4,6 @@ load_scenes(folder, n_scenes, seed)   images, patch targets, view names and scen
 chat_text(main, steps, closing)       one chain as the text after the shared image prefix
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from multiprocessing import Pool
 from pathlib import Path

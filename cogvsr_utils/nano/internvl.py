@@ -1,7 +1,5 @@
 """``nano-internvl``: InternVL with a 4-layer tower, 16 image tokens and a 6-layer Qwen2 decoder."""
 
-from __future__ import annotations
-
 import numpy as np
 import torch
 from transformers import (

@@ -1,8 +1,6 @@
 """``nano-mllama``: Llama 3.2 Vision with a tower of 3 + 1 layers, and a decoder of six layers and two of
 cross-attention, through which it reads the picture."""
 
-from __future__ import annotations
-
 import numpy as np
 import torch
 from transformers import (

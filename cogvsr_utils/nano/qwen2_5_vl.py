@@ -1,8 +1,6 @@
 """``nano-qwen2_5_vl``: Qwen2.5-VL with a 4-layer tower (windows of 32 pixels in two layers), 16 image tokens and a
 6-layer decoder with positions in time, height and width."""
 
-from __future__ import annotations
-
 import numpy as np
 import torch
 from transformers import (

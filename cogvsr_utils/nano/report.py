@@ -4,8 +4,6 @@ Writes two tables beside its weights, both for full precision and NF4, answering
 answers: ``accuracy.csv``, by function on split C, and ``kinds.csv``, main questions by kind on C and hard.
 """
 
-from __future__ import annotations
-
 import pandas as pd
 import typer
 

@@ -10,8 +10,6 @@ Three stages, each seeded and resumed from its checkpoint in ``results/nano/``:
 Hidden matrices are trained with Muon (https://kellerjordan.github.io/posts/muon/), the rest with AdamW.
 """
 
-from __future__ import annotations
-
 import json
 import time
 from collections.abc import Callable, Sequence

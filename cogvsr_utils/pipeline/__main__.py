@@ -1,7 +1,5 @@
 """Make one result: ``python -m cogvsr_utils.pipeline joint_probe --model nano-internvl``."""
 
-from __future__ import annotations
-
 import logging
 
 import typer

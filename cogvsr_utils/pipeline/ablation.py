@@ -10,8 +10,6 @@ against_controls(sets)           what comes of it, by function; all_against_cont
 scaled, steered                  spatial heads scaled up, and shifted towards correct answers
 """
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Callable
 

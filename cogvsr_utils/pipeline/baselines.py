@@ -5,8 +5,6 @@ probe_baselines    a table of them, each scored by the same classifier in the sa
 So rows differ in what they see and in nothing else. All on split A.
 """
 
-from __future__ import annotations
-
 import numpy as np
 import pandas as pd
 

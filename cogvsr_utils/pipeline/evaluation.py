@@ -3,8 +3,6 @@
 evaluate(vlm, items, edits=None)    accuracy by function with interval, n and unparsed
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import pandas as pd

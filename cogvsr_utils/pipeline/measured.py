@@ -6,8 +6,6 @@ table(experiment, result)     the measured table where there is one and the prof
 stamp(experiment)             what made a model's tables, and whether code, data or weights have changed since
 """
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

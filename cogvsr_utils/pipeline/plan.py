@@ -5,8 +5,6 @@ results_of(experiment)     the names of those that an experiment can have
 rules(experiment, names)   what a scheduler needs of the named results and all that they need: one entry each
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path

@@ -3,8 +3,6 @@
 environment(model)    a dictionary for a result's stamp or a page's head
 """
 
-from __future__ import annotations
-
 import platform
 import subprocess
 from functools import cache

@@ -7,8 +7,6 @@ four_bit_answers            replies to C of the same weights in 4-bit; four_bit_
 control_activations[case]   the same of split A in an untrained model, with grey pictures, with other items' pictures
 """
 
-from __future__ import annotations
-
 import io
 from dataclasses import replace
 from pathlib import Path

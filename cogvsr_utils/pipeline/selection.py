@@ -11,8 +11,6 @@ greedy_sets          sets of heads by greedy ablation
 top_heads_by         the first heads of each function by a ranking
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np

@@ -3,8 +3,6 @@
 ablate_each_head(experiment, split, edits)    scores of some items of a split, intact and with each head ablated
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import numpy as np

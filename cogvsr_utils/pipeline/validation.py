@@ -12,8 +12,6 @@ null_models             the pipeline where there is nothing to find
 quantization            heads and answers in 4-bit beside full precision
 """
 
-from __future__ import annotations
-
 from itertools import product
 
 import numpy as np

@@ -4,8 +4,6 @@ PAGES                     name of a notebook -> Page
 page_results(name, ...)   the results that a page shows, each with its experiment
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass, replace
 
 from cogvsr_utils.dataset.splits import SELECTION, TEST, TUNING

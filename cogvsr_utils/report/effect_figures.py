@@ -7,8 +7,6 @@ power_figure                 planted heads found, and false ones
 scaling_figure               seconds and memory against number of items
 """
 
-from __future__ import annotations
-
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd

@@ -9,8 +9,6 @@ forest_figure                values with intervals around 0
 Colours of functions are those of ``functions``.
 """
 
-from __future__ import annotations
-
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.colors import to_rgb

@@ -8,8 +8,6 @@ sharing_figure               how many heads belong to exactly which functions
 scatter_figure               one measure of heads against another
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 

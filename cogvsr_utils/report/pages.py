@@ -9,8 +9,6 @@ verdict(low, high, ...)    the words for an interval: below, above or around 0
 quote(name=value)          numbers that prose on any page can glue in
 """
 
-from __future__ import annotations
-
 import logging
 import warnings
 

@@ -6,8 +6,6 @@ notebook, front, publish                    the commands: a page, the picture of
 A cell that raises stops the run with papermill's own report.
 """
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 

@@ -3,8 +3,6 @@
 reliance(experiment)    one row a step: what was found, and whether to rely on it
 """
 
-from __future__ import annotations
-
 import pandas as pd
 
 from cogvsr_utils.pipeline import ablation, baselines, selection, validation

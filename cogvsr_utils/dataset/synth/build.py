@@ -5,8 +5,6 @@ built_stamp(folder)    the file that marks the set whole
 synth_digest()         a hash of the code that makes the set
 """
 
-from __future__ import annotations
-
 import json
 from collections import Counter
 from dataclasses import asdict

@@ -6,8 +6,6 @@ Every answer is computed from the geometry. Step order varies where logic allows
 words, so that neither gives a step's function away.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np

@@ -4,8 +4,6 @@ render(scene, size, view)    the picture, and which thing owns every pixel
 visibility(scene)            how much of each thing is visible, and what hides it
 """
 
-from __future__ import annotations
-
 import numpy as np
 
 from cogvsr_utils.dataset.synth.scenes import BOARD, COLORS, SIZES, VIEWS, Scene, Thing

@@ -7,8 +7,6 @@ Ground coordinates: x grows to the right of the picture, y grows away from the c
 the board spans [-2.5, 2.5] in x and y, so a board square is one unit wide.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np

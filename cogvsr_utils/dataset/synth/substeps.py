@@ -4,8 +4,6 @@ Substep                a step whose place is open; column, row, size_of, points,
 general(view, ...)     steps that fit any question: seeing, reading, knowing and counting around it
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np

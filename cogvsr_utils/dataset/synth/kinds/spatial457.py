@@ -1,7 +1,5 @@
 """Attributes, counts, occlusion, pose, collision, in the manner of Spatial457."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from itertools import permutations
 

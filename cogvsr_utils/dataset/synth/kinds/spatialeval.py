@@ -1,7 +1,5 @@
 """The bird's-eye map, in the manner of SpatialEval."""
 
-from __future__ import annotations
-
 from itertools import permutations
 
 from cogvsr_utils.dataset.synth.kinds.template import Candidates, QuestionTemplate

@@ -4,8 +4,6 @@ Kind                a kind: its source benchmark, its view, its candidates in a 
 QuestionTemplate    one main question with the substeps that lead to it
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """Closer, higher, facing, own viewpoint, in the manner of 3DSRBench."""
 
-from __future__ import annotations
-
 from itertools import permutations
 
 from cogvsr_utils.dataset.synth.kinds.template import Candidates, QuestionTemplate

@@ -1,7 +1,5 @@
 """Statements to verify, in the manner of VSR."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 from cogvsr_utils.dataset.synth.kinds.template import Candidates, QuestionTemplate
