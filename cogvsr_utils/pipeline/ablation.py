@@ -33,9 +33,7 @@ from cogvsr_utils.pipeline.selection import (
     Attributions,
     HeadMeans,
     Rankings,
-    attributions,
     head_means,
-    rankings,
     top_heads_by,
 )
 from cogvsr_utils.pipeline.store import result
@@ -45,6 +43,8 @@ from cogvsr_utils.stats import clustered_mean, false_discovery_rate, percentile_
 SCALES = (1.25, 1.5, 2.0)
 STRENGTHS = (0.5, 1.0, 2.0)
 C = (TEST,)
+EDITS = ("mask", "mean")
+TUNED = {"tuning": answers[TUNING], "test": answers[TEST]}
 N_PAIRINGS = 10_000  # random pairings of head sets with functions, for the p of specificity
 
 
@@ -59,19 +59,14 @@ def mean_edits(heads_of: HeadMap, means: HeadMeans) -> Callable:
     return edits
 
 
-@result(
-    variants=("mask", "mean"),
-    splits=C,
-    needs=lambda edit: {"means": head_means} if edit == "mean" else {},
-    gpu=True,
-)
+@result(variants=EDITS, splits=C, needs=lambda edit: {"means": head_means} if edit == "mean" else {}, gpu=True)
 def single_ablations(experiment: Experiment, edit: str, means: HeadMeans | None = None) -> HeadAblations:
     """Each head ablated alone on some items of C: masked (×0.001) or replaced by its mean over split A."""
     edits = mean_edits(experiment.vlm.heads, means) if means else None
     return ablate_each_head(experiment, TEST, edits)
 
 
-@result(variants=NAMES, splits=C, needs={"rankings": rankings}, gpu=True)
+@result(variants=NAMES, splits=C, gpu=True)
 def ablated_answers(experiment: Experiment, function: str, rankings: Rankings) -> pd.DataFrame:
     """Judged replies to all of C with the function's top heads by the paper's importance ablated."""
     from cogvsr_utils.models.answering import answer
@@ -81,8 +76,10 @@ def ablated_answers(experiment: Experiment, function: str, rankings: Rankings) -
     return judge(answer(experiment.vlm, experiment.items(TEST), edits=mask(heads)))
 
 
-@result(needs={"answers": answers[TEST], "rankings": rankings}
-        | {f"ablated_{number}": ablated_answers[name] for number, name in enumerate(NAMES)})  # fmt: skip
+ABLATED = {f"ablated_{number}": ablated_answers[name] for number, name in enumerate(NAMES)}
+
+
+@result(needs={"answers": answers[TEST], **ABLATED})
 def ablation_matrix(experiment: Experiment, answers: pd.DataFrame, rankings: Rankings, **ablated) -> pd.DataFrame:
     """Paired change of every function's accuracy on C with one function's heads ablated; generated answers.
 
@@ -97,12 +94,7 @@ def ablation_matrix(experiment: Experiment, answers: pd.DataFrame, rankings: Ran
     return matrix.assign(q=false_discovery_rate(matrix["p"]))
 
 
-@result(
-    splits=C,
-    needs={"rankings": rankings, "answers": answers[TEST]}
-    | {f"ablated_{number}": ablated_answers[name] for number, name in enumerate(NAMES)},
-    gpu=True,
-)
+@result(splits=C, needs={"answers": answers[TEST], **ABLATED}, gpu=True)
 def generated_and_forced(
     experiment: Experiment, rankings: Rankings, answers: pd.DataFrame, **ablated: pd.DataFrame
 ) -> pd.DataFrame:
@@ -132,7 +124,7 @@ def generated_and_forced(
     return pd.DataFrame(rows)
 
 
-@result(splits=C, needs={"rankings": rankings}, gpu=True)
+@result(splits=C, gpu=True)
 def without_strongest(experiment: Experiment, rankings: Rankings) -> pd.DataFrame:
     """Is a set's effect that of one head? Teacher-forced change of each function's own steps on C under its whole set,
     under the one head of it that costs most, and under the others.
@@ -177,12 +169,7 @@ def specificity(matrix: pd.DataFrame, seed: int = 0) -> dict[str, float]:
     return {"own": float(own), "other": float(other), "difference": float(own - other), "p": float(p)}
 
 
-@result(
-    variants=(IMPORTANCE, ABLATION),
-    splits=C,
-    needs={"rankings": rankings, "attributions": attributions},
-    gpu=True,
-)
+@result(variants=(IMPORTANCE, ABLATION), splits=C, gpu=True)
 def matched_controls(
     experiment: Experiment, ranking: str, rankings: Rankings, attributions: Attributions
 ) -> pd.DataFrame:
@@ -247,11 +234,7 @@ def all_against_controls(sets: pd.DataFrame, column: str = "change", n: int = 20
     return {"own": own, "mean": draws.mean(), "low": low, "high": high, "p": (1 + (draws <= own).sum()) / (1 + n)}
 
 
-@result(
-    splits=(TUNING, TEST),
-    needs={"rankings": rankings, "tuning": answers[TUNING], "test": answers[TEST]},
-    gpu=True,
-)
+@result(splits=(TUNING, TEST), needs=TUNED, gpu=True)
 def scaled(experiment: Experiment, rankings: Rankings, tuning: pd.DataFrame, test: pd.DataFrame) -> pd.DataFrame:
     """Spatial heads scaled up: the factor is tuned on B, its effect tested on C; see ``_tuned`` for the columns."""
     from cogvsr_utils.models.interventions import scale
@@ -260,16 +243,7 @@ def scaled(experiment: Experiment, rankings: Rankings, tuning: pd.DataFrame, tes
     return _tuned(experiment, "scale", {factor: scale(heads, factor) for factor in SCALES}, tuning, test)
 
 
-@result(
-    splits=(TUNING, TEST),
-    needs={
-        "rankings": rankings,
-        "activations": activations[SELECTION],
-        "tuning": answers[TUNING],
-        "test": answers[TEST],
-    },
-    gpu=True,
-)
+@result(splits=(TUNING, TEST), needs={"activations": activations[SELECTION], **TUNED}, gpu=True)
 def steered(
     experiment: Experiment,
     rankings: Rankings,

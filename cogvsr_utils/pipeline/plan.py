@@ -9,25 +9,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from cogvsr_utils.pipeline import ablation, baselines, recordings, selection, validation
+from cogvsr_utils.pipeline import baselines, recordings, validation  # noqa: F401
 from cogvsr_utils.pipeline.experiment import ALL_SPLITS, Experiment
-from cogvsr_utils.pipeline.store import Result, Variants
+from cogvsr_utils.pipeline.store import DECLARED, Result
 
-MODULES = (recordings, baselines, selection, ablation, validation)
-
-
-def _declared() -> dict[str, Result]:
-    found: dict[str, Result] = {}
-    for module in MODULES:
-        for value in vars(module).values():
-            results = value.results.values() if isinstance(value, Variants) else [value]
-            for each in results:
-                if isinstance(each, Result) and found.setdefault(each.name, each) is not each:
-                    raise ValueError(f"two results are named {each.name!r}; expected one")
-    return found
-
-
-RESULTS = _declared()
+RESULTS = DECLARED  # filled by the modules imported above
 
 
 @dataclass(frozen=True)

@@ -164,7 +164,7 @@ def head_probes(experiment: Experiment, activations: HeadActivations) -> SingleP
     )  # fmt: skip
 
 
-@result(splits=A, needs={"activations": activations[SELECTION], "head_probes": head_probes})
+@result(splits=A, needs={"activations": activations[SELECTION]})
 def strict_probe(experiment: Experiment, activations: HeadActivations, head_probes: SingleProbes) -> StrictProbe:
     """The joint probe of five seeds, each stopped early on scenes kept out for that."""
     x, y, groups, layers = _arrays(activations)
@@ -204,16 +204,7 @@ def attributions(experiment: Experiment, activations: HeadActivations) -> Attrib
     )  # fmt: skip
 
 
-@result(
-    splits=A,
-    needs={
-        "activations": activations[SELECTION],
-        "joint_probe": joint_probe,
-        "head_probes": head_probes,
-        "attributions": attributions,
-        "single_ablations": single_ablations,
-    },
-)
+@result(splits=A, needs={"activations": activations[SELECTION]})
 def rankings(
     experiment: Experiment,
     activations: HeadActivations,
@@ -237,7 +228,7 @@ def rankings(
     return Rankings(functions, activations.heads.table[["layer", "head"]].to_numpy(), scores)
 
 
-@result(splits=A, needs={"rankings": rankings}, gpu=True)
+@result(splits=A, gpu=True)
 def greedy_sets(experiment: Experiment, rankings: Rankings) -> HeadSets:
     """Of the eight heads whose ablation costs a function's steps most, five times the one that costs most beside those
     already ablated; then the next of that ranking."""

@@ -33,6 +33,7 @@ from cogvsr_utils.source_code import code_digest
 BY_THEMSELVES = frozenset({"PROFILES", "built_stamp", "weights_digest", "results_folder", "environment"})
 
 log = logging.getLogger(__name__)
+DECLARED: dict[str, Result] = {}  # every result by name, in the order of declaration
 
 
 @dataclass(frozen=True, eq=False)
@@ -144,22 +145,24 @@ def result(
     """Declare ``make(experiment, **needs)`` as a result, or ``make(experiment, variant, **needs)`` as one for each
     variant.
 
-    ``needs`` maps argument names to results and ``splits`` are those whose items may be read; both may be functions of
-    the variant. The type that ``make`` returns decides how it is kept; a function with an argument ``store`` is given
-    the path to keep its data at.
+    An argument named as a result declared before is that result; ``needs`` maps other argument names to results, and
+    ``splits`` are those whose items may be read; both may be functions of the variant. The type that ``make`` returns
+    decides how it is kept; a function with an argument ``store`` is given the path to keep its data at.
     """
 
     def declare(make: Callable):
-        def of(value, variant):
-            return value(variant) if callable(value) else value
+        named = {name: DECLARED[name] for name in inspect.signature(make).parameters if name in DECLARED}
+
+        def one(name, *variant):
+            more, may_read = (value(*variant) if callable(value) else value for value in (needs, splits))
+            if name in DECLARED:
+                raise ValueError(f"two results are named {name!r}; expected one")
+            DECLARED[name] = Result(name, make, named | (more or {}), may_read, gpu, variant)
+            return DECLARED[name]
 
         if not variants:
-            return Result(make.__name__, make, needs or {}, splits, gpu)
-        return Variants({
-            variant: Result(f"{make.__name__}-{_slug(variant)}", make, of(needs, variant) or {},
-                            of(splits, variant), gpu, (variant,))
-            for variant in variants
-        })  # fmt: skip
+            return one(make.__name__)
+        return Variants({each: one(f"{make.__name__}-{_slug(each)}", each) for each in variants})
 
     return declare
 

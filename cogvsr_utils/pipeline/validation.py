@@ -18,6 +18,7 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
+from cogvsr_utils import stats
 from cogvsr_utils.analysis import head_scores
 from cogvsr_utils.analysis import sparsity as sparsities
 from cogvsr_utils.analysis.ablations import HeadAblations
@@ -34,8 +35,6 @@ from cogvsr_utils.pipeline.recordings import (
     activations,
     answers,
     control_activations,
-    four_bit_activations,
-    four_bit_answers,
 )
 from cogvsr_utils.pipeline.selection import (
     HeadMeans,
@@ -44,35 +43,17 @@ from cogvsr_utils.pipeline.selection import (
     Rankings,
     SingleProbes,
     StrictProbe,
-    greedy_sets,
-    head_means,
-    head_probes,
-    joint_probe,
-    rankings,
-    strict_probe,
     top_heads_by,
 )
 from cogvsr_utils.pipeline.store import result
-from cogvsr_utils.stats import (
-    ALPHA,
-    bootstrap_means,
-    descending_places,
-    elbow,
-    max_t_test,
-    percentile_interval,
-    ranking_stability,
-    shuffle_within,
-    sign_flip_test,
-    top_mask,
-    wilson,
-)
 
 PLANTED_STRENGTHS = (0.25, 0.5, 1.0)
 NULL_REPEATS = 25  # times as many repeats where nothing is planted, for the rate of false positives
-EDITS = ("mask", "mean")
+MASKED = {"masked": tested["mask"]}
+ABLATIONS = MASKED | {"mean_ablated": tested["mean"]}
 
 
-@result(needs={"joint_probe": joint_probe, "strict_probe": strict_probe, "activations": activations[TEST]})
+@result(needs={"activations": activations[TEST]})
 def probe_accuracy(
     experiment: Experiment, joint_probe: JointProbe, strict_probe: StrictProbe, activations: HeadActivations
 ) -> pd.DataFrame:
@@ -80,21 +61,12 @@ def probe_accuracy(
     (Wilson)."""
     x, truth, rows = activations.by_head(), activations.index["function"].to_numpy(), []
     for protocol, fitted in (("paper", joint_probe.fitted), ("strict", strict_probe.fitted)):
-        accuracy, low, high = wilson(FunctionProbe.from_arrays(fitted).predict(x) == truth)
+        accuracy, low, high = stats.wilson(FunctionProbe.from_arrays(fitted).predict(x) == truth)
         rows.append({"protocol": protocol, "n": len(truth), "accuracy": accuracy, "ci_low": low, "ci_high": high})
     return pd.DataFrame(rows)
 
 
-@result(
-    needs={
-        "activations": activations[SELECTION],
-        "joint_probe": joint_probe,
-        "strict_probe": strict_probe,
-        "head_probes": head_probes,
-        "masked": tested["mask"],
-        "mean_ablated": tested["mean"],
-    }
-)
+@result(needs={"activations": activations[SELECTION], **ABLATIONS})
 def head_table(
     experiment: Experiment,
     activations: HeadActivations,
@@ -106,9 +78,11 @@ def head_table(
 ) -> pd.DataFrame:
     """Every measure of every function and head; see ``head_scores.COLUMNS``. Scores are A's, effects C's."""
     functions, heads = joint_probe.functions, activations.heads.table
-    low, high = percentile_interval(bootstrap_means(masked.delta_log_prob.T, masked.function, masked.group, 1000))
-    test = max_t_test(head_probes.strength, head_probes.null)
-    stable = ranking_stability(strict_probe.bootstrap, n_top(len(heads)), n_pairs=1)
+    low, high = stats.percentile_interval(
+        stats.bootstrap_means(masked.delta_log_prob.T, masked.function, masked.group, 1000)
+    )
+    test = stats.max_t_test(head_probes.strength, head_probes.null)
+    stable = stats.ranking_stability(strict_probe.bootstrap, n_top(len(heads)), n_pairs=1)
     measures = {
         "importance": joint_probe.importance, "auroc": head_probes.auroc, "gain": head_probes.gain,
         "selected": stable.selected, "binary_accuracy": head_probes.binary_accuracy,
@@ -117,19 +91,12 @@ def head_table(
         "effect": masked.mean_delta_log_prob(functions), "effect_low": low, "effect_high": high,
         "effect_mean": mean_ablated.mean_delta_log_prob(functions),
         "effect_accuracy": masked.mean_delta_correct(functions),
-        "effect_p_max": sign_flip_test(masked.delta_correct.T, masked.function, masked.group).p_max,
+        "effect_p_max": stats.sign_flip_test(masked.delta_correct.T, masked.function, masked.group).p_max,
     }  # fmt: skip
     return head_scores.head_table(heads, functions, measures)
 
 
-@result(
-    needs={
-        "activations": activations[SELECTION],
-        "joint_probe": joint_probe,
-        "head_probes": head_probes,
-        "masked": tested["mask"],
-    }
-)
+@result(needs={"activations": activations[SELECTION], **MASKED})
 def sparsity(
     experiment: Experiment,
     activations: HeadActivations,
@@ -149,7 +116,7 @@ def sparsity(
     return pd.concat(tables, ignore_index=True)
 
 
-@result(needs={"joint_probe": joint_probe, "strict_probe": strict_probe, "masked": tested["mask"]})
+@result(needs=MASKED)
 def spatial_differences(
     experiment: Experiment, joint_probe: JointProbe, strict_probe: StrictProbe, masked: HeadAblations
 ) -> pd.DataFrame:
@@ -164,13 +131,13 @@ def spatial_differences(
     return pd.concat(tables, ignore_index=True)
 
 
-@result(needs={"joint_probe": joint_probe, "masked": tested["mask"]})
+@result(needs=MASKED)
 def thresholds(experiment: Experiment, joint_probe: JointProbe, masked: HeadAblations) -> pd.DataFrame:
     """How many heads pass under several thresholds; see ``sparsity.threshold_counts``."""
     return sparsities.threshold_counts(joint_probe.importance, masked, joint_probe.functions)
 
 
-@result(needs={"rankings": rankings, "masked": tested["mask"], "mean_ablated": tested["mean"]})
+@result(needs=ABLATIONS)
 def ranking_quality(
     experiment: Experiment, rankings: Rankings, masked: HeadAblations, mean_ablated: HeadAblations
 ) -> pd.DataFrame:
@@ -182,8 +149,8 @@ def ranking_quality(
     functions, top, rows = rankings.functions, n_top(len(rankings.heads)), []
     for edit, ablations in (("mask", masked), ("mean", mean_ablated)):
         cost = -ablations.mean_delta_log_prob(functions)  # (functions, heads)
-        resampled = bootstrap_means(-ablations.delta_log_prob.T, ablations.function, ablations.group, 500)
-        places = descending_places(np.concatenate([cost[None], resampled]))  # (1 + draws, functions, heads)
+        resampled = stats.bootstrap_means(-ablations.delta_log_prob.T, ablations.function, ablations.group, 500)
+        places = stats.descending_places(np.concatenate([cost[None], resampled]))  # (1 + draws, functions, heads)
         for name, scores in rankings.scores.items():
             for f, function in enumerate(functions):
                 order, ranks = np.argsort(-scores[f], kind="stable"), pd.Series(scores[f]).rank().to_numpy()
@@ -196,7 +163,7 @@ def ranking_quality(
     return pd.DataFrame(rows)
 
 
-@result(needs={"rankings": rankings, "masked": tested["mask"]})
+@result(needs=MASKED)
 def ranking_tests(experiment: Experiment, rankings: Rankings, masked: HeadAblations, n: int = 2000) -> pd.DataFrame:
     """Does a ranking predict more than chance, in the mean over functions? Columns: ranking, precision and spearman
     (top ``n_top`` heads, masked on C), and p_precision and p_spearman.
@@ -206,10 +173,10 @@ def ranking_tests(experiment: Experiment, rankings: Rankings, masked: HeadAblati
     """
     cost = -masked.mean_delta_log_prob(rankings.functions)
     k, n_heads, rng = n_top(cost.shape[1]), cost.shape[1], np.random.default_rng(0)
-    best, order = top_mask(cost, k), _standard_ranks(cost)
+    best, order = stats.top_mask(cost, k), _standard_ranks(cost)
     shuffles = np.stack([np.arange(n_heads), *(rng.permutation(n_heads) for _ in range(n))])
     table = pd.DataFrame({"ranking": list(rankings.scores)})
-    tops = [top_mask(scores, k).astype(float) for scores in rankings.scores.values()]
+    tops = [stats.top_mask(scores, k).astype(float) for scores in rankings.scores.values()]
     ranks = [_standard_ranks(scores) for scores in rankings.scores.values()]
     for measure, values, truth in (("precision", tops, best * n_heads / k), ("spearman", ranks, order)):
         draws = np.array([[(own[:, to] * truth).mean() for to in shuffles] for own in values])
@@ -219,22 +186,12 @@ def ranking_tests(experiment: Experiment, rankings: Rankings, masked: HeadAblati
     return table
 
 
-@result(
-    splits=(TEST,),
-    needs={
-        "rankings": rankings,
-        "greedy_sets": greedy_sets,
-        "means": head_means,
-        "masked": tested["mask"],
-        "mean_ablated": tested["mean"],
-    },
-    gpu=True,
-)
+@result(splits=(TEST,), needs=ABLATIONS, gpu=True)
 def set_effects(
     experiment: Experiment,
     rankings: Rankings,
     greedy_sets: HeadSets,
-    means: HeadMeans,
+    head_means: HeadMeans,
     masked: HeadAblations,
     mean_ablated: HeadAblations,
 ) -> pd.DataFrame:
@@ -250,19 +207,17 @@ def set_effects(
 
     vlm, functions = experiment.vlm, rankings.functions.tolist()
     k, number = n_top(len(vlm.heads)), {head: i for i, head in enumerate(vlm.heads.pairs)}
-    edits = {"mask": mask, "mean": mean_edits(vlm.heads, means)}
-    alone = {
-        edit: each.mean_delta_log_prob(functions) for edit, each in zip(EDITS, (masked, mean_ablated), strict=True)
-    }
+    edits = {"mask": mask, "mean": mean_edits(vlm.heads, head_means)}
+    alone = {"mask": masked.mean_delta_log_prob(functions), "mean": mean_ablated.mean_delta_log_prob(functions)}
     sets = {name: top_heads_by(rankings, name, k) for name in rankings.scores} | {"greedy on split A": greedy_sets}
     scorer = experiment.scorer(TEST, experiment.settings.ablation_items)
     label, groups = scorer.index["function"].to_numpy(), scorer.index["group_id"]
     intact, diagonal, rows = scorer.score(), np.eye(len(functions), dtype=bool), []
-    for (name, chosen), edit in tqdm(list(product(sets.items(), EDITS)), desc="whole sets"):
+    for (name, chosen), edit in tqdm(list(product(sets.items(), edits)), desc="whole sets"):
         scores = [scorer.score(edits[edit](chosen.of(function))) for function in functions]
         change = np.array([each.correct.astype(float) - intact.correct for each in scores]).T  # (steps, sets)
         delta = np.array([each.log_prob - intact.log_prob for each in scores]).T
-        resampled = bootstrap_means(change, label, groups, 1000)  # (draws, functions, sets)
+        resampled = stats.bootstrap_means(change, label, groups, 1000)  # (draws, functions, sets)
         own, other = resampled[:, diagonal].mean(1), resampled[:, ~diagonal].mean(1)
         means_of, deltas = (np.stack([x[label == f].mean(0) for f in functions]) for x in (change, delta))
         singles = [alone[edit][f, [number[h] for h in chosen.of(name)]].sum() for f, name in enumerate(functions)]
@@ -288,12 +243,7 @@ def planted(experiment: Experiment, activations: HeadActivations) -> pd.DataFram
 
 @result(
     splits=(SELECTION,),
-    needs={
-        "activations": activations[SELECTION],
-        "untrained": control_activations["untrained"],
-        "joint_probe": joint_probe,
-        "head_probes": head_probes,
-    },
+    needs={"activations": activations[SELECTION], "untrained": control_activations["untrained"]},
 )
 def null_models(
     experiment: Experiment,
@@ -305,7 +255,7 @@ def null_models(
     """How many pairs of function and head each rule selects here, in a model of random weights, and with labels
     shuffled within the step index; columns case, rule, selected, of."""
     index, rng = activations.index, np.random.default_rng(0)
-    shuffled = index.assign(function=shuffle_within(index["function"], index["step"], rng))
+    shuffled = index.assign(function=stats.shuffle_within(index["function"], index["step"], rng))
     items, n = experiment.items(SELECTION), experiment.settings.permutations
     cases = {
         "this model": (joint_probe.importance, head_probes.strength, head_probes.null),
@@ -314,38 +264,34 @@ def null_models(
     }
     rows = []
     for case, (importance, strength, null) in cases.items():
-        test = max_t_test(strength, null)
-        counts = {"elbow (paper)": sum(elbow(row) for row in importance), "FDR": int((test.q < ALPHA).sum()),
-                  "max-T (strict)": int((test.p_max < ALPHA).sum())}  # fmt: skip
+        test = stats.max_t_test(strength, null)
+        counts = {
+            "elbow (paper)": sum(stats.elbow(row) for row in importance),
+            "FDR": int((test.q < stats.ALPHA).sum()),
+            "max-T (strict)": int((test.p_max < stats.ALPHA).sum()),
+        }
         rows += [{"case": case, "rule": rule, "selected": n, "of": importance.size} for rule, n in counts.items()]
     return pd.DataFrame(rows)
 
 
-@result(
-    needs={
-        "activations": activations[SELECTION],
-        "packed": four_bit_activations,
-        "head_probes": head_probes,
-        "answers": answers[TEST],
-        "packed_answers": four_bit_answers,
-    }
-)
+@result(needs={"activations": activations[SELECTION], "answers": answers[TEST]})
 def quantization(
     experiment: Experiment,
     activations: HeadActivations,
-    packed: HeadActivations,
+    four_bit_activations: HeadActivations,
     head_probes: SingleProbes,
     answers: pd.DataFrame,
-    packed_answers: pd.DataFrame,
+    four_bit_answers: pd.DataFrame,
 ) -> pd.DataFrame:
     """The same weights in 4-bit beside full precision: heads on the same chats of A, answers to C. Columns: measure,
     value.
 
     Cosines are over the steps of A, of each head's features less their mean; rank correlations over heads, of AUROC.
     """
-    x, y = (each.by_head() - each.by_head().mean(0) for each in (activations, packed))
+    index, packed = four_bit_activations.index, four_bit_activations.by_head()
+    x, y = (each - each.mean(0) for each in (activations.by_head(), packed))
     cosine = (x * y).sum((0, 2)) / np.sqrt((x**2).sum((0, 2)) * (y**2).sum((0, 2)))  # (heads,)
-    probes = HeadProbes().fit(packed.by_head(), packed.index["function"], packed.index["group_id"])
+    probes = HeadProbes().fit(packed, index["function"], index["group_id"])
     pairs = zip(probes.auroc_, head_probes.auroc, strict=True)
     order = [pd.Series(one).corr(pd.Series(other), method="spearman") for one, other in pairs]
     rows = [
@@ -353,9 +299,9 @@ def quantization(
         ("cosine of a head, median", np.median(cosine)),
         ("rank correlation of heads, least of the functions", min(order)),
         ("rank correlation of heads, median", np.median(order)),
-        ("share of answers that differ", (answers["prediction"] != packed_answers["prediction"]).mean()),
+        ("share of answers that differ", (answers["prediction"] != four_bit_answers["prediction"]).mean()),
         ("accuracy of all answers", answers["correct"].mean()),
-        ("accuracy of all answers in 4-bit", packed_answers["correct"].mean()),
+        ("accuracy of all answers in 4-bit", four_bit_answers["correct"].mean()),
     ]
     return pd.DataFrame(rows, columns=["measure", "value"])
 
@@ -383,5 +329,5 @@ def _interval(name: str, draws) -> dict[str, float]:
 
 
 def _ends(draws, prefix: str = "") -> dict[str, float]:
-    low, high = percentile_interval(draws)
+    low, high = stats.percentile_interval(draws)
     return {f"{prefix}low": low, f"{prefix}high": high}
