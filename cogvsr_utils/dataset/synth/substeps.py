@@ -1,15 +1,17 @@
 """Substep templates: steps before their place in a chain is known.
 
-Substep                a step whose place is open; column, row, size_of, points, decide make the common ones
+Substep                a step whose place is open; column, row, size_of, points, is_so, stated_side, decide make some
+COLUMNS, ROWS          the two directions of the board: where things are along them, and how two relate
 general(view, ...)     steps that fit any question: seeing, reading, knowing and counting around it
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 
 from cogvsr_utils.dataset.synth.scenes import COLORS, MATERIALS, SHAPES, SIZES, Thing
-from cogvsr_utils.dataset.synth.views import SceneView
+from cogvsr_utils.dataset.synth.views import SceneView, depth, side
 from cogvsr_utils.functions import (
     DECISION,
     HIGH_LEVEL,
@@ -17,6 +19,7 @@ from cogvsr_utils.functions import (
     KNOWLEDGE,
     LOW_LEVEL,
     MATH,
+    RELATIONAL_REASONING,
     SPATIAL_PERCEPTION,
 )
 
@@ -74,6 +77,39 @@ def points(t: Thing) -> Substep:
 def yes(truth: bool) -> str:
     """``yes`` or ``no``."""
     return "yes" if truth else "no"
+
+
+def is_so(t: Thing, function: str, claim: str, truth: bool, *after: str) -> Substep:
+    """Whether a claim is true of a thing."""
+    question, short = f"Is the {t.name} {claim}?", f"And the {t.name}?"
+    return Substep(f"is {t.color}", function, question, yes(truth), YES_NO, after, family="is", short=short)
+
+
+def stated_side(side: str) -> Substep:
+    """Which of the four sides the question names."""
+    return Substep("stated", INFORMATION, "Which side does the question name?", side, SIDES)
+
+
+@dataclass(frozen=True)
+class Axis:
+    """A direction of the board: the ``line`` that a thing is in, the ``relation`` of two things, the step that asks for
+    the ``place`` of one, the two ``sides``, and the words for either."""
+
+    line: str
+    relation: Callable[[Thing, Thing], str | None]
+    place: Callable[[Thing], Substep]
+    sides: tuple[str, str]
+    either: str
+
+    def relate(self, a: Thing, b: Thing) -> Substep:
+        """On which side of ``b`` the thing ``a`` is."""
+        question = f"Is the {a.name} {self.either} of the {b.name}?"
+        after = (self.place(a).key, self.place(b).key)
+        return Substep("relation", RELATIONAL_REASONING, question, self.relation(a, b), self.sides, after)
+
+
+COLUMNS = Axis("column", side, column, ("left", "right"), "left or right")
+ROWS = Axis("row", depth, row, ("front", "back"), "in front or back")
 
 
 def decide(answer: str, *after: str, question: str = "So what is the answer?") -> Substep:

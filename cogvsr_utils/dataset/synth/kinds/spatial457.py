@@ -6,18 +6,23 @@ from itertools import permutations
 from cogvsr_utils.dataset.synth.kinds.template import Candidates, QuestionTemplate
 from cogvsr_utils.dataset.synth.scenes import COLORS, MATERIALS, SHAPES, SIZES, Thing
 from cogvsr_utils.dataset.synth.substeps import (
+    COLUMNS,
     OPPOSITE,
     PHRASE,
     POINTS,
+    ROWS,
     SIDES,
     YES_NO,
+    Axis,
     Substep,
     column,
     decide,
+    is_so,
     row,
+    stated_side,
     yes,
 )
-from cogvsr_utils.dataset.synth.views import SceneView, depth, side
+from cogvsr_utils.dataset.synth.views import SceneView, depth
 from cogvsr_utils.functions import (
     HIGH_LEVEL,
     INFORMATION,
@@ -35,15 +40,13 @@ def attribute_candidates(view: SceneView) -> Candidates:
         return []
     found = []
     for b in view.things:
-        for relation in (side, depth):
-            others = {t: relation(t, b) for t in view.things if t is not b}
+        for axis in (COLUMNS, ROWS):
+            others = {t: axis.relation(t, b) for t in view.things if t is not b}
             for stated in sorted(set(others.values()) - {None}):
                 hits = [t for t, where in others.items() if where == stated]
                 if len(hits) == 1 and None not in others.values():
-                    found += [
-                        (getattr(hits[0], what), (hits[0], b, stated, what))
-                        for what in ("size", "material", "shape", "color")
-                    ]
+                    attributes = ("size", "material", "shape", "color")
+                    found += [(getattr(hits[0], what), (hits[0], b, stated, what)) for what in attributes]
     return found
 
 
@@ -60,60 +63,41 @@ def attribute(view: SceneView, t: Thing, b: Thing, stated: str, what: str) -> Qu
     noun = {"material": "What material"}.get(what, f"What {what}")
     question = f"{noun} is the object {PHRASE[stated]} the {b.name}?"
     function, ask_it, options = _ATTRIBUTES[what]
-    place = column(b) if stated in ("left", "right") else row(b)
+    place = (COLUMNS if stated in COLUMNS.sides else ROWS).place(b)
+    which = f"Which object is {PHRASE[stated]} the {b.name}?"
     core = [
         place,
-        Substep(
-            "which", RELATIONAL_REASONING, f"Which object is {PHRASE[stated]} the {b.name}?", t.name, after=(place.key,)
-        ),
+        Substep("which", RELATIONAL_REASONING, which, t.name, after=(place.key,)),
         Substep("it", function, ask_it, getattr(t, what), options, after=("which",)),
     ]
-    optional = [
-        decide(getattr(t, what), "it"),
-        Substep("stated", INFORMATION, "Which side does the question name?", stated, SIDES),
-    ]
-    return QuestionTemplate(question, options, [b], core, optional)
+    return QuestionTemplate(question, options, [b], core, [decide(getattr(t, what), "it"), stated_side(stated)])
 
 
-def count_candidates(relation: Callable, sides: tuple[str, ...]) -> Callable:
-    """A function that lists the countable relations to each thing."""
+def count_relation(axis: Axis, phrase: dict[str, str]) -> tuple[Callable, Callable]:
+    """The candidates and the builder of counts of the things that stand so to another along an axis."""
 
     def candidates(view: SceneView) -> Candidates:
         found = []
         for b in view.things if view.all_visible else []:
-            where = [relation(t, b) for t in view.things if t is not b]
+            where = [axis.relation(t, b) for t in view.things if t is not b]
             if None not in where:
-                found += [(str(where.count(stated)), (b, stated)) for stated in sides]
+                found += [(str(where.count(stated)), (b, stated)) for stated in axis.sides]
         return found
 
-    return candidates
-
-
-def count_relation(relation: Callable, place: Callable, phrase: dict[str, str]) -> Callable:
-    """A builder that counts the things that stand so to ``b``."""
-
     def build(view: SceneView, b: Thing, stated: str) -> QuestionTemplate:
-        question = f"How many objects are {phrase[stated]} the {b.name}?"
-        others = [t for t in view.things if t is not b]
-        count = str(sum(relation(t, b) == stated for t in others))
-        steps = [
-            Substep(
-                f"is {t.color}",
-                RELATIONAL_REASONING,
-                f"Is the {t.name} {phrase[stated]} the {b.name}?",
-                yes(relation(t, b) == stated),
-                YES_NO,
-                family="is",
-                short=f"And the {t.name}?",
-                after=(place(b).key,),
-            )
-            for t in others
-        ]
-        done = tuple(step.key for step in steps)
-        core = [place(b), *steps, Substep("count", MATH, "How many are so?", count, after=done)]
-        return QuestionTemplate(question, None, [b], core, [decide(count, "count")])
+        claim, place, others = f"{phrase[stated]} the {b.name}", axis.place(b), [t for t in view.things if t is not b]
+        steps = [is_so(t, RELATIONAL_REASONING, claim, axis.relation(t, b) == stated, place.key) for t in others]
+        count = _count(steps)
+        core = [place, *steps, count]
+        return QuestionTemplate(f"How many objects are {claim}?", None, [b], core, [decide(count.answer, "count")])
 
-    return build
+    return candidates, build
+
+
+def _count(steps: list[Substep]) -> Substep:
+    """How many of some claims are true."""
+    count = sum(step.answer == "yes" for step in steps)
+    return Substep("count", MATH, "How many are so?", str(count), after=tuple(step.key for step in steps))
 
 
 def count_kind_candidates(view: SceneView) -> Candidates:
@@ -128,23 +112,10 @@ def count_kind_candidates(view: SceneView) -> Candidates:
 
 def count_kind(view: SceneView, what: str, word: str) -> QuestionTemplate:
     """How many things are of one size or material."""
-    question = f"How many {word} objects are there?"
-    steps = [
-        Substep(
-            f"is {t.color}",
-            LOW_LEVEL,
-            f"Is the {t.name} {word}?",
-            yes(getattr(t, what) == word),
-            YES_NO,
-            family="is",
-            short=f"And the {t.name}?",
-        )
-        for t in view.things
-    ]
-    count = str(sum(getattr(t, what) == word for t in view.things))
-    core = [*steps, Substep("count", MATH, "How many are so?", count, after=tuple(step.key for step in steps))]
-    optional = [decide(count, "count"), Substep("word", INFORMATION, "Which kind does the question name?", word)]
-    return QuestionTemplate(question, None, [], core, optional)
+    steps = [is_so(t, LOW_LEVEL, word, getattr(t, what) == word) for t in view.things]
+    count = _count(steps)
+    optional = [decide(count.answer, "count"), Substep("word", INFORMATION, "Which kind does the question name?", word)]
+    return QuestionTemplate(f"How many {word} objects are there?", None, [], [*steps, count], optional)
 
 
 def occlusion_candidates(view: SceneView) -> Candidates:
@@ -165,16 +136,7 @@ def occlusion(view: SceneView, a: Thing, b: Thing) -> QuestionTemplate:
     core = [column(a), column(b), row(a), row(b)]
     optional = [decide(yes(hidden), *(template.key for template in core))]
     if depth(a, b):
-        optional.append(
-            Substep(
-                "relation",
-                RELATIONAL_REASONING,
-                f"Is the {a.name} in front or back of the {b.name}?",
-                depth(a, b),
-                ("front", "back"),
-                after=(f"row {a.color}", f"row {b.color}"),
-            )
-        )
+        optional.append(ROWS.relate(a, b))
     return QuestionTemplate(question, YES_NO, [a, b], core, optional, yes(hidden))
 
 
@@ -184,7 +146,7 @@ def pose_candidates(view: SceneView) -> Candidates:
 
 
 def pose(view: SceneView, t: Thing) -> QuestionTemplate:
-    """Which way a cone points, told from its base."""
+    """Which way a cone points, from the side that its base is on."""
     question = f"Which way does the {t.name} point: left, right, front or back?"
     points = POINTS[t.heading]
     core = [
@@ -194,15 +156,20 @@ def pose(view: SceneView, t: Thing) -> QuestionTemplate:
     return QuestionTemplate(question, SIDES, [t], core, [decide(points, "opposite"), column(t), row(t)])
 
 
+def _axes(move: str) -> tuple[Axis, Axis]:
+    """The axis along which a move goes, and the one across it."""
+    return (COLUMNS, ROWS) if move in COLUMNS.sides else (ROWS, COLUMNS)
+
+
 def collision_candidates(view: SceneView) -> Candidates:
     """Moves that clearly hit or clearly miss."""
     found = []
     for a, b in view.pairs():
         for move in SIDES:
-            sideways = move in ("left", "right")
-            off = abs(a.y - b.y if sideways else a.x - b.x)
-            level = a.row == b.row if sideways else a.column == b.column
-            where = side(b, a) if sideways else depth(b, a)
+            along, across = _axes(move)
+            off = abs(a.y - b.y if across is ROWS else a.x - b.x)
+            level = getattr(a, across.line) == getattr(b, across.line)
+            where = along.relation(b, a)
             reach = a.radius + b.radius
             if where and ((level and off < reach - 0.1) or (not level and off > reach + 0.1)):
                 found.append((yes(level and where == move), (a, b, move)))
@@ -212,27 +179,14 @@ def collision_candidates(view: SceneView) -> Candidates:
 def collision(view: SceneView, a: Thing, b: Thing, move: str) -> QuestionTemplate:
     """Whether ``a`` would hit ``b`` if it moved."""
     question = f"Would the {a.name} hit the {b.name} if it moved {move}?"
-    sideways = move in ("left", "right")
-    where = side(b, a) if sideways else depth(b, a)
-    place, line = (row, "row") if sideways else (column, "column")
-    level = getattr(a, line) == getattr(b, line)
-    pair = "left or right" if sideways else "in front or back"
+    along, across = _axes(move)
+    where, level = along.relation(b, a), getattr(a, across.line) == getattr(b, across.line)
+    places, same = [across.place(a), across.place(b)], f"Are they in the same {across.line}?"
     core = [
-        place(a),
-        place(b),
-        Substep(
-            "same",
-            RELATIONAL_REASONING,
-            f"Are they in the same {line}?",
-            yes(level),
-            YES_NO,
-            after=(place(a).key, place(b).key),
-        ),
-        Substep("relation", RELATIONAL_REASONING, f"Is the {b.name} {pair} of the {a.name}?", where),
+        *places,
+        Substep("same", RELATIONAL_REASONING, same, yes(level), YES_NO, after=tuple(step.key for step in places)),
+        Substep("relation", RELATIONAL_REASONING, f"Is the {b.name} {along.either} of the {a.name}?", where),
     ]
     hit = yes(level and where == move)
-    optional = [
-        decide(hit, "same", "relation"),
-        Substep("stated", INFORMATION, "Which side does the question name?", move, SIDES),
-    ]
+    optional = [decide(hit, "same", "relation"), stated_side(move)]
     return QuestionTemplate(question, YES_NO, [a, b], core, optional, hit)

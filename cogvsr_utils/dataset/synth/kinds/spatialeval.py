@@ -26,15 +26,12 @@ def map_direction(view: SceneView, a: Thing, b: Thing) -> QuestionTemplate:
     question = f"On the map, in which direction is the {a.name} from the {b.name}?"
     north, east = _BEARING[depth(a, b)], _BEARING[side(a, b)]
     core = [
-        Substep("east", RELATIONAL_REASONING, f"Is the {a.name} east or west of the {b.name}?", east, ("east", "west")),
-        Substep(
-            "north", RELATIONAL_REASONING, f"Is the {a.name} north or south of the {b.name}?", north, ("north", "south")
-        ),
+        Substep(one, RELATIONAL_REASONING, f"Is the {a.name} {one} or {other} of the {b.name}?", answer, (one, other))
+        for one, other, answer in (("east", "west", east), ("north", "south", north))
     ]
     optional = [decide(north + east, "north", "east"), column(a), column(b), row(a), row(b)]
-    return QuestionTemplate(
-        question, ("northeast", "northwest", "southeast", "southwest"), [a, b], core, optional, north + east
-    )
+    options = ("northeast", "northwest", "southeast", "southwest")
+    return QuestionTemplate(question, options, [a, b], core, optional, north + east)
 
 
 def map_cell_candidates(view: SceneView) -> Candidates:

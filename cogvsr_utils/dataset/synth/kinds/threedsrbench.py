@@ -1,5 +1,6 @@
 """Closer, higher, facing, own viewpoint, in the manner of 3DSRBench."""
 
+from collections.abc import Callable
 from itertools import permutations
 
 from cogvsr_utils.dataset.synth.kinds.template import Candidates, QuestionTemplate
@@ -27,41 +28,20 @@ def closer_candidates(view: SceneView) -> Candidates:
     for a, b in view.pairs():
         gap = view.scene.camera_distance(a) - view.scene.camera_distance(b)
         if depth(a, b) and abs(gap) > 0.4 and (gap < 0) == (depth(a, b) == "front"):
-            found += [
-                ("first" if (gap < 0) == (word == "closer to") else "second", (a, b, word))
-                for word in ("closer to", "farther from")
-            ]
+            for word in ("closer to", "farther from"):
+                found.append(("first" if (gap < 0) == (word == "closer to") else "second", (a, b, word)))
     return found
 
 
 def closer(view: SceneView, a: Thing, b: Thing, word: str) -> QuestionTemplate:
     """Which of two things is closer to the camera, or farther from it."""
-    question = f"Which is {word} the camera, the {a.name} or the {b.name}?"
     near, far = (a, b) if depth(a, b) == "front" else (b, a)
-    answer = near if word == "closer to" else far
-    core = [
-        row(a),
-        row(b),
-        Substep(
-            "lower",
-            RELATIONAL_REASONING,
-            "Which of the two is in the lower row?",
-            near.name,
-            (a.name, b.name),
-            after=(f"row {a.color}", f"row {b.color}"),
-        ),
-    ]
-    optional = [
-        decide(answer.name, "lower", question="So which one is it?"),
-        Substep(
-            "close",
-            KNOWLEDGE,
-            f"Is {word} the camera a lower or a higher row?",
-            "lower" if word == "closer to" else "higher",
-            ("lower", "higher"),
-        ),
-    ]
-    return QuestionTemplate(question, (a.name, b.name), [a, b], core, optional, answer.name)
+    known = "lower" if word == "closer to" else "higher"
+    return _one_of_two(
+        f"Which is {word} the camera", a, b, near if word == "closer to" else far, row,
+        ("lower", "Which of the two is in the lower row?", near),
+        ("close", KNOWLEDGE, f"Is {word} the camera a lower or a higher row?", known, ("lower", "higher")),
+    )  # fmt: skip
 
 
 def higher_candidates(view: SceneView) -> Candidates:
@@ -76,26 +56,23 @@ def higher_candidates(view: SceneView) -> Candidates:
 
 def higher(view: SceneView, a: Thing, b: Thing, word: str) -> QuestionTemplate:
     """Which of two things reaches higher, or less high."""
-    question = f"Which reaches {word}, the {a.name} or the {b.name}?"
     large, small = (a, b) if a.size == "large" else (b, a)
-    answer = large if word == "higher" else small
-    core = [
-        size_of(a),
-        size_of(b),
-        Substep(
-            "larger",
-            RELATIONAL_REASONING,
-            "Which of the two is larger?",
-            large.name,
-            (a.name, b.name),
-            after=(f"size {a.color}", f"size {b.color}"),
-        ),
-    ]
-    optional = [
-        decide(answer.name, "larger", question="So which one is it?"),
-        Substep("reach", KNOWLEDGE, f"Does a large object reach {word}?", yes(word == "higher"), YES_NO),
-    ]
-    return QuestionTemplate(question, (a.name, b.name), [a, b], core, optional, answer.name)
+    return _one_of_two(
+        f"Which reaches {word}", a, b, large if word == "higher" else small, size_of,
+        ("larger", "Which of the two is larger?", large),
+        ("reach", KNOWLEDGE, f"Does a large object reach {word}?", yes(word == "higher"), YES_NO),
+    )  # fmt: skip
+
+
+def _one_of_two(question: str, a: Thing, b: Thing, answer: Thing, measure: Callable, compared: tuple, known: tuple):
+    """Which of two things: ``measure`` asks for one measure of each, ``compared`` (key, question, thing) compares them,
+    ``known`` is the fact that makes an answer of it."""
+    names, (key, ask, picked) = (a.name, b.name), compared
+    first, second = measure(a), measure(b)
+    relation = Substep(key, RELATIONAL_REASONING, ask, picked.name, names, after=(first.key, second.key))
+    optional = [decide(answer.name, key, question="So which one is it?"), Substep(*known)]
+    whole = f"{question}, the {a.name} or the {b.name}?"
+    return QuestionTemplate(whole, names, [a, b], [first, second, relation], optional, answer.name)
 
 
 def facing_candidates(view: SceneView) -> Candidates:
@@ -111,22 +88,13 @@ def facing_candidates(view: SceneView) -> Candidates:
 def facing(view: SceneView, a: Thing, b: Thing, c: Thing, target: Thing) -> QuestionTemplate:
     """Which of two things a cone points at."""
     question = f"Which object does the {a.name} point at, the {b.name} or the {c.name}?"
-    place = [
-        Substep(
-            f"where {t.color}",
-            RELATIONAL_REASONING,
-            f"Which side of the {a.name} is the {t.name} on?",
-            main_side(t, a),
-            SIDES,
-            family="where",
-            short=f"And the {t.name}?",
-        )
+    core = [points(a)] + [
+        Substep(f"where {t.color}", RELATIONAL_REASONING, f"Which side of the {a.name} is the {t.name} on?",
+                main_side(t, a), SIDES, family="where", short=f"And the {t.name}?")
         for t in (b, c)
-    ]
-    optional = [
-        decide(target.name, f"points {a.color}", f"where {b.color}", f"where {c.color}", question="So which one is it?")
-    ]
-    return QuestionTemplate(question, (b.name, c.name), [a, b, c], [points(a), *place], optional, target.name)
+    ]  # fmt: skip
+    optional = [decide(target.name, *(step.key for step in core), question="So which one is it?")]
+    return QuestionTemplate(question, (b.name, c.name), [a, b, c], core, optional, target.name)
 
 
 def viewpoint_candidates(view: SceneView) -> Candidates:
@@ -147,9 +115,7 @@ def viewpoint(view: SceneView, a: Thing, b: Thing) -> QuestionTemplate:
     answer = "left" if where == left else "right"
     core = [
         points(a),
-        Substep(
-            "its left", KNOWLEDGE, "Which way is the left of what points so?", left, SIDES, after=(f"points {a.color}",)
-        ),
+        Substep("its left", KNOWLEDGE, "Which way is the left of what points so?", left, SIDES, (points(a).key,)),
         Substep("where", RELATIONAL_REASONING, f"Which side of the {a.name} is the {b.name} on?", where, SIDES),
     ]
     return QuestionTemplate(question, ("left", "right"), [a, b], core, [decide(answer, "its left", "where")])
