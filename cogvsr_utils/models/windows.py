@@ -33,13 +33,21 @@ def windowed_attention(model: torch.nn.Module) -> bool:
 def _attend(module, query, key, value, attention_mask=None, *, scaling, cu_seq_lens_q, dropout=0.0, **_):
     """Scaled dot-product attention of (1, heads, tokens, width) within windows; returns (1, tokens, heads, width)."""
     bounds = cu_seq_lens_q.long()
-    lengths, out = bounds.diff(), torch.empty_like(query[0].transpose(0, 1))
-    for length in lengths.unique().tolist():
+    lengths = bounds.diff()
+
+    def attend(windows):  # three of (heads, windows, length, width) -> (windows, length, heads, width)
+        q, k, v = (x.transpose(0, 1) for x in windows)
+        attended = torch.nn.functional.scaled_dot_product_attention(q, k, v, dropout_p=dropout, scale=scaling)
+        return attended.transpose(1, 2)
+
+    distinct = lengths.unique().tolist()
+    if len(distinct) == 1:  # a view of all windows, which no token has to be gathered for
+        return attend(x[0].unflatten(1, (-1, distinct[0])) for x in (query, key, value)).flatten(0, 1)[None], None
+    out = torch.empty_like(query[0].transpose(0, 1))
+    for length in distinct:
         starts = bounds[:-1][lengths == length]
         tokens = starts[:, None] + torch.arange(length, device=bounds.device)  # (windows, length)
-        q, k, v = (x[0][:, tokens].transpose(0, 1) for x in (query, key, value))  # (windows, heads, length, width)
-        attended = torch.nn.functional.scaled_dot_product_attention(q, k, v, dropout_p=dropout, scale=scaling)
-        out[tokens] = attended.transpose(1, 2)
+        out[tokens] = attend(x[0][:, tokens] for x in (query, key, value))
     return out[None], None
 
 
