@@ -38,9 +38,18 @@ class HeadAblations:
         return HeadAblations(self.correct[:, steps], self.log_prob[:, steps], self.function[steps], self.group[steps])
 
     def mean_delta_log_prob(self, functions: Sequence[str]) -> np.ndarray:
-        """Mean change of the right answer's log-probability by function: (functions, heads)."""
-        return np.stack([self.delta_log_prob[:, self.function == name].mean(1) for name in functions])
+        """Mean change of the right answer's log-probability by function: (functions, heads), NaN for one without
+        steps."""
+        return self._means(self.delta_log_prob, functions)
 
     def mean_delta_correct(self, functions: Sequence[str]) -> np.ndarray:
-        """Change of accuracy by function: (functions, heads), in [-1, 1]."""
-        return np.stack([self.delta_correct[:, self.function == name].mean(1) for name in functions])
+        """Change of accuracy by function: (functions, heads), in [-1, 1], NaN for one without steps."""
+        return self._means(self.delta_correct, functions)
+
+    def _means(self, values: np.ndarray, functions: Sequence[str]) -> np.ndarray:
+        out = np.full((len(functions), len(values)), np.nan)
+        for f, name in enumerate(functions):
+            own = self.function == name
+            if own.any():
+                out[f] = values[:, own].mean(1)
+        return out

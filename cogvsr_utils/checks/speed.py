@@ -19,6 +19,7 @@ from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -94,10 +95,8 @@ def compare_methods(vlm: VLM, batches: list[Batch], repeats: int = 5) -> pd.Data
     for turn, batch in product(range(repeats + 1), batches):
         first = turn % len(names)
         for name in names[first:] + names[:first]:
-            start = time.perf_counter()
-            features = runners[name](batch)
-            _synchronize(vlm)
-            seconds[name][turn] += time.perf_counter() - start
+            features, spent = _timed(runners[name], batch)
+            seconds[name][turn] += spent
             if turn == 0 and features is not None:
                 parts[name].append(features)
     seconds = {name: spent[1:] for name, spent in seconds.items()}
@@ -158,7 +157,7 @@ def throughput(vlm: VLM, items: list[Item], store: Path, repeats: int = 3, sweep
 
     Tasks: answering and reading (main questions answered too), reading with the replies known (the baseline has to
     generate the steps again), and a sweep over ``sweep`` single heads (the baseline takes one chat at a time). Returns
-    a DataFrame: task, method, steps, seconds, steps_per_second, ratio (to the task's baseline), device.
+    a DataFrame: task, method, steps, seconds, steps_per_second, ratio (to the task's baseline).
     """
     n_steps = sum(len(item.steps) for item in items)
     heads = vlm.heads.pairs[:: max(1, len(vlm.heads) // sweep)][:sweep]
@@ -168,23 +167,17 @@ def throughput(vlm: VLM, items: list[Item], store: Path, repeats: int = 3, sweep
     }
     seconds: dict[tuple[str, str], list[float]] = {}
     for turn in range(repeats):
-        baseline = sequential_baseline(vlm, items)
-        start = time.perf_counter()
-        answers = answer(vlm, items, progress=False)
-        answered = time.perf_counter()
-        capture(vlm, items, store=Path(store) / f"{turn}", answers=answers, progress=False)
-        read = time.perf_counter()
+        folder, baseline = Path(store) / f"{turn}", sequential_baseline(vlm, items)
+        answers, answering = _timed(answer, vlm, items, progress=False)
+        _, reading = _timed(capture, vlm, items, store=folder, answers=answers, progress=False)
         spent = {
             ("answering and reading", "sequential baseline"): baseline.step_seconds + baseline.main_seconds,
-            ("answering and reading", "batched"): read - start,
+            ("answering and reading", "batched"): answering + reading,
             ("reading, the replies known", "sequential baseline"): baseline.step_seconds,
-            ("reading, the replies known", "batched"): read - answered,
+            ("reading, the replies known", "batched"): reading,
         }
         for method, scorer in scorers.items():
-            start = time.perf_counter()
-            for head in heads:
-                scorer.score(mask([head]))
-            spent["sweep over single heads", method] = time.perf_counter() - start
+            spent["sweep over single heads", method] = sum(_timed(scorer.score, mask([head]))[1] for head in heads)
         for key, value in spent.items():
             seconds.setdefault(key, []).append(value)
     rows, first = [], {}
@@ -193,7 +186,7 @@ def throughput(vlm: VLM, items: list[Item], store: Path, repeats: int = 3, sweep
         baseline_seconds = first.setdefault(task, median)
         rows.append({"task": task, "method": method, "steps": steps, "seconds": median,
                      "steps_per_second": steps / median, "ratio": baseline_seconds / median})  # fmt: skip
-    return pd.DataFrame(rows).assign(device=_device_name(vlm))
+    return pd.DataFrame(rows)
 
 
 @torch.inference_mode()
@@ -210,10 +203,9 @@ def tower_benchmark(vlm: VLM, items: list[Item], repeats: int = 9) -> pd.DataFra
     seconds, features = {IMPLEMENTATION: [], "sdpa": []}, {}
     try:
         for name in [*seconds] * (repeats + 1):
-            config._attn_implementation, start = name, time.perf_counter()
-            features[name] = vlm.model.get_image_features(**taken)
-            _synchronize(vlm)
-            seconds[name].append(time.perf_counter() - start)
+            config._attn_implementation = name
+            features[name], spent = _timed(vlm.model.get_image_features, **taken)
+            seconds[name].append(spent)
     finally:
         config._attn_implementation = IMPLEMENTATION
     median = {name: float(np.median(spent[1:])) for name, spent in seconds.items()}
@@ -238,9 +230,8 @@ def scaling(vlm: VLM, items: list[Item], store: Path, sizes: list[int], answers:
         rounds = range(-(-size // len(items)))
         repeated = pd.concat([answers.assign(uid=answers["uid"].map(numbers) + turn * len(items)) for turn in rounds])
         repeated = repeated[repeated["uid"] < size].astype({"uid": str})
-        start = time.perf_counter()
-        captured = capture(vlm, many, store=Path(store) / str(size), answers=repeated, progress=False)
-        rows.append({"items": size, "seconds": time.perf_counter() - start, "rows": len(captured.features),
+        captured, seconds = _timed(capture, vlm, many, store=Path(store) / str(size), answers=repeated, progress=False)
+        rows.append({"items": size, "seconds": seconds, "rows": len(captured.features),
                      "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024})  # fmt: skip
     return pd.DataFrame(rows)
 
@@ -278,14 +269,10 @@ def probe_benchmark(
         ("all heads at once", n_heads, at_once),
         ("scikit-learn, head by head", looped, head_by_head),
     ):
-        seconds = []
-        for _ in range(repeats):
-            start = time.perf_counter()
-            accuracy = run()
-            seconds.append(time.perf_counter() - start)
+        accuracies, seconds = zip(*(_timed(run) for _ in range(repeats)), strict=True)
         rows.append({"method": method, "heads": n, "median": np.median(seconds), "least": min(seconds),
                      "most": max(seconds), "ms_a_head": 1e3 * np.median(seconds) / n,
-                     "accuracy": accuracy})  # fmt: skip
+                     "accuracy": accuracies[0]})  # fmt: skip
     return pd.DataFrame(rows)
 
 
@@ -348,17 +335,13 @@ def _pyvene(vlm: VLM):
     return read
 
 
-def _synchronize(vlm: VLM):
-    if vlm.device.type == "cuda":
-        torch.cuda.synchronize(vlm.device)
-
-
-def _device_name(vlm: VLM) -> str:
-    return (
-        torch.cuda.get_device_name(vlm.device)
-        if vlm.device.type == "cuda"
-        else f"{torch.get_num_threads()} CPU threads"
-    )
+def _timed(call: Callable, *args, **settings) -> tuple[Any, float]:
+    """What a call returns, and its seconds, a GPU's work included."""
+    start = time.perf_counter()
+    value = call(*args, **settings)
+    if torch.cuda.is_initialized():
+        torch.cuda.synchronize()
+    return value, time.perf_counter() - start
 
 
 def _tensors(features) -> list[torch.Tensor]:

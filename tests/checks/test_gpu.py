@@ -85,6 +85,7 @@ def test_parity_in_four_bit(big, small_set):
 def test_steps_a_second_are_kept_for_the_page(big, small_set, tmp_path):
     """Answering and reading, batches found from the memory, beside the sequential baseline: a table for page A1."""
     table = throughput(big, load_items(small_set)[:48], tmp_path, repeats=1)
+    table = table.assign(device=torch.cuda.get_device_name())
     name = re.sub(r"[^a-z0-9]+", "-", table["device"].iloc[0].lower()).strip("-")
     table.to_csv(MEASURED / f"speed-{name}.csv", index=False, float_format="%.5g")
     assert (table["steps_per_second"] > 0).all() and len(table) == 6

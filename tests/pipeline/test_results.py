@@ -67,7 +67,7 @@ def test_sets_are_measured_as_by_hand(experiment, rankings, ablations):
     greedy = selection.top_heads_by(rankings, MEASURED, k)
     means = HeadMeans({"all": np.zeros(experiment.vlm.heads.width, dtype=np.float32)})
     table = validation.set_effects.make(
-        experiment, rankings=rankings, greedy_sets=greedy, means=means, masked=ablations["mask"],
+        experiment, rankings=rankings, greedy_sets=greedy, head_means=means, masked=ablations["mask"],
         mean_ablated=ablations["mean"],
     ).set_index(["set", "edit"])  # fmt: skip
     same = table.loc["the same for all"]
