@@ -74,11 +74,10 @@ scene_figure(list(first.values()))
 # (Spatial457), and a bird's-eye map of the same scene (SpatialEval).
 
 # %% tags=["hide-input"]
-kinds = steps.groupby("subset").agg(questions=("uid", "nunique"), steps=("uid", "size")).reset_index()
-example = {item.subset: (item.meta["source_benchmark"], item.question) for item in items}
-kinds.insert(0, "source", [example[kind][0] for kind in kinds["subset"]])
-kinds["example"] = [example[kind][1] for kind in kinds["subset"]]
-show(kinds.sort_values(["source", "subset"]))
+kinds = Counter(item.subset for item in items)
+example = {item.subset: (item.meta["source_benchmark"], f"{item.subset}: {item.question}") for item in items}
+table = pd.DataFrame([(*example[kind], n) for kind, n in kinds.items()], columns=["source", "example", "questions"])
+show(table.sort_values(["source", "example"]))
 
 # %% [markdown]
 # ## Eight functions

@@ -39,7 +39,7 @@ import pandas as pd
 from cogvsr_utils import Experiment, accuracy_table, check_parity, compare
 from cogvsr_utils.pipeline import recordings
 from cogvsr_utils.report.figures import accuracy_figure
-from cogvsr_utils.report.pages import paragraph, quote, show, span, start
+from cogvsr_utils.report.pages import paragraph, quote, show, span, start, with_interval
 
 experiment = Experiment(model, quantize, profile, source)
 start(experiment)
@@ -53,7 +53,7 @@ start(experiment)
 # %%
 answers = recordings.answers["C"](experiment)
 table = accuracy_table(answers)
-show(table.drop(columns=["n_correct", "chance"]), percent=("accuracy", "ci_low", "ci_high", "majority"))
+show(with_interval(table, "accuracy").drop(columns=["n_correct", "chance"]), percent=("majority",))
 
 # %% [markdown]
 # ## In 4-bit
@@ -78,10 +78,7 @@ gain = compare(stepwise, direct).iloc[0]
 ways = pd.concat(
     [accuracy_table(direct).assign(asked="directly"), accuracy_table(stepwise).assign(asked="after its steps")]
 )
-show(
-    ways[["asked", "n", "accuracy", "ci_low", "ci_high", "majority"]],
-    percent=("accuracy", "ci_low", "ci_high", "majority"),
-)
+show(with_interval(ways, "accuracy")[["asked", "n", "accuracy", "majority"]], percent=("majority",))
 
 # %% [markdown]
 # ## By kind of question
@@ -89,10 +86,7 @@ show(
 # %% tags=["hide-input"]
 mains = pd.concat([recordings.answers[s](experiment) for s in ("C", "hard") if s in experiment.present_splits])
 kinds = accuracy_table(mains[mains["step"] == -1], by="subset").sort_values("accuracy", ascending=False)
-show(
-    kinds[["subset", "n", "accuracy", "ci_low", "ci_high", "majority"]],
-    percent=("accuracy", "ci_low", "ci_high", "majority"),
-)
+show(with_interval(kinds, "accuracy")[["subset", "n", "accuracy", "majority"]], percent=("majority",))
 
 # %% [markdown]
 # ## Where the heads are

@@ -41,7 +41,7 @@ from cogvsr_utils.functions import NAMES
 from cogvsr_utils.pipeline import baselines, selection, validation
 from cogvsr_utils.pipeline.experiment import n_top
 from cogvsr_utils.report.head_figures import curve_figure, head_maps
-from cogvsr_utils.report.pages import paragraph, quote, show, start
+from cogvsr_utils.report.pages import paragraph, quote, show, start, with_interval
 from cogvsr_utils.stats import ranking_stability
 
 experiment = Experiment(model, quantize, profile, source)
@@ -56,7 +56,8 @@ start(experiment)
 
 # %%
 ground = baselines.probe_baselines(experiment)
-show(ground[["predictor", "accuracy", "balanced_accuracy", "meaning"]], percent=("accuracy", "balanced_accuracy"))
+explained = ground.assign(predictor=ground["predictor"] + ": " + ground["meaning"])
+show(explained[["predictor", "accuracy", "balanced_accuracy"]], percent=("accuracy", "balanced_accuracy"))
 
 # %% [markdown]
 # ## The paper's joint probe
@@ -67,7 +68,7 @@ show(ground[["predictor", "accuracy", "balanced_accuracy", "meaning"]], percent=
 
 # %%
 probe, joint = selection.joint_probe(experiment), validation.probe_accuracy(experiment)
-show(joint, percent=("accuracy", "ci_low", "ci_high"))
+show(with_interval(joint, "accuracy"))
 
 # %% [markdown]
 # ## Importance of every head
@@ -99,18 +100,21 @@ head_maps(table, "auroc")
 # %% tags=["hide-input"]
 single = selection.head_probes(experiment)
 best = table.sort_values("gain", ascending=False).groupby("function").first().loc[list(NAMES)].reset_index()
-best["text_auroc"] = best["function"].map(dict(zip(single.functions, single.text_auroc, strict=True)))
 passed = table[table["p_max"] < 0.05].groupby("function").size()
 best["passed"] = best["function"].map(passed).fillna(0).astype(int)
 best["best head"] = best["layer"].astype(str) + "." + best["head"].astype(str)
-show(best[["function", "text_auroc", "best head", "gain", "p_max", "passed"]], digits=4)
+show(best[["function", "best head", "gain", "p_max", "passed"]], digits=4)
+
+# %% tags=["hide-input"]
+paragraph(
+    f"The text's own AUROC is {single.text_auroc.min():.4f} to {single.text_auroc.max():.4f}, so little is left to gain."
+)
 
 # %% [markdown]
 # ## The heads that matter most for each function
 #
 # By the paper's importance, layer before the dot. Beside them, how stable such an order is, by the strict probe: the overlap of the top heads of
-# two draws of seed and scenes (Jaccard), beside what two random sets share, and Kendall's rank correlation of the whole
-# order.
+# two draws of seed and scenes (Jaccard), and Kendall's rank correlation (tau) of the whole order.
 
 # %% tags=["hide-input"]
 k = n_top(len(table) // len(NAMES))
@@ -120,7 +124,10 @@ top = {name: ", ".join(f"{layer}.{head}" for layer, head in top_heads(table, nam
 lines = pd.DataFrame(
     {"function": NAMES, "heads": top.values(), "jaccard": stable.jaccard[order], "tau": stable.tau[order]}
 )
-show(lines.assign(chance=stable.chance))
+show(lines)
+
+# %% tags=["hide-input"]
+paragraph(f"Two random sets of {k} heads share {stable.chance:.2f} in this measure.")
 
 # %% [markdown]
 # ## Do the rankings agree?

@@ -44,7 +44,7 @@ from cogvsr_utils.pipeline import selection, validation
 from cogvsr_utils.pipeline.experiment import n_top
 from cogvsr_utils.report.figures import forest_figure
 from cogvsr_utils.report.head_figures import count_figure, sharing_figure
-from cogvsr_utils.report.pages import paragraph, quote, show, span, start
+from cogvsr_utils.report.pages import paragraph, quote, show, span, start, with_interval
 
 experiment = Experiment(model, quantize, profile, source)
 start(experiment)
@@ -77,7 +77,8 @@ in_heads = differences["statistic"].isin(["elbow", "participation", "n_ablation"
 forest_figure({"heads": forest[in_heads], "sparseness": forest[~in_heads]}, "spatial less others")
 
 # %% tags=["hide-input"]
-show(differences[["reading", "statistic", "difference", "low", "high", "scarcer"]])
+shown = with_interval(differences, "difference", "low", "high", "+.2f")
+show(shown[["reading", "statistic", "difference", "scarcer"]])
 
 # %% [markdown]
 # ## How sparse, and where
@@ -87,19 +88,15 @@ show(differences[["reading", "statistic", "difference", "low", "high", "scarcer"
 
 # %% tags=["hide-input"]
 rules = {name: part.set_index("function").loc[list(NAMES)] for name, part in counts.groupby("statistic")}
-lines = {"function": NAMES}
-for rule, digits in (("gini", 2), ("participation", 0), ("depth", 2)):
-    part = rules[rule]
-    lines[rule] = [
-        f"{v:.{digits}f} ({a:.{digits}f} to {b:.{digits}f})" for v, a, b in part[["value", "low", "high"]].to_numpy()
-    ]
-show(pd.DataFrame(lines))
+forms = {"gini": ".2f", "participation": ".0f", "depth": ".2f"}
+lines = {rule: with_interval(rules[rule], "value", "low", "high", form)["value"] for rule, form in forms.items()}
+show(pd.DataFrame(lines).reset_index())
 
 # %% [markdown]
 # ## How much depends on the threshold?
 #
-# Heads above a share of the strongest head's importance, beside the elbow; and heads whose ablation costs accuracy with a
-# family-wise p below a level.
+# Heads above a share of the strongest head's importance, beside the elbow; then heads whose ablation costs accuracy with
+# a family-wise p below a level.
 
 # %% tags=["hide-input"]
 passing = validation.thresholds(experiment)
@@ -108,7 +105,10 @@ shares, levels = (
     for rule in ("share of the strongest", "ablation, p below")
 )
 shown = shares.rename(columns="> {:.0%}".format).assign(elbow=rules["elbow"]["value"].astype(int))
-show(shown.join(levels.rename(columns="p < {:.0%}".format)).reset_index())
+show(shown.reset_index())
+
+# %% tags=["hide-input"]
+show(levels.rename(columns="p < {:.0%}".format).reset_index())
 
 # %% [markdown]
 # ## Do functions share heads?

@@ -41,7 +41,7 @@ from cogvsr_utils.functions import NAMES
 from cogvsr_utils.pipeline import ablation, selection
 from cogvsr_utils.report.effect_figures import ablation_figure, control_figure
 from cogvsr_utils.report.figures import forest_figure
-from cogvsr_utils.report.pages import paragraph, quote, show, span, start, verdict
+from cogvsr_utils.report.pages import paragraph, quote, show, span, start, verdict, with_interval
 
 experiment = Experiment(model, quantize, profile, source)
 start(experiment)
@@ -58,12 +58,8 @@ ablation_figure(matrix)
 
 # %% tags=["hide-input"]
 own = matrix[matrix["function"] == matrix["head_set"]]
-show(
-    own[["function", "n", "accuracy_before", "change", "ci_low", "ci_high", "q"]],
-    percent=("accuracy_before",),
-    points=("change", "ci_low", "ci_high"),
-    digits=4,
-)
+points = with_interval(own, "change", form="+.1f", scale=100)
+show(points[["function", "n", "accuracy_before", "change", "q"]], percent=("accuracy_before",), digits=4)
 
 # %% [markdown]
 # ## Is the damage specific?
@@ -139,11 +135,8 @@ forest_figure(
 scaled, steered = ablation.scaled(experiment), ablation.steered(experiment)
 tested = pd.concat([scaled, steered])
 tested = tested[tested["split"] == "C"]
-show(
-    tested[["method", "strength", "function", "change", "ci_low", "ci_high", "p"]],
-    points=("change", "ci_low", "ci_high"),
-    digits=3,
-)
+points = with_interval(tested, "change", form="+.1f", scale=100)
+show(points[["method", "strength", "function", "change", "p"]], digits=3)
 
 # %% tags=["hide-input"]
 by_method = tested.set_index(["method", "function"])

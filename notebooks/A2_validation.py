@@ -45,7 +45,7 @@ from cogvsr_utils.pipeline import measured, selection, validation
 from cogvsr_utils.pipeline.experiment import n_top
 from cogvsr_utils.report.effect_figures import power_figure, quality_figure, set_figure
 from cogvsr_utils.report.head_figures import head_maps, scatter_figure
-from cogvsr_utils.report.pages import agreement, measured_note, paragraph, quote, show, span, start
+from cogvsr_utils.report.pages import agreement, measured_note, paragraph, quote, show, span, start, with_interval
 from cogvsr_utils.report.verdicts import reliance
 from cogvsr_utils.stats import wilson
 
@@ -163,7 +163,7 @@ for rule, part in trials[trials["strength"] == 0].groupby("rule", sort=False):
     lines.append({"rule": rule, "repeats": len(part), "any_selected": share, "ci_low": low, "ci_high": high,
                   "heads_a_function": (part["selected"] / part["functions"]).mean()})  # fmt: skip
 nothing = pd.DataFrame(lines)
-show(nothing, percent=("any_selected", "ci_low", "ci_high"))
+show(with_interval(nothing, "any_selected"))
 
 # %% [markdown]
 # ## Models with nothing to find

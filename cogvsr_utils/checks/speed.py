@@ -4,6 +4,7 @@ finished_chats(vlm, items)        batches with the right answers in place, and t
 compare_methods(vlm, batches)     the same reading by several methods, in turns: seconds, ratio, largest difference
 sequential_baseline(vlm, items)   the predecessors' method: one step at a time, a hook on every token, all tokens kept
 throughput(vlm, items, store)     steps a second of answering, reading and single-head sweeps, and their ratios to it
+answering_parts(vlm, items)       where the time of answering goes
 tower_benchmark(vlm, items)       the vision tower, its windows in one call and one by one
 scaling(vlm, items, store, ...)   seconds and memory for more and more items
 probe_benchmark(), permutation_minutes()   probes of all heads at once, and a scikit-learn loop over heads
@@ -189,6 +190,33 @@ def throughput(vlm: VLM, items: list[Item], store: Path, repeats: int = 3, sweep
     return pd.DataFrame(rows)
 
 
+def answering_parts(vlm: VLM, items: list[Item]) -> pd.DataFrame:
+    """Where the time of answering goes: a DataFrame with part, seconds and share of all, in [0, 1].
+
+    The rest is pictures and texts prepared, word scores, and the loop around the passes.
+    """
+    tower, decoder = vlm.model.get_encoder(modality="image"), vlm.model.get_decoder()
+    seconds, starts = {"vision tower": 0.0, "decoder over prompts": 0.0, "decoder over single tokens": 0.0}, []
+
+    def stop(module, args, output):
+        part = "vision tower"
+        if module is decoder:
+            part = "decoder over " + ("single tokens" if output[0].shape[1] == 1 else "prompts")
+        seconds[part] += _now() - starts.pop()
+
+    handles = []
+    for module in (tower, decoder):
+        handles.append(module.register_forward_pre_hook(lambda *_: starts.append(_now())))
+        handles.append(module.register_forward_hook(stop))
+    try:
+        whole = _timed(answer, vlm, items, progress=False)[1]
+    finally:
+        for handle in handles:
+            handle.remove()
+    seconds["the rest"] = whole - sum(seconds.values())
+    return pd.DataFrame({"part": part, "seconds": spent, "share": spent / whole} for part, spent in seconds.items())
+
+
 @torch.inference_mode()
 def tower_benchmark(vlm: VLM, items: list[Item], repeats: int = 9) -> pd.DataFrame:
     """The vision tower on one batch of pictures: windows in one call, and one by one. A DataFrame: method, median
@@ -335,13 +363,18 @@ def _pyvene(vlm: VLM):
     return read
 
 
-def _timed(call: Callable, *args, **settings) -> tuple[Any, float]:
-    """What a call returns, and its seconds, a GPU's work included."""
-    start = time.perf_counter()
-    value = call(*args, **settings)
+def _now() -> float:
+    """The clock in seconds, read when a GPU has done what it was given."""
     if torch.cuda.is_initialized():
         torch.cuda.synchronize()
-    return value, time.perf_counter() - start
+    return time.perf_counter()
+
+
+def _timed(call: Callable, *args, **settings) -> tuple[Any, float]:
+    """What a call returns, and its seconds."""
+    start = _now()
+    value = call(*args, **settings)
+    return value, _now() - start
 
 
 def _tensors(features) -> list[torch.Tensor]:

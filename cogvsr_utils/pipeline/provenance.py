@@ -34,7 +34,10 @@ def commit() -> str:
 def _device() -> str:
     import torch
 
-    return torch.cuda.get_device_name() if torch.cuda.is_available() else f"{torch.get_num_threads()} CPU threads"
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    threads = torch.get_num_threads()
+    return f"{threads} CPU thread" + "s" * (threads > 1)
 
 
 def _version(name: str) -> str:

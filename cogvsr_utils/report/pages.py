@@ -3,8 +3,9 @@
 start(experiment)          the look of figures, no console noise, the one-line stamp of the page
 measured_note(...)         the one-line stamp of measured tables
 show(table, ...)           a table as HTML, shares as per cent, text from data escaped
+with_interval(table, ...)  a column and its interval in one cell
 agreement(fresh, kept)     numbers computed anew beside kept ones
-paragraph(text)                  a sentence as markdown, its numbers filled in
+paragraph(text)            a sentence as markdown, its numbers filled in
 verdict(low, high, ...)    the words for an interval: below, above or around 0
 quote(name=value)          numbers that prose on any page can glue in
 """
@@ -68,6 +69,21 @@ def show(table: pd.DataFrame, percent: tuple[str, ...] = (), points: tuple[str, 
     formats |= {c: "{:.1%}" for c in percent} | {c: (lambda v: f"{100 * v:+.1f}") for c in points}
     formats = {heading(name): form for name, form in formats.items()}
     return table.rename(columns=heading).style.format(formats, na_rep="–", escape="html").hide(axis="index")
+
+
+def with_interval(
+    table: pd.DataFrame, column: str, low: str = "ci_low", high: str = "ci_high", form: str = ".1%", scale: float = 1
+) -> pd.DataFrame:
+    """The table with a column and the ends of its interval in one cell, which a phone has room for.
+
+    >>> with_interval(pd.DataFrame({"x": [0.5], "ci_low": [0.4], "ci_high": [0.6]}), "x")["x"][0].replace("\\xa0", " ")
+    '50.0% (40.0% to 60.0%)'
+    """
+    text = [
+        f"{scale * value:{form}} ({span(*ends, form, scale)})".replace(" to ", "\N{NO-BREAK SPACE}to\N{NO-BREAK SPACE}")
+        for value, *ends in table[[column, low, high]].itertuples(index=False)
+    ]
+    return table.assign(**{column: text}).drop(columns=[low, high])
 
 
 def agreement(fresh: pd.DataFrame, kept: pd.DataFrame, key: str, columns: tuple[str, ...]) -> Styler:

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from cogvsr_utils.checks.speed import (
+    answering_parts,
     compare_methods,
     finished_chats,
     scaling,
@@ -40,6 +41,12 @@ def test_scaling_captures_as_many_as_asked(vlm, items, answers, tmp_path):
     table = scaling(vlm, items[:3], tmp_path, [2, 5], answers)
     steps = [len(item.steps) for item in items[:3]]
     assert table["rows"].tolist() == [sum(steps[:2]), sum(steps) + sum(steps[:2])]
+
+
+def test_the_parts_of_answering_add_up_and_each_takes_time(vlm, items):
+    table = answering_parts(vlm, items[:3]).set_index("part")
+    assert (table["seconds"] > 0).all() and table["share"].sum() == pytest.approx(1)
+    assert not any(vlm.model.get_decoder()._forward_hooks.values())
 
 
 def test_throughput_counts_steps_and_compares_within_each_task(vlm, items, tmp_path):
