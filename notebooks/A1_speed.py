@@ -42,7 +42,7 @@ import numpy as np
 import pandas as pd
 
 from cogvsr_utils import Experiment, load_vlm
-from cogvsr_utils.checks import speed
+from cogvsr_utils.checks import probe_speed, speed
 from cogvsr_utils.paths import MEASURED
 from cogvsr_utils.pipeline import recordings
 from cogvsr_utils.report.effect_figures import scaling_figure
@@ -124,11 +124,11 @@ show(tower, digits=4)
 # Then the max-T test of all of them: CPU minutes of 1,000 permutations, by the cost of the next ones at the full size.
 
 # %% tags=["hide-input"]
-probing = speed.probe_benchmark(repeats=3)
+probing = probe_speed.probe_benchmark(repeats=3)
 show(probing[["method", "heads", "ms_a_head", "accuracy"]], percent=("accuracy",))
 
 # %% tags=["hide-input"]
-minutes = speed.permutation_minutes()
+minutes = probe_speed.permutation_minutes()
 ratio = methods.set_index("method")["ratio"]
 times = here.set_index(["task", "method"])["ratio"].xs("batched", level="method")
 quote(

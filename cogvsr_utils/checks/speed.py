@@ -7,7 +7,7 @@ throughput(vlm, items, store)     steps a second of answering, reading and singl
 answering_parts(vlm, items)       where the time of answering goes
 tower_benchmark(vlm, items)       the vision tower, its windows in one call and one by one
 scaling(vlm, items, store, ...)   seconds and memory for more and more items
-probe_benchmark(), permutation_minutes()   probes of all heads at once, and a scikit-learn loop over heads
+timed(call, ...)                  what a call returns, and its seconds
 
 nnsight and pyvene come with the extra ``peers``; each is used as its documentation shows.
 """
@@ -26,7 +26,6 @@ import numpy as np
 import pandas as pd
 import torch
 
-from cogvsr_utils.analysis.head_probes import HeadProbes
 from cogvsr_utils.dataset.images import open_image
 from cogvsr_utils.dataset.items import Item
 from cogvsr_utils.models.answering import answer
@@ -96,7 +95,7 @@ def compare_methods(vlm: VLM, batches: list[Batch], repeats: int = 5) -> pd.Data
     for turn, batch in product(range(repeats + 1), batches):
         first = turn % len(names)
         for name in names[first:] + names[:first]:
-            features, spent = _timed(runners[name], batch)
+            features, spent = timed(runners[name], batch)
             seconds[name][turn] += spent
             if turn == 0 and features is not None:
                 parts[name].append(features)
@@ -169,8 +168,8 @@ def throughput(vlm: VLM, items: list[Item], store: Path, repeats: int = 3, sweep
     seconds: dict[tuple[str, str], list[float]] = {}
     for turn in range(repeats):
         folder, baseline = Path(store) / f"{turn}", sequential_baseline(vlm, items)
-        answers, answering = _timed(answer, vlm, items, progress=False)
-        _, reading = _timed(capture, vlm, items, store=folder, answers=answers, progress=False)
+        answers, answering = timed(answer, vlm, items, progress=False)
+        _, reading = timed(capture, vlm, items, store=folder, answers=answers, progress=False)
         spent = {
             ("answering and reading", "sequential baseline"): baseline.step_seconds + baseline.main_seconds,
             ("answering and reading", "batched"): answering + reading,
@@ -178,7 +177,7 @@ def throughput(vlm: VLM, items: list[Item], store: Path, repeats: int = 3, sweep
             ("reading, the replies known", "batched"): reading,
         }
         for method, scorer in scorers.items():
-            spent["sweep over single heads", method] = sum(_timed(scorer.score, mask([head]))[1] for head in heads)
+            spent["sweep over single heads", method] = sum(timed(scorer.score, mask([head]))[1] for head in heads)
         for key, value in spent.items():
             seconds.setdefault(key, []).append(value)
     rows, first = [], {}
@@ -209,7 +208,7 @@ def answering_parts(vlm: VLM, items: list[Item]) -> pd.DataFrame:
         handles.append(module.register_forward_pre_hook(lambda *_: starts.append(_now())))
         handles.append(module.register_forward_hook(stop))
     try:
-        whole = _timed(answer, vlm, items, progress=False)[1]
+        whole = timed(answer, vlm, items, progress=False)[1]
     finally:
         for handle in handles:
             handle.remove()
@@ -232,7 +231,7 @@ def tower_benchmark(vlm: VLM, items: list[Item], repeats: int = 9) -> pd.DataFra
     try:
         for name in [*seconds] * (repeats + 1):
             config._attn_implementation = name
-            features[name], spent = _timed(vlm.model.get_image_features, **taken)
+            features[name], spent = timed(vlm.model.get_image_features, **taken)
             seconds[name].append(spent)
     finally:
         config._attn_implementation = IMPLEMENTATION
@@ -258,68 +257,10 @@ def scaling(vlm: VLM, items: list[Item], store: Path, sizes: list[int], answers:
         rounds = range(-(-size // len(items)))
         repeated = pd.concat([answers.assign(uid=answers["uid"].map(numbers) + turn * len(items)) for turn in rounds])
         repeated = repeated[repeated["uid"] < size].astype({"uid": str})
-        captured, seconds = _timed(capture, vlm, many, store=Path(store) / str(size), answers=repeated, progress=False)
+        captured, seconds = timed(capture, vlm, many, store=Path(store) / str(size), answers=repeated, progress=False)
         rows.append({"items": size, "seconds": seconds, "rows": len(captured.features),
                      "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024})  # fmt: skip
     return pd.DataFrame(rows)
-
-
-def probe_benchmark(
-    n_steps: int = 2000, n_heads: int = 1024, head_dim: int = 128, looped: int = 4, repeats: int = 5
-) -> pd.DataFrame:
-    """Cross-validated probes of every head: all at once, and scikit-learn's logistic regression, head by head.
-
-    On drawn activations of a 7B model's shape with a signal of eight classes in every head. The loop runs on ``looped``
-    heads only. Returns a DataFrame: method, heads, median, least and most seconds, ms_a_head, accuracy (mean over the
-    looped heads).
-    """
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.model_selection import GroupKFold, cross_val_predict
-    from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import StandardScaler
-
-    x, y, groups = _drawn(n_steps, n_heads, head_dim)
-    folds = GroupKFold(5, shuffle=True, random_state=0)
-
-    def at_once():
-        return HeadProbes().fit(x, y, groups).accuracy_[:looped].mean()
-
-    def head_by_head():
-        model = make_pipeline(StandardScaler(), LogisticRegression(C=0.01, max_iter=200))
-        predictions = (
-            cross_val_predict(model, x[:, head].astype(np.float32), y, groups=groups, cv=folds)
-            for head in range(looped)
-        )
-        return np.mean([(predicted == y).mean() for predicted in predictions])
-
-    rows = []
-    for method, n, run in (
-        ("all heads at once", n_heads, at_once),
-        ("scikit-learn, head by head", looped, head_by_head),
-    ):
-        accuracies, seconds = zip(*(_timed(run) for _ in range(repeats)), strict=True)
-        rows.append({"method": method, "heads": n, "median": np.median(seconds), "least": min(seconds),
-                     "most": max(seconds), "ms_a_head": 1e3 * np.median(seconds) / n,
-                     "accuracy": accuracies[0]})  # fmt: skip
-    return pd.DataFrame(rows)
-
-
-def permutation_minutes(
-    n_steps: int = 2000, n_heads: int = 1024, head_dim: int = 128, few: int = 8, more: int = 24
-) -> float:
-    """CPU minutes of 1,000 permutations of the max-statistic over all heads and eight functions, at a 7B model's shape.
-
-    ``few`` and ``more`` are run at the full size; what the further ones took is scaled, what all share is counted once.
-    """
-    x, y, groups = _drawn(n_steps, n_heads, head_dim)
-
-    def minutes(n):
-        start = time.process_time()
-        HeadProbes().permuted(x, y, groups, np.zeros(n_steps), n).max(axis=(1, 2))
-        return (time.process_time() - start) / 60
-
-    least, most = minutes(few), minutes(more)
-    return least + (1000 - few) * (most - least) / (more - few)
 
 
 def _nnsight(vlm: VLM):
@@ -370,7 +311,7 @@ def _now() -> float:
     return time.perf_counter()
 
 
-def _timed(call: Callable, *args, **settings) -> tuple[Any, float]:
+def timed(call: Callable, *args, **settings) -> tuple[Any, float]:
     """What a call returns, and its seconds."""
     start = _now()
     value = call(*args, **settings)
@@ -383,12 +324,3 @@ def _tensors(features) -> list[torch.Tensor]:
         return [features]
     pooled = getattr(features, "pooler_output", features)
     return [pooled] if isinstance(pooled, torch.Tensor) else list(pooled)
-
-
-def _drawn(n_steps: int, n_heads: int, head_dim: int):
-    """Activations (steps, heads, head_dim) float16 with a signal of eight classes in every head, labels, groups."""
-    rng = np.random.default_rng(0)
-    y, groups = rng.integers(8, size=n_steps), np.arange(n_steps) // 4
-    x = rng.standard_normal((n_steps, n_heads, head_dim), dtype=np.float32).astype(np.float16)
-    x[:, :, :8] += np.eye(8, dtype=np.float16)[y][:, None] * np.float16(1.5)
-    return x, y, groups
