@@ -14,6 +14,7 @@ import logging
 import warnings
 
 import pandas as pd
+from IPython import get_ipython
 from IPython.display import Markdown
 from pandas.io.formats.style import Styler
 
@@ -21,10 +22,16 @@ from cogvsr_utils.pipeline.experiment import Experiment
 from cogvsr_utils.pipeline.measured import stamp
 from cogvsr_utils.pipeline.provenance import environment
 from cogvsr_utils.report.figures import use_style
+from cogvsr_utils.report.parameters import check, of_cells
 
 
 def start(experiment: Experiment | None = None) -> Markdown | None:
-    """Set figures up, silence the libraries' chatter, and return what the page's numbers come from."""
+    """Set figures up, silence the libraries' chatter, and return what the page's numbers come from.
+
+    Raises ValueError for a parameter that papermill gave and that the page does not have, or of another type.
+    """
+    if shell := get_ipython():
+        check(*of_cells(shell.user_ns["In"]))
     use_style()
     warnings.filterwarnings("ignore", category=FutureWarning)
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it reports optional kernels at every load

@@ -1,6 +1,6 @@
 """Run notebooks through papermill, strictly: ``python -m cogvsr_utils.report.runner notebook 03_probing``.
 
-run_notebook(source, target, parameters)    execute a copy; an unknown parameter is refused
+run_notebook(source, target, parameters)    execute a copy; a wrong parameter is refused
 notebook, front, publish                    the commands: a page, the picture of the front page, the measured tables
 
 A cell that raises stops the run with papermill's own report.
@@ -17,16 +17,16 @@ from cogvsr_utils.pipeline import measured
 from cogvsr_utils.pipeline.ablation import ablation_matrix
 from cogvsr_utils.pipeline.experiment import Experiment
 from cogvsr_utils.report.effect_figures import ablation_figure
+from cogvsr_utils.report.parameters import check
 
 
-def run_notebook(source: Path, target: Path, parameters: dict[str, str] | None = None) -> Path:
-    """Execute one notebook into ``target``; raises ValueError for a parameter that it does not have."""
+def run_notebook(source: Path, target: Path, parameters: dict[str, object] | None = None) -> Path:
+    """Execute one notebook into ``target``; raises ValueError for a parameter that it does not have, or of another
+    type."""
     import papermill
 
     known = papermill.inspect_notebook(str(source))
-    unknown = sorted(set(parameters or {}) - set(known))
-    if unknown:
-        raise ValueError(f"{source.name} has no parameter {', '.join(unknown)}; it has {', '.join(sorted(known))}")
+    check(parameters or {}, {name: each["inferred_type_name"] for name, each in known.items()})
     with replacing(target) as partial:
         papermill.execute_notebook(
             str(source), str(partial), parameters=parameters or {}, cwd=str(source.parent), log_output=False

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import jupytext
 import nbformat
+import papermill
 import pytest
 import yaml
 from packaging.requirements import Requirement
@@ -113,13 +114,22 @@ def test_notebooks_have_their_shape(source):
 
 def test_unknown_parameters_and_notebooks_are_refused(tmp_path):
 
-    with pytest.raises(
-        ValueError, match=r"03_probing\.ipynb has no parameter modle; it has model, profile, quantize, source"
-    ):
-        run_notebook(ROOT / "notebooks" / "03_probing.ipynb", tmp_path / "x.ipynb", {"modle": "nano-internvl"})
+    page, target = ROOT / "notebooks" / "03_probing.ipynb", tmp_path / "x.ipynb"
+    with pytest.raises(ValueError, match="no parameter 'modle'; expected some of model, profile, quantize, source"):
+        run_notebook(page, target, {"modle": "nano-internvl"})
+    with pytest.raises(ValueError, match="parameter model is 12; expected a value of type str"):
+        run_notebook(page, target, {"model": 12})
     call = [sys.executable, "-m", "cogvsr_utils.report.runner", "notebook", "09_none"]
     done = subprocess.run(call, capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 2 and "no notebook" in done.stderr
+
+
+@pytest.mark.parametrize(
+    "given, message", [({"modle": "nano-internvl"}, "no parameter 'modle'"), ({"profile": 3}, "profile is 3; expected")]
+)
+def test_plain_papermill_refuses_them_before_anything_long_starts(given, message, tmp_path):
+    with pytest.raises(papermill.PapermillExecutionError, match=message):
+        papermill.execute_notebook(ROOT / "notebooks" / "06_families.ipynb", tmp_path / "x.ipynb", parameters=given)
 
 
 def test_readme_names_the_two_commands_and_its_example_runs(tmp_path):
