@@ -2,6 +2,7 @@
 PYTHON ?= python3
 MODEL ?= nano-internvl
 QUANTIZE ?=
+SOURCE ?=
 DIST ?= dist
 BIN := .venv/bin
 READY := .venv/.ready
@@ -22,8 +23,8 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --no-compile --quiet --disable-pip-version-check -c constraints.txt -e '.[test,book,peers]'
 	@touch $@
 
-book: $(READY)  ## run every notebook and build the book (MODEL=, QUANTIZE= for another model)
-	$(SNAKEMAKE) --config model=$(MODEL) quantize=$(QUANTIZE) -- book
+book: $(READY)  ## run every notebook and build the book (MODEL=, QUANTIZE= for another model, SOURCE= for data of your own)
+	$(SNAKEMAKE) --config model=$(MODEL) quantize=$(QUANTIZE) source=$(abspath $(SOURCE)) -- book
 	@echo "Open _build/book/_build/html/index.html"
 
 test: $(READY)  ## run the tests

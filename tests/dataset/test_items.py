@@ -1,10 +1,12 @@
 import json
+import re
 from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 
 from cogvsr_utils.dataset.audit import audit_labels
 from cogvsr_utils.dataset.images import open_image
@@ -12,6 +14,17 @@ from cogvsr_utils.dataset.items import BadRow, read_items, write_items
 from cogvsr_utils.dataset.loading import load_items
 from cogvsr_utils.dataset.splits import split_groups
 from cogvsr_utils.dataset.synth.build import build_synth
+from cogvsr_utils.functions import NAMES
+from cogvsr_utils.paths import ROOT
+
+
+def test_the_example_of_the_data_card_is_read(tmp_path):
+    card = (ROOT / "data" / "README.md").read_text()
+    (example,) = re.findall(r"```json\n(.*?)```", card, re.S)
+    (tmp_path / "mine.jsonl").write_text(example)
+    Image.new("RGB", (8, 8)).save(tmp_path / "kitchen.png")
+    assert [len(item.steps) for item in read_items(tmp_path / "mine.jsonl")] == [1, 1, 0]
+    assert all(f"*{name}*" in " ".join(card.split()) for name in NAMES)
 
 
 @pytest.fixture
