@@ -23,7 +23,13 @@ def local(path):
     return os.path.relpath(path, ROOT)
 
 
-DATA = local(built_stamp() if SETTINGS["source"] == "synth" else SETTINGS["source"])
+SYNTH = local(built_stamp())
+
+
+def data_of(experiment):
+    return SYNTH if experiment.source == "synth" else local(experiment.source)
+
+
 WANTED = [job for experiment in EXPERIMENTS for job in rules_of(experiment, results_of(experiment))]
 JOBS = {job.output: job for job in
         WANTED + [job for shown in SHOWN.values() for result, each in shown for job in rules_of(each, [result.name])]}
@@ -55,7 +61,7 @@ rule measured:  # write data/measured/ from full runs
 
 rule synth:
     output:
-        local(built_stamp()),
+        SYNTH,
     shell:
         "python -c 'from cogvsr_utils.dataset.synth.build import build_synth; build_synth()'"
 
@@ -66,7 +72,7 @@ for job in JOBS.values():
         name:
             job.title
         input:
-            DATA,
+            data_of(job.experiment),
             [local(path) for path in job.inputs],
         output:
             update(local(job.output)),  # kept where a job is run again, since only the store knows whether it is valid
@@ -86,7 +92,8 @@ for name, page in PAGES.items():
         name:
             "page_" + name
         input:
-            DATA,
+            SYNTH,
+            data_of(EXPERIMENTS[0]),
             f"notebooks/{name}.ipynb",
             CODE,
             KEPT,

@@ -7,6 +7,7 @@ and an object's methods count because whoever makes the object refers to its cla
 """
 
 import ast
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cache
@@ -79,7 +80,13 @@ def _define(package: Path, module: str, name: str) -> _Definition:
                 references += [(origin, each) for each in there.definitions]
             elif attribute in there.definitions or attribute in there.imports:
                 references.append((origin, attribute))
-    return _Definition("\n".join(ast.dump(node) for node in nodes), tuple(references))
+    return _Definition("\n".join(map(_text, nodes)), tuple(references))
+
+
+def _text(node: ast.stmt) -> str:
+    """A definition as text, the same on every Python: 3.12 has type parameters, 3.13 leaves empty lists out."""
+    empty = {"show_empty": True} if sys.version_info >= (3, 13) else {}
+    return ast.dump(node, **empty).replace(", type_params=[]", "")
 
 
 def _references(node: ast.AST, definitions, imports, module: str):

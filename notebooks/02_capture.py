@@ -118,19 +118,17 @@ activations = recordings.activations["A"](experiment)
 activations.features.shape, activations.features.dtype, activations.header["not_located"]
 
 # %% tags=["hide-input"]
+all_items = [item for split in experiment.present_splits for item in experiment.items(split)]
 rows, rows_packed = (t.set_index("function")["accuracy"] for t in (table, table_packed))
 quote(
     main_accuracy=rows["Main question"],
     main_accuracy_4bit=rows_packed["Main question"],
     main_direct=direct["correct"].mean(),
     n_heads=len(heads),
-    n_rows=len(activations.features),
-    spatial_accuracy=rows["Spatial Perception"],
-    relational_accuracy=rows["Relational Reasoning"],
-    least_accuracy=rows.drop(["Main question", "Spatial Perception", "Relational Reasoning"]).min(),
-    parity_passed=int(parity["passed"].sum()),
-    worst_4bit=float((rows_packed - rows).abs().max()),
     n_main=len(stepwise),
+    n_questions=len(all_items),
+    n_steps=sum(len(item.steps) for item in all_items),
+    n_groups=len({item.group_id for item in all_items}),
     model_name=experiment.title,
 )
 

@@ -34,7 +34,6 @@ profile: str = "light"  # "light" or "full": how much of everything
 source: str = "synth"  # "synth" or the path of a CogVSR .jsonl file
 
 # %% tags=["hide-input"]
-import pandas as pd
 
 from cogvsr_utils import Experiment, top_heads
 from cogvsr_utils.functions import NAMES
@@ -42,7 +41,7 @@ from cogvsr_utils.pipeline import baselines, selection, validation
 from cogvsr_utils.pipeline.experiment import n_top
 from cogvsr_utils.report.head_figures import curve_figure, head_maps
 from cogvsr_utils.report.pages import paragraph, quote, show, start, with_interval
-from cogvsr_utils.stats import ranking_stability
+from cogvsr_utils.stats import ALPHA
 
 experiment = Experiment(model, quantize, profile, source)
 start(experiment)
@@ -100,14 +99,14 @@ head_maps(table, "auroc")
 # %% tags=["hide-input"]
 single = selection.head_probes(experiment)
 best = table.sort_values("gain", ascending=False).groupby("function").first().loc[list(NAMES)].reset_index()
-passed = table[table["p_max"] < 0.05].groupby("function").size()
+passed = table[table["p_max"] < ALPHA].groupby("function").size()
 best["passed"] = best["function"].map(passed).fillna(0).astype(int)
 best["best head"] = best["layer"].astype(str) + "." + best["head"].astype(str)
 show(best[["function", "best head", "gain", "p_max", "passed"]], digits=4)
 
 # %% tags=["hide-input"]
 paragraph(
-    f"The text's own AUROC is {single.text_auroc.min():.4f} to {single.text_auroc.max():.4f}, so little is left to gain."
+    f"The text's own AUROC is {single.text_auroc.min():.4f} to {single.text_auroc.max():.4f}; 1 leaves nothing to gain."
 )
 
 # %% [markdown]
@@ -118,16 +117,12 @@ paragraph(
 
 # %% tags=["hide-input"]
 k = n_top(len(table) // len(NAMES))
-stable = ranking_stability(selection.strict_probe(experiment).bootstrap, k)
-order = [list(probe.functions).index(name) for name in NAMES]
-top = {name: ", ".join(f"{layer}.{head}" for layer, head in top_heads(table, name, k)) for name in NAMES}
-lines = pd.DataFrame(
-    {"function": NAMES, "heads": top.values(), "jaccard": stable.jaccard[order], "tau": stable.tau[order]}
-)
-show(lines)
+stable = validation.stability(experiment).set_index("function").loc[list(NAMES)]
+top = [", ".join(f"{layer}.{head}" for layer, head in top_heads(table, name, k)) for name in NAMES]
+show(stable.assign(heads=top).reset_index()[["function", "heads", "jaccard", "tau"]])
 
 # %% tags=["hide-input"]
-paragraph(f"Two random sets of {k} heads share {stable.chance:.2f} in this measure.")
+paragraph(f"Two random sets of {k} heads share {stable['chance'].iloc[0]:.2f} in this measure.")
 
 # %% [markdown]
 # ## Do the rankings agree?
@@ -136,12 +131,8 @@ paragraph(f"Two random sets of {k} heads share {stable.chance:.2f} in this measu
 # ablating the head costs on split C.
 
 # %% tags=["hide-input"]
-agree = pd.DataFrame(
-    {"function": name, "with_auroc": part["importance"].abs().corr(part["auroc"], method="spearman"),
-     "with_cost": part["importance"].abs().corr(-part["effect"], method="spearman")}
-    for name in NAMES for part in [table[table["function"] == name]]
-)  # fmt: skip
-show(agree)
+agree = validation.ranking_agreement(experiment).set_index("function").loc[list(NAMES)]
+show(agree.reset_index())
 
 # %% [markdown]
 # ## The whole table
@@ -156,21 +147,11 @@ table[["function", "layer", "head", "importance", "auroc", "effect"]].head(3)
 accuracy = ground.set_index("predictor")["accuracy"]
 quote(
     probe_accuracy=joint["accuracy"].iloc[0],
-    probe_low=joint["ci_low"].iloc[0],
-    probe_high=joint["ci_high"].iloc[0],
-    probe_strict=joint["accuracy"].iloc[1],
-    probe_gain=joint["accuracy"].iloc[0] - accuracy["text"],
     text_accuracy=accuracy["text"],
     untrained_accuracy=accuracy["untrained model"],
     blank_accuracy=accuracy["grey picture"],
-    selectivity=accuracy["all heads"] - accuracy["control task"],
-    median_agreement=float(agree["with_auroc"].median()),
-    effect_agreement=float(agree["with_cost"].median()),
-    best_auroc=float(table["auroc"].max()),
     n_passed=float(passed.sum()),
     n_pairs=float(len(table)),
-    stable_jaccard=float(stable.jaccard.mean()),
-    chance_jaccard=float(stable.chance),
 )
 
 # %% [markdown]

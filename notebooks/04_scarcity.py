@@ -38,13 +38,12 @@ source: str = "synth"  # "synth" or the path of a CogVSR .jsonl file
 import pandas as pd
 
 from cogvsr_utils import Experiment, top_heads
-from cogvsr_utils.analysis.sparsity import overlap
 from cogvsr_utils.functions import NAMES
-from cogvsr_utils.pipeline import selection, validation
+from cogvsr_utils.pipeline import validation
 from cogvsr_utils.pipeline.experiment import n_top
 from cogvsr_utils.report.figures import forest_figure
 from cogvsr_utils.report.head_figures import count_figure, sharing_figure
-from cogvsr_utils.report.pages import paragraph, quote, show, span, start, with_interval
+from cogvsr_utils.report.pages import NO_DIFFERENCE, paragraph, quote, show, span, start, with_interval
 
 experiment = Experiment(model, quantize, profile, source)
 start(experiment)
@@ -120,11 +119,10 @@ k = n_top(n_heads)
 sharing_figure({name: set(top_heads(table, name, k)) for name in NAMES})
 
 # %% tags=["hide-input"]
-probe = selection.joint_probe(experiment)
-shared = overlap(table, k, probe.bootstrap, probe.functions)
+shared = validation.overlaps(experiment)
 elbow = rules["elbow"]
 inside = ((elbow["value"] >= elbow["null_low"]) & (elbow["value"] <= elbow["null_high"])).sum()
-words = {"yes": "fewer", "no": "more", "open": "no difference that this data can show"}
+words = {"yes": "fewer", "no": "more", "open": NO_DIFFERENCE}
 by_reading = differences.set_index(["reading", "statistic"])
 plain, equal = by_reading.loc[("as it is", "elbow")], by_reading.loc[("stratified", "elbow")]
 strict = by_reading.loc[("strict", "n_ablation")]
@@ -133,7 +131,7 @@ quote(
     elbow_most=elbow["value"].max(),
     elbow_null=elbow["null"].median(),
     elbow_inside_null=float(inside),
-    null_curves=float(probe.null.shape[0] * probe.null.shape[1]),
+    null_curves=float(experiment.settings.null_fits * len(NAMES)),
     strict_least=rules["n_ablation"]["value"].min(),
     strict_most=rules["n_ablation"]["value"].max(),
     spatial_difference=plain["difference"],

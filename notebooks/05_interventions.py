@@ -42,6 +42,7 @@ from cogvsr_utils.pipeline import ablation, selection
 from cogvsr_utils.report.effect_figures import ablation_figure, control_figure
 from cogvsr_utils.report.figures import forest_figure
 from cogvsr_utils.report.pages import paragraph, quote, show, span, start, verdict, with_interval
+from cogvsr_utils.stats import ALPHA
 
 experiment = Experiment(model, quantize, profile, source)
 start(experiment)
@@ -144,7 +145,7 @@ scale, steer = by_method.loc[("scale", "Spatial Perception")], by_method.loc[("s
 spatial, relational = (own.set_index("function").loc[name] for name in NAMES[:2])
 first, forced = alone.set_index("function").loc[NAMES[0]], both.set_index("function").loc[NAMES[0]]
 strongest = f"{first['layer']:.0f}.{first['head']:.0f}"
-beaten = int((matched["p"] < 0.05).sum())
+beaten = int((matched["p"] < ALPHA).sum())
 quote(
     n_top=float(own["k"].iloc[0]),
     mask_spatial=100 * spatial["change"],
@@ -158,7 +159,6 @@ quote(
     controls_p=everywhere["p"],
     controls_own=100 * everywhere["own"],
     controls_mean=100 * everywhere["mean"],
-    significant=int((own["q"] < 0.05).sum()),
     n_random=int(matched["sets"].min()),
     strongest=strongest,
     strongest_alone=100 * first["strongest"],
@@ -183,7 +183,8 @@ paragraph(
     f"{100 * specific['other']:+.1f} (p {specific['p']:.4f}). For Spatial Perception it is {100 * spatial['change']:+.1f} "
     f"({span(spatial['ci_low'], spatial['ci_high'])}) generated, {100 * forced['forced']:+.1f} teacher-forced; its strongest "
     f"head {strongest} alone gives {100 * first['strongest']:+.1f}, the others without it "
-    f"{100 * first['others']:+.1f}. {beaten} of {len(NAMES)} functions lose more than matched controls do; over all of them "
+    f"{100 * first['others']:+.1f}. {beaten} of {len(NAMES)} functions lose more than matched controls do (p < {ALPHA} each, not "
+    f"corrected); over all of them "
     f"{100 * everywhere['own']:+.1f} against {100 * everywhere['mean']:+.1f} points (p {everywhere['p']:.4f}). On Spatial Perception "
     f"scaling {verdict(scale['ci_low'], scale['ci_high'], 'hurts', 'helps', 'makes no difference that this data can show')} "
     f"({100 * scale['change']:+.1f}) and steering "

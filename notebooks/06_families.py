@@ -42,6 +42,7 @@ from cogvsr_utils.report.effect_figures import control_figure
 from cogvsr_utils.report.figures import accuracy_figure, forest_figure
 from cogvsr_utils.report.head_figures import count_figure, family_maps
 from cogvsr_utils.report.pages import agreement, measured_note, paragraph, quote, show, span, start
+from cogvsr_utils.stats import ALPHA
 
 families = {name: Experiment(name, profile=profile) for name in nano_names()}
 start()
@@ -86,7 +87,7 @@ shipped = pd.concat(
 )
 fresh = pd.concat(table.assign(model=name) for name, table in accuracy.items())
 fresh["row"], shipped["row"] = (t["model"] + ", " + t["function"] for t in (fresh, shipped))
-agreement(fresh, shipped, "row", ("accuracy",))
+agreement(fresh, shipped, "row", ("accuracy",), 0.01)
 
 # %% [markdown]
 # ## Where their heads are
@@ -164,16 +165,13 @@ show(packed.rename(columns={"value": first}), digits=3)
 
 # %% tags=["hide-input"]
 alike = packed.set_index("measure")["value"]
-beaten = {name: int((ablation.against_controls(each)["p"] < 0.05).sum()) for name, each in sets.items()}
+beaten = {name: int((ablation.against_controls(each)["p"] < ALPHA).sum()) for name, each in sets.items()}
 spatial = {
     name: matrix[(matrix["head_set"] == SPATIAL[0]) & (matrix["function"] == SPATIAL[0])].iloc[0]
     for name, matrix in matrices.items()
 }
 scarcer = {name: (t["scarcer"] == "yes").sum() for name, t in counted.items()}
 quote(
-    n_families=len(families),
-    least_cosine=alike["cosine of a head, least"],
-    flips=alike["share of answers that differ"],
     spatial_by_family=", ".join(f"{100 * row['change']:+.1f} in {name}" for name, row in spatial.items()),
     beaten_by_family=", ".join(f"{n} of {len(NAMES)} in {name}" for name, n in beaten.items()),
 )

@@ -46,7 +46,7 @@ from cogvsr_utils.checks import probe_speed, speed
 from cogvsr_utils.paths import MEASURED
 from cogvsr_utils.pipeline import recordings
 from cogvsr_utils.report.effect_figures import scaling_figure
-from cogvsr_utils.report.pages import paragraph, quote, show, start
+from cogvsr_utils.report.pages import paragraph, show, start
 
 experiment = Experiment(model, quantize, profile, source)
 start(experiment)
@@ -131,17 +131,6 @@ show(probing[["method", "heads", "ms_a_head", "accuracy"]], percent=("accuracy",
 minutes = probe_speed.permutation_minutes()
 ratio = methods.set_index("method")["ratio"]
 times = here.set_index(["task", "method"])["ratio"].xs("batched", level="method")
-quote(
-    hook_ratio=ratio[speed.CAPTURE],
-    best_peer=float(ratio.drop([speed.BARE, speed.CAPTURE]).min()) if len(ratio) > 2 else "not installed",
-    times_faster=float(times["answering and reading"]),
-    times_faster_reading=float(times["reading, the replies known"]),
-    permutation_minutes=minutes,
-    probes_faster=probing["ms_a_head"].iloc[1] / probing["ms_a_head"].iloc[0],
-    probes_seconds=probing["median"].iloc[0],
-    tower_faster=float(tower["ratio"].iloc[1]),
-    prompts_share=float(parts.set_index("part")["share"]["decoder over prompts"]),
-)
 
 # %% [markdown]
 # ## Summary

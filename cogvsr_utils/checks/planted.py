@@ -4,6 +4,7 @@ plant(x, labels, heads, strength, rng)        activations with a signal of known
 trial(x, labels, groups, strata, ...)         one planted truth, every rule: found, false, missed
 trials(x, labels, groups, strata, ...)        many of them, a DataFrame
 power(table)                                  power, false discoveries and bias of every rule
+selections_of_nothing(table)                  how often a rule selects any head where nothing is planted
 
 Labels are shuffled first, so that nothing but what is planted depends on a function.
 """
@@ -15,7 +16,7 @@ from tqdm import tqdm
 
 from cogvsr_utils.analysis.head_probes import HeadProbes
 from cogvsr_utils.analysis.joint_probe import FunctionProbe
-from cogvsr_utils.stats import ALPHA, elbow, max_t_test, shuffle_within
+from cogvsr_utils.stats import ALPHA, elbow, max_t_test, shuffle_within, wilson
 
 
 def plant(
@@ -115,6 +116,17 @@ def power(table: pd.DataFrame) -> pd.DataFrame:
                      "crossed_share": share["crossed"], "false_share": share["false"],
                      "any_false": (part["false"] > 0).mean(),
                      "bias": ((part["selected"] - part["planted"]) / part["functions"]).mean()})  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def selections_of_nothing(table: pd.DataFrame) -> pd.DataFrame:
+    """How often each rule selects any head where nothing is planted. Columns: rule, repeats, any_selected, ci_low,
+    ci_high (Wilson), heads_a_function."""
+    rows = []
+    for rule, part in table[table["strength"] == 0].groupby("rule", sort=False):
+        share, low, high = wilson(part["false"] > 0)
+        rows.append({"rule": rule, "repeats": len(part), "any_selected": share, "ci_low": low, "ci_high": high,
+                     "heads_a_function": (part["selected"] / part["functions"]).mean()})  # fmt: skip
     return pd.DataFrame(rows)
 
 

@@ -46,7 +46,7 @@ def chat_template(image: str, start: str = "") -> str:
 def build_tokenizer(words: Iterable[str], special: tuple[str, ...], named: dict[str, str]) -> PreTrainedTokenizerFast:
     """A tokenizer that knows each of ``words`` (lower case) as one token, the chat's tokens and a family's own.
 
-    ``special`` are the family's own tokens, ``named`` the attributes under which its processor scene_views for some of
+    ``special`` are the family's own tokens, ``named`` the attributes under which its processor looks for some of
     them.
     """
     tokens = (*SPECIAL, *special)

@@ -6,6 +6,7 @@ Hidden matrices are trained with Muon (https://kellerjordan.github.io/posts/muon
 """
 
 import json
+import logging
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +16,8 @@ import torch
 from tqdm import tqdm
 
 from cogvsr_utils.files import replacing
+
+logger = logging.getLogger(__name__)
 
 
 class Muon(torch.optim.Optimizer):
@@ -127,7 +130,7 @@ def run_stage(
             keys = sorted({k for row in window for k in row})
             row = {k: round(float(np.mean([r[k] for r in window if k in r])), 4) for k in keys}
             log.append({"stage": name, "step": step + 1, "seconds": round(time.time() - clock, 1), **row})
-            tqdm.write(json.dumps(log[-1]))
+            logger.info(json.dumps(log[-1]))
             window, clock = [], time.time()
             checkpoint.save(step + 1, log)
     return log

@@ -9,6 +9,7 @@ Three stages, each seeded and resumed from its checkpoint in ``results/nano/``:
 """
 
 import json
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -233,6 +234,7 @@ def main(
     device: str = "",
 ) -> None:
     """Train the model NAME and save it under data/nano/NAME."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
     place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     if name not in FAMILIES:
         raise typer.BadParameter(f"no family {name!r}; there are {', '.join(FAMILIES)}")

@@ -151,10 +151,17 @@ def result(
     """
 
     def declare(make: Callable):
-        named = {name: DECLARED[name] for name in inspect.signature(make).parameters if name in DECLARED}
+        arguments = list(inspect.signature(make).parameters.values())[2 if variants else 1 :]
+        named = {each.name: DECLARED[each.name] for each in arguments if each.name in DECLARED}
 
         def one(name, *variant):
             more, may_read = (value(*variant) if callable(value) else value for value in (needs, splits))
+            for each in arguments:
+                optional = each.default is not each.empty or each.kind is each.VAR_KEYWORD or each.name == "store"
+                if not (optional or each.name in named or each.name in (more or {})):
+                    raise TypeError(
+                        f"{name} takes {each.name!r}; expected a result declared before it, or one in needs"
+                    )
             if name in DECLARED:
                 raise ValueError(f"two results are named {name!r}; expected one")
             DECLARED[name] = Result(name, make, named | (more or {}), may_read, gpu, variant)

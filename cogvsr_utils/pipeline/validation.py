@@ -6,6 +6,8 @@ head_table              one row a function and head: A's scores and C's effects,
 sparsity                how few heads, how sparse and where, with null and intervals
 ranking_quality         how well each ranking predicts what ablating a head does on split C
 ranking_tests           is that more than chance, for all rankings at once?
+ranking_agreement       does importance agree with other measures of a head?
+stability, overlaps     is a function's order of heads stable, and do functions share their first?
 set_effects             whole sets ablated: each ranking's, and greedy ones
 planted                 signals planted in known heads, every rule
 null_models             the pipeline where there is nothing to find
@@ -184,6 +186,34 @@ def ranking_tests(experiment: Experiment, rankings: Rankings, masked: HeadAblati
         highest = draws[:, 1:].max(0)
         table[f"p_{measure}"] = (1 + (highest >= draws[:, :1] - 1e-9).sum(1)) / (1 + n)
     return table
+
+
+@result()
+def ranking_agreement(experiment: Experiment, head_table: pd.DataFrame) -> pd.DataFrame:
+    """Spearman's correlation over heads of the paper's importance (absolute value) with each head's own AUROC
+    (``with_auroc``), and with what ablating it costs on C (``with_cost``), by function."""
+    return pd.DataFrame(
+        {"function": name, "with_auroc": part["importance"].abs().corr(part["auroc"], method="spearman"),
+         "with_cost": part["importance"].abs().corr(-part["effect"], method="spearman")}
+        for name, part in head_table.groupby("function")
+    )  # fmt: skip
+
+
+@result()
+def stability(experiment: Experiment, joint_probe: JointProbe, strict_probe: StrictProbe) -> pd.DataFrame:
+    """How much two draws of seed and scenes agree on the heads of a function, by the strict probe; see
+    ``stats.ranking_stability``. Columns: function, k, jaccard, tau, chance."""
+    k = n_top(strict_probe.bootstrap.shape[2])
+    found = stats.ranking_stability(strict_probe.bootstrap, k)
+    table = pd.DataFrame({"function": joint_probe.functions, "jaccard": found.jaccard, "tau": found.tau})
+    return table.assign(k=k, chance=found.chance)
+
+
+@result()
+def overlaps(experiment: Experiment, joint_probe: JointProbe, head_table: pd.DataFrame) -> pd.DataFrame:
+    """How much the top heads of every two functions overlap; see ``sparsity.overlap``."""
+    k = n_top(joint_probe.importance.shape[1])
+    return sparsities.overlap(head_table, k, joint_probe.bootstrap, joint_probe.functions.tolist())
 
 
 @result(splits=(TEST,), needs=ABLATIONS, gpu=True)

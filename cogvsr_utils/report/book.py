@@ -39,11 +39,11 @@ PAGES = {
     )),
     "03_probing": Page((
         baselines.probe_baselines, selection.joint_probe, selection.strict_probe, selection.head_probes,
-        validation.probe_accuracy, validation.head_table,
+        validation.probe_accuracy, validation.head_table, validation.stability, validation.ranking_agreement,
     )),
     "04_scarcity": Page((
-        selection.joint_probe, validation.head_table, validation.sparsity, validation.spatial_differences,
-        validation.thresholds,
+        validation.head_table, validation.sparsity, validation.spatial_differences, validation.thresholds,
+        validation.overlaps,
     )),
     "05_interventions": Page((
         ablation.ablation_matrix, ablation.matched_controls[selection.IMPORTANCE], ablation.generated_and_forced,

@@ -13,6 +13,7 @@ quote(name=value)          numbers that prose on any page can glue in
 import logging
 import warnings
 
+import numpy as np
 import pandas as pd
 from IPython import get_ipython
 from IPython.display import Markdown
@@ -23,6 +24,8 @@ from cogvsr_utils.pipeline.measured import stamp
 from cogvsr_utils.pipeline.provenance import environment
 from cogvsr_utils.report.figures import use_style
 from cogvsr_utils.report.parameters import check, of_cells
+
+NO_DIFFERENCE = "no difference that this data can show"
 
 
 def start(experiment: Experiment | None = None) -> Markdown | None:
@@ -93,16 +96,16 @@ def with_interval(
     return table.assign(**{column: text}).drop(columns=[low, high])
 
 
-def agreement(fresh: pd.DataFrame, kept: pd.DataFrame, key: str, columns: tuple[str, ...]) -> Styler:
+def agreement(fresh: pd.DataFrame, kept: pd.DataFrame, key: str, columns: tuple[str, ...], tolerance: float) -> Styler:
     """How far numbers computed anew are from kept ones: by column how many rows of one ``key`` were compared, the
-    largest difference and the correlation."""
+    largest difference, the correlation, and whether they agree within ``tolerance``."""
     both = fresh.merge(kept, on=key, suffixes=("", "_kept"))
-    rows = [
-        {"measure": c, "compared": len(both), "largest_difference": (both[c] - both[f"{c}_kept"]).abs().max(),
-         "correlation": both[c].corr(both[f"{c}_kept"])}
-        for c in columns
-    ]  # fmt: skip
-    return show(pd.DataFrame(rows), digits=3)
+    table = pd.DataFrame({
+        "measure": columns, "compared": len(both),
+        "largest_difference": [(both[c] - both[f"{c}_kept"]).abs().max() for c in columns],
+        "correlation": [both[c].corr(both[f"{c}_kept"]) for c in columns],
+    })  # fmt: skip
+    return show(table.assign(agrees=np.where(table["largest_difference"] <= tolerance, "yes", "no")), digits=3)
 
 
 def paragraph(text: str) -> Markdown:
@@ -110,9 +113,7 @@ def paragraph(text: str) -> Markdown:
     return Markdown(text)
 
 
-def verdict(
-    low: float, high: float, below: str, above: str, around: str = "no difference that this data can show"
-) -> str:
+def verdict(low: float, high: float, below: str, above: str, around: str = NO_DIFFERENCE) -> str:
     """``below`` where the whole interval is under 0, ``above`` where it is over 0, else ``around``.
 
     >>> verdict(-0.2, -0.1, "fewer", "more")

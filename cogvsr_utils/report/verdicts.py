@@ -5,10 +5,12 @@ reliance(experiment)    one row a step: what was found, and whether to rely on i
 
 import pandas as pd
 
+from cogvsr_utils.checks.planted import selections_of_nothing
 from cogvsr_utils.pipeline import ablation, baselines, selection, validation
 from cogvsr_utils.pipeline.experiment import Experiment
 from cogvsr_utils.pipeline.measured import table
-from cogvsr_utils.stats import ALPHA, wilson
+from cogvsr_utils.report.pages import NO_DIFFERENCE
+from cogvsr_utils.stats import ALPHA
 
 CLOSE = 0.02  # accuracies nearer than this to a baseline are no more than the baseline's
 
@@ -24,15 +26,10 @@ def reliance(experiment: Experiment) -> pd.DataFrame:
     own = sets[sets["edit"] == "mask"].set_index("set").loc[selection.IMPORTANCE]
     controls = ablation.all_against_controls(table(experiment, ablation.matched_controls[selection.IMPORTANCE]))
     nulls = table(experiment, validation.null_models).set_index(["case", "rule"])["selected"]
-    trials = table(experiment, validation.planted)
-    nothing = trials[trials["strength"] == 0]
-    joint = nothing[nothing["rule"] == "elbow, joint probe"]
-    elbow = (joint["selected"] / joint["functions"]).mean()
-    max_t = nothing[nothing["rule"] == "max-T"]
-    share, low, high = wilson(max_t["false"] > 0)
+    nothing = selections_of_nothing(table(experiment, validation.planted)).set_index("rule")
+    elbow, max_t = nothing.loc["elbow, joint probe", "heads_a_function"], nothing.loc["max-T"]
     precision, p = tests["precision"], tests["p_precision"]
     near_text = accuracy["all heads"] - accuracy[["text", "untrained model"]].max() < CLOSE
-    no_difference = "no difference that this data can show"
 
     def hint(ranking):
         return "as a hint" if p[ranking] < ALPHA else "not for single heads"
@@ -50,14 +47,15 @@ def reliance(experiment: Experiment) -> pd.DataFrame:
         ("ablating a function's heads breaks it",
          f"{100 * controls['own']:+.1f} points, {100 * controls['mean']:+.1f} for matched controls "
          f"(p {controls['p']:.4f})",
-         "yes" if controls["p"] < ALPHA else no_difference),
+         "yes" if controls["p"] < ALPHA else NO_DIFFERENCE),
         ("and breaks that function rather than others",
          f"{100 * own['specific']:+.1f} points more than other functions' sets ({100 * own['specific_low']:+.1f} to "
-         f"{100 * own['specific_high']:+.1f})", "yes" if own["specific_high"] < 0 else no_difference),
+         f"{100 * own['specific_high']:+.1f})", "yes" if own["specific_high"] < 0 else NO_DIFFERENCE),
         ("strict: max-T of each head's strength",
-         f"selects anything in {share:.1%} of {len(max_t)} trials with nothing planted ({low:.1%} to {high:.1%}); "
+         f"selects anything in {max_t['any_selected']:.1%} of {max_t['repeats']} trials with nothing planted "
+         f"({max_t['ci_low']:.1%} to {max_t['ci_high']:.1%}); "
          f"{nulls['untrained model', 'max-T (strict)']} pairs in an untrained model",
-         "yes: not shown to exceed its 5 %" if low <= ALPHA else "no"),
+         "yes: not shown to exceed its 5 %" if max_t["ci_low"] <= ALPHA else "no"),
         ("strict: ablation of each head, on other scenes",
          f"{precision[selection.ABLATION]:.0%} of its top heads are confirmed on split C "
          f"(p {p[selection.ABLATION]:.4f})",

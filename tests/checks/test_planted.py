@@ -1,6 +1,6 @@
 import numpy as np
 
-from cogvsr_utils.checks.planted import plant, power, trials
+from cogvsr_utils.checks.planted import plant, power, selections_of_nothing, trials
 
 N, HEADS, DIM = 600, 10, 4
 RNG = np.random.default_rng(0)
@@ -27,3 +27,7 @@ def test_strong_signals_are_found_and_nothing_else_and_noise_mostly_not():
     # A head planted for one function tells a little of the others too: that it is none of them.
     assert result.loc[("FDR", 1.0), "crossed_share"] > result.loc[("FDR", 1.0), "false_share"]
     assert result.loc[("elbow, joint probe", 0.0), "any_false"] == 1  # an elbow always finds some
+    nothing = selections_of_nothing(table).set_index("rule")
+    assert nothing.loc["elbow, joint probe", "any_selected"] == 1 and (nothing["repeats"] > 0).all()
+    counted = table[(table["strength"] == 0) & (table["rule"] == "FDR")]
+    assert nothing.loc["FDR", "any_selected"] == (counted["false"] > 0).mean() < nothing.loc["FDR", "ci_high"]

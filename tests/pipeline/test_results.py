@@ -3,6 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
+from scipy.stats import spearmanr
 
 from cogvsr_utils import paths
 from cogvsr_utils.analysis.ablations import HeadAblations
@@ -108,6 +109,16 @@ def test_quality_of_a_ranking_is_counted_by_hand(experiment, rankings, ablations
     row = table.loc["the same for all", "mask", name, k]
     assert row["precision"] == len(top[0] & top[1]) / k and row["chance"] == k / 48
     assert table.loc[MEASURED, "mask", name, k]["precision"] == 1
+
+
+def test_agreement_of_rankings_is_that_of_ranks(experiment):
+    rng = np.random.default_rng(0)
+    table = pd.DataFrame({"function": ["a"] * 20 + ["b"] * 20, "importance": rng.normal(size=40),
+                          "auroc": rng.random(40), "effect": rng.normal(size=40)})  # fmt: skip
+    found = validation.ranking_agreement.make(experiment, head_table=table).set_index("function")
+    part = table.iloc[20:]
+    assert found.loc["b", "with_auroc"] == pytest.approx(spearmanr(part["importance"].abs(), part["auroc"]).statistic)
+    assert found.loc["b", "with_cost"] == pytest.approx(spearmanr(part["importance"].abs(), -part["effect"]).statistic)
 
 
 def test_matched_controls_are_as_large_of_like_norm_and_measured_on_own_steps(experiment, rankings):

@@ -18,7 +18,7 @@ from cogvsr_utils import paths
 from cogvsr_utils.dataset.items import read_items, write_items
 from cogvsr_utils.dataset.splits import SELECTION
 from cogvsr_utils.paths import ROOT
-from cogvsr_utils.pipeline import ablation, recordings, selection, validation
+from cogvsr_utils.pipeline import ablation, recordings, selection, store, validation
 from cogvsr_utils.pipeline.experiment import Experiment, Profile
 from cogvsr_utils.pipeline.plan import RESULTS, results_of, rules
 from cogvsr_utils.pipeline.store import Result, _from_arrays, _to_arrays
@@ -125,15 +125,20 @@ def test_a_result_is_made_once_and_says_what_made_it(small_set, results, monkeyp
     assert not older.exists(), "what other code made is removed when a result is made anew"
 
 
-def test_results_are_named_once_and_declare_what_their_functions_take():
-    import inspect
+def test_results_are_named_once_and_their_arguments_are_results(monkeypatch):
+    monkeypatch.setattr(store, "DECLARED", dict(store.DECLARED))
 
-    for name, result in RESULTS.items():
-        taken = set(inspect.signature(result.make).parameters)
-        free = {"experiment", "seed", "n", "store", "split", "case", "function", "ranking", "edit", "ablated"}
-        assert set(result.needs) <= taken or "ablated" in taken, name
-        assert taken - set(result.needs) <= free | {"means"}, name
-        assert all(need in RESULTS.values() for need in result.needs.values()), name
+    def planned(experiment, head_map) -> pd.DataFrame: ...
+    def with_a_need(experiment, rankings, table) -> pd.DataFrame: ...
+
+    with pytest.raises(TypeError, match="planned takes 'head_map'; expected a result declared before, or in"):
+        store.result()(planned)
+    declared = store.result(needs={"table": RESULTS["head_table"]})(with_a_need)
+    assert declared.needs == {"rankings": RESULTS["rankings"], "table": RESULTS["head_table"]}
+    with pytest.raises(ValueError, match="two results are named 'with_a_need'"):
+        store.result(needs={"table": RESULTS["head_table"]})(with_a_need)
+    for name, each in RESULTS.items():
+        assert each.name == name and all(need in RESULTS.values() for need in each.needs.values()), name
 
 
 # ---------------------------------------------------------------- whole runs, in a clone of their own

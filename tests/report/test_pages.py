@@ -46,7 +46,8 @@ def test_spans_are_in_points():
 
 def test_agreement_compares_rows_of_one_name():
     fresh, kept = (pd.DataFrame({"k": ["a", "b", "c"], "x": x}) for x in ([1.0, 2.0, 3.0], [1.0, 2.5, 3.0]))
-    assert cells(agreement(fresh, kept.iloc[::-1], "k", ("x",)))[1][:3] == ["x", "3", "0.500"]
+    assert cells(agreement(fresh, kept.iloc[::-1], "k", ("x",), 0.5))[1] == ["x", "3", "0.500", "0.961", "yes"]
+    assert cells(agreement(fresh, kept, "k", ("x",), 0.4))[1][-1] == "no"
 
 
 def contrast(one, other):
