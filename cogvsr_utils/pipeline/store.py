@@ -159,9 +159,7 @@ def result(
             for each in arguments:
                 optional = each.default is not each.empty or each.kind is each.VAR_KEYWORD or each.name == "store"
                 if not (optional or each.name in named or each.name in (more or {})):
-                    raise TypeError(
-                        f"{name} takes {each.name!r}; expected a result declared before it, or one in needs"
-                    )
+                    raise TypeError(f"{name} takes {each.name!r}; expected a result declared before, or in needs")
             if name in DECLARED:
                 raise ValueError(f"two results are named {name!r}; expected one")
             DECLARED[name] = Result(name, make, named | (more or {}), may_read, gpu, variant)

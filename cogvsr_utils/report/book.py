@@ -38,7 +38,7 @@ PAGES = {
         recordings.direct_answers, recordings.activations[SELECTION],
     )),
     "03_probing": Page((
-        baselines.probe_baselines, selection.joint_probe, selection.strict_probe, selection.head_probes,
+        baselines.probe_baselines, selection.joint_probe, selection.head_probes,
         validation.probe_accuracy, validation.head_table, validation.stability, validation.ranking_agreement,
     )),
     "04_scarcity": Page((
