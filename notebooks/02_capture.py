@@ -53,7 +53,10 @@ start(experiment)
 # %%
 answers = recordings.answers["C"](experiment)
 table = accuracy_table(answers)
-show(with_interval(table, "accuracy").drop(columns=["n_correct", "chance"]), percent=("majority",))
+show(with_interval(table, "accuracy")[["function", "n", "accuracy", "majority"]], percent=("majority",))
+
+# %% tags=["hide-input"]
+paragraph(f"{table['n_unparsed'].sum()} of {table['n'].sum()} replies could not be read as an answer of their type.")
 
 # %% [markdown]
 # ## In 4-bit

@@ -102,7 +102,7 @@ best = table.sort_values("gain", ascending=False).groupby("function").first().lo
 passed = table[table["p_max"] < ALPHA].groupby("function").size()
 best["passed"] = best["function"].map(passed).fillna(0).astype(int)
 best["best head"] = best["layer"].astype(str) + "." + best["head"].astype(str)
-show(best[["function", "best head", "gain", "p_max", "passed"]], digits=4)
+show(best[["function", "best head", "gain", "p_max", "passed"]], digits=3)
 
 # %% tags=["hide-input"]
 paragraph(

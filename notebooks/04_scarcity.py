@@ -41,7 +41,7 @@ from cogvsr_utils import Experiment, top_heads
 from cogvsr_utils.functions import NAMES
 from cogvsr_utils.pipeline import validation
 from cogvsr_utils.pipeline.experiment import n_top
-from cogvsr_utils.report.figures import forest_figure
+from cogvsr_utils.report.figures import SHORT, forest_figure
 from cogvsr_utils.report.head_figures import count_figure, sharing_figure
 from cogvsr_utils.report.pages import NO_DIFFERENCE, paragraph, quote, show, span, start, with_interval
 
@@ -77,7 +77,7 @@ forest_figure({"heads": forest[in_heads], "sparseness": forest[~in_heads]}, "spa
 
 # %% tags=["hide-input"]
 shown = with_interval(differences, "difference", "low", "high", "+.2f")
-show(shown[["reading", "statistic", "difference", "scarcer"]])
+show(shown.assign(statistic=forest["label"])[["statistic", "difference", "scarcer"]])
 
 # %% [markdown]
 # ## How sparse, and where
@@ -89,7 +89,7 @@ show(shown[["reading", "statistic", "difference", "scarcer"]])
 rules = {name: part.set_index("function").loc[list(NAMES)] for name, part in counts.groupby("statistic")}
 forms = {"gini": ".2f", "participation": ".0f", "depth": ".2f"}
 lines = {rule: with_interval(rules[rule], "value", "low", "high", form)["value"] for rule, form in forms.items()}
-show(pd.DataFrame(lines).reset_index())
+show(pd.DataFrame(lines).rename(index=SHORT).reset_index())
 
 # %% [markdown]
 # ## How much depends on the threshold?
@@ -104,10 +104,10 @@ shares, levels = (
     for rule in ("share of the strongest", "ablation, p below")
 )
 shown = shares.rename(columns="> {:.0%}".format).assign(elbow=rules["elbow"]["value"].astype(int))
-show(shown.reset_index())
+show(shown.rename(index=SHORT).reset_index())
 
 # %% tags=["hide-input"]
-show(levels.rename(columns="p < {:.0%}".format).reset_index())
+show(levels.rename(columns="p < {:.0%}".format, index=SHORT).reset_index())
 
 # %% [markdown]
 # ## Do functions share heads?

@@ -39,9 +39,9 @@ from cogvsr_utils.models.weights import nano_names
 from cogvsr_utils.paths import NANO
 from cogvsr_utils.pipeline import ablation, measured, recordings, selection, validation
 from cogvsr_utils.report.effect_figures import control_figure
-from cogvsr_utils.report.figures import accuracy_figure, forest_figure
+from cogvsr_utils.report.figures import SHORT, accuracy_figure, forest_figure
 from cogvsr_utils.report.head_figures import count_figure, family_maps
-from cogvsr_utils.report.pages import agreement, measured_note, paragraph, quote, show, span, start
+from cogvsr_utils.report.pages import agreement, measured_note, paragraph, quote, show, start, with_interval
 from cogvsr_utils.stats import ALPHA
 
 families = {name: Experiment(name, profile=profile) for name in nano_names()}
@@ -127,13 +127,11 @@ forest_figure(
 # %% tags=["hide-input"]
 matrices = {name: measured.table(each, ablation.ablation_matrix) for name, each in families.items()}
 lines = []
-for ablated in SPATIAL:
+for name, matrix in matrices.items():
+    changes = with_interval(matrix, "change", form="+.1f", scale=100).set_index(["head_set", "function"])["change"]
     for answered in (*SPATIAL, "Main question"):
-        line = {"ablated": ablated, "answered": answered}
-        for name, matrix in matrices.items():
-            row = matrix[(matrix["head_set"] == ablated) & (matrix["function"] == answered)].iloc[0]
-            line[name] = f"{100 * row['change']:+.1f} ({span(row['ci_low'], row['ci_high'])})"
-        lines.append(line)
+        line = {"model": name, "answered": SHORT.get(answered, answered)}
+        lines.append(line | {f"{SHORT[ablated]} ablated": changes[ablated, answered] for ablated in SPATIAL})
 show(pd.DataFrame(lines))
 
 # %% [markdown]
@@ -146,11 +144,8 @@ control_figure({name: ablation.against_controls(each) for name, each in sets.ite
 
 # %% tags=["hide-input"]
 over_all = {name: ablation.all_against_controls(each) for name, each in sets.items()}
-show(
-    pd.DataFrame({"model": name, **row} for name, row in over_all.items()).rename(columns={"mean": "controls"}),
-    points=("own", "controls", "low", "high"),
-    digits=4,
-)
+shown = pd.DataFrame({"model": name, **row} for name, row in over_all.items()).rename(columns={"mean": "controls"})
+show(with_interval(shown, "controls", "low", "high", "+.1f", 100), points=("own",), digits=4)
 
 # %% [markdown]
 # ## 4-bit against full precision

@@ -87,10 +87,10 @@ def with_interval(
     """The table with a column and the ends of its interval in one cell, which a phone has room for.
 
     >>> with_interval(pd.DataFrame({"x": [0.5], "ci_low": [0.4], "ci_high": [0.6]}), "x")["x"][0].replace("\\xa0", " ")
-    '50.0% (40.0% to 60.0%)'
+    '50.0% (40.0 to 60.0)'
     """
     text = [
-        f"{scale * value:{form}} ({span(*ends, form, scale)})".replace(" to ", "\N{NO-BREAK SPACE}to\N{NO-BREAK SPACE}")
+        f"{scale * value:{form}} " + f"({span(*ends, form, scale)})".replace("%", "").replace(" ", "\N{NO-BREAK SPACE}")
         for value, *ends in table[[column, low, high]].itertuples(index=False)
     ]
     return table.assign(**{column: text}).drop(columns=[low, high])
