@@ -40,7 +40,7 @@ from cogvsr_utils import Experiment
 from cogvsr_utils.functions import NAMES
 from cogvsr_utils.pipeline import ablation, selection
 from cogvsr_utils.report.effect_figures import ablation_figure, control_figure
-from cogvsr_utils.report.figures import forest_figure
+from cogvsr_utils.report.figures import SHORT, forest_figure
 from cogvsr_utils.report.pages import paragraph, quote, show, span, start, verdict, with_interval
 from cogvsr_utils.stats import ALPHA
 
@@ -59,7 +59,7 @@ ablation_figure(matrix)
 
 # %% tags=["hide-input"]
 own = matrix[matrix["function"] == matrix["head_set"]]
-points = with_interval(own, "change", form="+.1f", scale=100)
+points = with_interval(own.replace({"function": SHORT}), "change", form="+.1f", scale=100)
 show(points[["function", "n", "accuracy_before", "change", "q"]], percent=("accuracy_before",), digits=4)
 
 # %% [markdown]
@@ -81,7 +81,8 @@ show(pd.DataFrame([specific]), points=("own", "other", "difference"), digits=4)
 
 # %%
 both = ablation.generated_and_forced(experiment)
-show(both[["function", "n", "generated", "forced", "inherited"]], points=("generated", "forced", "inherited"))
+columns = ["function", "n", "generated", "forced", "inherited"]
+show(both[columns].replace({"function": SHORT}), points=("generated", "forced", "inherited"))
 
 # %% tags=["hide-input"] mystnb={"image": {"alt": "For each function the change of accuracy on its own steps, generated and teacher-forced, with intervals"}, "figure": {"caption": "A function's own steps with its own heads ablated: generated answers and teacher-forced scoring of the same steps of split C.", "name": "fig-inherited"}}
 rows = [
@@ -105,9 +106,8 @@ control_figure({experiment.title: matched})
 
 # %% tags=["hide-input"]
 everywhere = ablation.all_against_controls(sets)
-show(
-    matched[["function", "n", "change", "control_mean", "p", "same_layer"]], points=("change", "control_mean"), digits=3
-)
+columns = ["function", "n", "change", "control_mean", "p", "same_layer"]
+show(matched[columns].replace({"function": SHORT}), points=("change", "control_mean"), digits=3)
 
 # %% [markdown]
 # ## One head, or a set?
@@ -136,7 +136,7 @@ forest_figure(
 scaled, steered = ablation.scaled(experiment), ablation.steered(experiment)
 tested = pd.concat([scaled, steered])
 tested = tested[tested["split"] == "C"]
-points = with_interval(tested, "change", form="+.1f", scale=100)
+points = with_interval(tested.replace({"function": SHORT}), "change", form="+.1f", scale=100)
 show(points[["method", "strength", "function", "change", "p"]], digits=3)
 
 # %% tags=["hide-input"]

@@ -56,7 +56,7 @@ vlm, items = experiment.vlm, experiment.items("B")
 scratch = Path(tempfile.mkdtemp())
 
 # %% [markdown]
-# ## As items grow
+# ## Scaling with the number of items
 #
 # Time should grow in line with the items and memory hardly: what is kept goes to disk. Measured before all else on this
 # page, since a peak can only rise.

@@ -52,7 +52,7 @@ def reliance(experiment: Experiment) -> pd.DataFrame:
          f"{100 * own['specific']:+.1f} points more than other functions' sets ({100 * own['specific_low']:+.1f} to "
          f"{100 * own['specific_high']:+.1f})", "yes" if own["specific_high"] < 0 else NO_DIFFERENCE),
         ("strict: max-T of each head's strength",
-         f"selects anything in {max_t['any_selected']:.1%} of {max_t['repeats']} trials with nothing planted "
+         f"selects anything in {max_t['any_selected']:.1%} of {max_t['repeats']:.0f} trials with nothing planted "
          f"({max_t['ci_low']:.1%} to {max_t['ci_high']:.1%}); "
          f"{nulls['untrained model', 'max-T (strict)']} pairs in an untrained model",
          "yes: not shown to exceed its 5 %" if max_t["ci_low"] <= ALPHA else "no"),
