@@ -58,8 +58,9 @@ measured_note([each for each in nanos.values() if measured.is_measured(each, val
 # %% [markdown]
 # ## What to rely on
 #
-# Each step of the paper, and of the strict reading, against what was found below. The maps and dots of single heads, and
-# the last table but one, are of this run; everything else is from the measured tables where there are some.
+# Each step of the paper, and of the strict reading, against what was found below. The maps and dots of single heads are
+# of this run, and so are the numbers that the last section compares; everything else is from the measured tables where
+# there are some.
 
 # %%
 relied = reliance(experiment)
