@@ -1,7 +1,7 @@
 """The eight cognitive functions of the paper, in its order.
 
 FUNCTIONS           every function, the two spatial ones first
-NAMES, SPATIAL      names of all functions, and of the two spatial ones
+NAMES, SPATIAL      names of all functions, and of the two spatial ones; MAIN_NAME, of the main question in tables
 find_function(name) the function that a name, alias or spelling of another data set means
 """
 
@@ -47,6 +47,7 @@ NAMES = tuple(function.name for function in FUNCTIONS)
 (
     SPATIAL_PERCEPTION, RELATIONAL_REASONING, LOW_LEVEL, HIGH_LEVEL, INFORMATION, KNOWLEDGE, MATH, DECISION,
 ) = NAMES  # fmt: skip
+MAIN_NAME = "Main question"
 SPATIAL = tuple(function.name for function in FUNCTIONS if function.spatial)
 _BY_NAME = {alias.lower(): f for f in FUNCTIONS for alias in (f.name, *f.aliases)}
 

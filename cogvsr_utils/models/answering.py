@@ -11,10 +11,10 @@ from itertools import groupby
 import pandas as pd
 from tqdm import tqdm
 
-from cogvsr_utils.dataset.images import open_image
 from cogvsr_utils.dataset.items import Item
+from cogvsr_utils.functions import MAIN_NAME
 from cogvsr_utils.models.batching import FIRST, in_halves, measure_batch
-from cogvsr_utils.models.chat import MAIN, conversation
+from cogvsr_utils.models.chat import MAIN, check_chats, conversation
 from cogvsr_utils.models.generation import CachedGeneration
 from cogvsr_utils.models.interventions import Edit, intervene
 from cogvsr_utils.models.vlm import VLM
@@ -36,7 +36,8 @@ def answer(
 
     ``edits`` are interventions on heads while answering; ``steps=False`` asks the main question alone. Without a
     ``batch_size`` the first batch on a GPU measures how many chats fit. Returns a DataFrame with one row a step: uid,
-    group_id, subset, step, function, answer_type, options, answer, prediction. Raises ValueError for an empty list.
+    group_id, subset, step, function, answer_type, options, answer, prediction. Raises BadChat, a ValueError, for an
+    empty list, items given twice, chats longer than the model reads and marks of the model in a text.
 
     >>> from cogvsr_utils import Item, Step, load_vlm
     >>> step = Step("What shape is a ball?", "sphere", "closed", None, "Knowledge Recall")
@@ -44,8 +45,10 @@ def answer(
     >>> answer(load_vlm("nano-internvl"), [item])["step"].tolist()
     [0, -1]
     """
-    if not items:
-        raise ValueError("no items to answer; expected at least one")
+    for name, given in (("batch_size", batch_size), ("max_new_tokens", max_new_tokens)):
+        if given is not None and given < 1:
+            raise ValueError(f"{name} is {given}; expected at least 1")
+    check_chats(vlm, items)
     replies: dict[str, list[str]] = {}
 
     def converse(batch):
@@ -68,25 +71,26 @@ def answer(
         for (number, step), reply in zip([*asked, (MAIN, None)], replies[item.uid], strict=True):
             source = item if step is None else step
             rows.append({"uid": item.uid, "group_id": item.group_id, "subset": item.subset, "step": number,
-                         "function": "Main question" if step is None else step.function,
+                         "function": MAIN_NAME if step is None else step.function,
                          "answer_type": source.answer_type, "options": source.options,
                          "answer": source.answer, "prediction": reply})  # fmt: skip
     return pd.DataFrame(rows)
 
 
 def _alike(items: list[Item], steps: bool) -> list[list[Item]]:
-    """Items with equally many turns together, the longest chats first; questions of like length side by side."""
+    """Items with equally many turns together, with pictures or without, the longest chats first; questions of like
+    length side by side."""
 
-    def turns(item):
-        return len(item.steps) if steps else 0
+    def kind(item):
+        return -(len(item.steps) if steps else 0), item.image is None
 
-    order = sorted(items, key=lambda item: (-turns(item), len(item.question), item.uid))
-    return [list(group) for _, group in groupby(order, key=turns)]
+    order = sorted(items, key=lambda item: (*kind(item), len(item.question), item.uid))
+    return [list(group) for _, group in groupby(order, key=kind)]
 
 
 def _converse(vlm: VLM, items: list[Item], steps: bool, max_new_tokens: int) -> list[list[str]]:
     """All replies to each of a batch of items with equally many steps."""
-    generation = CachedGeneration(vlm, [open_image(item) for item in items], max_new_tokens)
+    generation = CachedGeneration(vlm, items, max_new_tokens)
     replies: list[list[str]] = [[] for _ in items]
     for number in [*range(len(items[0].steps) if steps else 0), MAIN]:
         chats = [conversation(item, earlier, number) for item, earlier in zip(items, replies, strict=True)]

@@ -1,11 +1,13 @@
 """How many rows go through a model at once: as many as the memory of its device takes.
 
+batched(rows, size, kind)            batches of rows of one kind
 measure_batch(run, batch, device)    run one batch, and how many rows like its own would fit
 in_halves(run, batch)                run a batch; where memory does not suffice, half by half
 """
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from itertools import groupby
 
 import torch
 
@@ -14,6 +16,17 @@ LARGEST = 256  # more rows gain nothing on any device measured
 SHARE = 0.8  # of the free memory that a batch may take, since chats differ in length
 
 log = logging.getLogger(__name__)
+
+
+def batched(rows: Sequence, size: int, kind: Callable[..., Hashable]) -> Iterator[list]:
+    """Batches of at most ``size`` neighbouring rows of one ``kind``.
+
+    >>> list(batched([1, 3, 5, 2, 7], 2, kind=lambda row: row % 2))
+    [[1, 3], [5], [2], [7]]
+    """
+    for _, group in groupby(rows, key=kind):
+        alike = list(group)
+        yield from (alike[first : first + size] for first in range(0, len(alike), size))
 
 
 def measure_batch(run: Callable[[list], list], batch: list, device: torch.device) -> tuple[list, int | None]:

@@ -2,17 +2,26 @@
 
 conversation(item, replies, step)    the chat that asks one step, the earlier ones answered
 step_replies(answers)                the replies to each item's steps, from a table of answers
+right_answers(items)                 the right answers in place of replies
+check_chats(vlm, items, replies)     refuses items that a model cannot be asked (BadChat); check_lengths, chats too long
 """
 
+from collections import Counter
 from collections.abc import Sequence
 
 import pandas as pd
+import torch
 
 from cogvsr_utils.dataset.items import Item
+from cogvsr_utils.models.vlm import VLM
 
 INSTRUCTION = "Answer in a few words."
 CLOSING = "Answer the question."
 MAIN = -1  # the step number of the main question
+
+
+class BadChat(ValueError):
+    """A chat that a model cannot be asked, with the uid of its item and what was expected."""
 
 
 def conversation(item: Item, replies: Sequence[str], step: int) -> list[dict]:
@@ -38,3 +47,34 @@ def step_replies(answers: pd.DataFrame) -> dict[str, list[str]]:
     """uid -> replies to its steps in order, from the columns uid, step and prediction; the main question left out."""
     steps = answers[answers["step"] != MAIN]
     return {uid: list(rows.sort_values("step")["prediction"]) for uid, rows in steps.groupby("uid", sort=False)}
+
+
+def right_answers(items: Sequence[Item]) -> dict[str, list[str]]:
+    """uid -> the right answers to its steps in order."""
+    return {item.uid: [step.answer for step in item.steps] for item in items}
+
+
+def check_chats(vlm: VLM, items: Sequence[Item], replies: dict[str, list[str]] | None = None) -> None:
+    """Raise BadChat where there are no items, where two have one uid, and where a question, or one of the ``replies``
+    by uid, has a token in it that the model's template or pictures are marked with."""
+    if not items:
+        raise BadChat("no items; expected at least one")
+    if twice := [uid for uid, n in Counter(item.uid for item in items).items() if n > 1]:
+        raise BadChat(f"items {twice[:5]} are given more than once; expected every uid once")
+    marks = [token.content for token in vlm.tokenizer.added_tokens_decoder.values() if token.special]
+    for item in items:
+        for text in (item.question, *(step.question for step in item.steps), *(replies or {}).get(item.uid, ())):
+            if found := next((mark for mark in marks if mark in text), None):
+                raise BadChat(
+                    f"item {item.uid!r}: the text {text!r:.100} has {found!r}, with which {vlm.name} marks chats or "
+                    "pictures; expected a text without it"
+                )
+
+
+def check_lengths(vlm: VLM, items: Sequence[Item], n_tokens: torch.Tensor) -> None:
+    """Raise BadChat for an item whose chat, of ``n_tokens`` (items,), is longer than the model reads."""
+    if vlm.context is None:
+        return
+    for item, n in zip(items, n_tokens.tolist(), strict=True):
+        if n > vlm.context:
+            raise BadChat(f"item {item.uid!r}: a chat of {n} tokens; {vlm.name} reads at most {vlm.context}")

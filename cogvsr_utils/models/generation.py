@@ -1,6 +1,6 @@
 """Generation with a kept cache: the keys and values of earlier turns, and image features computed once.
 
-CachedGeneration(vlm, images).reply(chats)    greedy replies; the next call takes the same chats continued
+CachedGeneration(vlm, items).reply(chats)     greedy replies; the next call takes the same chats continued
 image_features_once(vlm, last)                inside, the image features of one batch are computed once
 
 Where every layer of the model has a key and a value for each token, those of the last prompt are kept, and only new
@@ -16,34 +16,39 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 import torch
 from transformers.cache_utils import DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
 
+from cogvsr_utils.dataset.images import open_image
+from cogvsr_utils.dataset.items import Item
+from cogvsr_utils.models.chat import check_lengths
 from cogvsr_utils.models.vlm import VLM
 
 
 class CachedGeneration:
-    """Greedy replies to a batch of growing chats.
+    """Greedy replies to a batch of growing chats about the pictures of ``items``, all of which have one, or none.
 
     >>> from cogvsr_utils import Item, Step, load_vlm
     >>> from cogvsr_utils.models.chat import conversation
     >>> steps = [Step("name an object.", "cube", "text", None, "Information Extraction & Understanding")] * 2
     >>> item = Item("1", "synth", "g", "is a cube red?", "yes", "yesno", steps)
-    >>> generation = CachedGeneration(load_vlm("nano-internvl"), [None])
+    >>> generation = CachedGeneration(load_vlm("nano-internvl"), [item])
     >>> first = generation.reply([conversation(item, [], 0)])
     >>> second = generation.reply([conversation(item, first, 1)])
     """
 
-    def __init__(self, vlm: VLM, images: list, max_new_tokens: int = 12):
-        self.vlm, self.images, self.max_new_tokens = vlm, images, max_new_tokens
+    def __init__(self, vlm: VLM, items: list[Item], max_new_tokens: int = 12):
+        self.vlm, self.items, self.max_new_tokens = vlm, items, max_new_tokens
+        self.images = [open_image(item) for item in items]
         self.features, self.prepared = [], []
         self.ids = self.mask = self.cache = None
 
     @torch.inference_mode()
     def reply(self, chats: list[list[dict]]) -> list[str]:
-        """Greedy replies to the chats, one each, at most ``max_new_tokens`` long."""
+        """Greedy replies to the chats, one each, at most ``max_new_tokens`` long; raises BadChat for one too long."""
         vlm, model = self.vlm, self.vlm.model
         texts = [vlm.render(chat, prompt=True) for chat in chats]
         with _memoised(vlm.processor.image_processor, "preprocess", self.prepared):
             inputs = vlm.encode(texts, self.images)
         ids, mask = inputs["input_ids"], inputs["attention_mask"]
+        check_lengths(vlm, self.items, mask.sum(1) + self.max_new_tokens)
         cache = self._kept(ids, mask)
         if cache is not None:  # the picture is in the cache: only inputs with one entry a token are needed
             inputs = {name: value for name, value in inputs.items() if value.shape == ids.shape}

@@ -5,16 +5,20 @@ mask, scale, mean_ablate, steer            make edits; edits are frozen and go t
 directions(activations, heads, ...)        from wrong towards correct answers, for ``steer``
 
 Every edit is affine on the head's slice x of the input of its output projection: x -> factor * x + shift. It is made
-by a forward pre-hook that returns a new tensor, and the hooks come off whatever happens.
+by a forward pre-hook that returns a new tensor, and the hooks come off whatever happens. An edit is checked when it is
+made, and against the model's heads and their widths when it is used.
 """
 
 from __future__ import annotations
 
 import json
+import logging
+import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from numbers import Integral
 
 import numpy as np
 import torch
@@ -23,8 +27,11 @@ from cogvsr_utils.models.activations import HeadActivations
 from cogvsr_utils.models.hooks import projection_hooks
 from cogvsr_utils.models.vlm import VLM
 
+METHODS = ("mask", "scale", "mean_ablate", "steer")
 SCOPES = ("all", "prompt", "prompt_last", "image", "answer")
 Head = tuple[int, int]
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -33,7 +40,9 @@ class Edit:
 
     Scopes: ``all``; ``prompt`` (everything before the first generated token); ``prompt_last`` (its last token);
     ``image`` (image tokens of the prompt); ``answer`` (the tokens that predict the answer: the prompt's last and each
-    generated one). ``shift`` has one vector of the head's width for every head, or none at all.
+    generated one). ``shift`` has one vector of the head's width for every head; ``mask`` and ``scale`` have none.
+    Raises ValueError for another method or scope, for heads that are none, twice or not pairs of whole numbers, and
+    for numbers that are not finite.
     """
 
     method: str
@@ -43,10 +52,23 @@ class Edit:
     scope: str = "all"
 
     def __post_init__(self):
-        if self.scope not in SCOPES:
-            raise ValueError(f"scope is {self.scope!r}; expected one of {SCOPES}")
-        if self.shift and len(self.shift) != len(self.heads):
-            raise ValueError(f"{len(self.shift)} shift vectors for {len(self.heads)} heads; expected one for each")
+        for name, known in (("method", METHODS), ("scope", SCOPES)):
+            if (value := getattr(self, name)) not in known:
+                raise ValueError(f"{name} is {value!r}; expected one of {known}")
+        if not self.heads:
+            raise ValueError(f"{self.method} of no heads; expected at least one (layer, head)")
+        if twice := [head for head, n in Counter(self.heads).items() if n > 1]:
+            raise ValueError(f"heads {twice[:5]} are given more than once; expected each once")
+        wanted = len(self.heads) if self.method in ("mean_ablate", "steer") else 0
+        if len(self.shift) != wanted:
+            raise ValueError(
+                f"{len(self.shift)} vectors for {self.method} of {len(self.heads)} heads; expected {wanted}"
+            )
+        if not math.isfinite(self.factor):
+            raise ValueError(f"factor is {self.factor}; expected a finite number")
+        for head, vector in zip(self.heads, self.shift, strict=False):
+            if not vector or not all(map(math.isfinite, vector)):
+                raise ValueError(f"the vector of head {head} is {vector!s:.60}; expected finite numbers, at least one")
 
     def to_json(self) -> str:
         """The edit as JSON, numbers at full precision."""
@@ -60,9 +82,7 @@ class Edit:
         True
         """
         row = json.loads(text)
-        row["heads"] = tuple(tuple(head) for head in row["heads"])
-        row["shift"] = tuple(tuple(vector) for vector in row["shift"])
-        return cls(**row)
+        return cls(**row | {"heads": _pairs(row["heads"]), "shift": _vectors(row["shift"])})
 
 
 def mask(heads: Iterable[Head], factor: float = 0.001, scope: str = "all") -> Edit:
@@ -71,23 +91,24 @@ def mask(heads: Iterable[Head], factor: float = 0.001, scope: str = "all") -> Ed
     >>> mask([(0, 1)]).factor
     0.001
     """
-    return Edit("mask", _tuples(heads), factor, scope=scope)
+    return Edit("mask", _pairs(heads), float(factor), scope=scope)
 
 
 def scale(heads: Iterable[Head], factor: float, scope: str = "all") -> Edit:
     """Emphasise (factor above 1) or weaken heads."""
-    return Edit("scale", _tuples(heads), float(factor), scope=scope)
+    return Edit("scale", _pairs(heads), float(factor), scope=scope)
 
 
 def mean_ablate(heads: Iterable[Head], means: Sequence[np.ndarray], scope: str = "all") -> Edit:
     """Replace each head by its mean over other items: ``means`` has one vector (head_dim,) for each head."""
-    return Edit("mean_ablate", _tuples(heads), 0.0, _vectors(means), scope)
+    return Edit("mean_ablate", _pairs(heads), 0.0, _vectors(means), scope)
 
 
 def steer(heads: Iterable[Head], directions: Sequence[np.ndarray], strength: float, scope: str = "answer") -> Edit:
     """Shift each head along a direction (head_dim,): x + strength * direction; directions carry their own scale."""
-    shifts = [strength * np.asarray(direction) for direction in directions]
-    return Edit("steer", _tuples(heads), 1.0, _vectors(shifts), scope)
+    return Edit(
+        "steer", _pairs(heads), 1.0, _vectors(strength * np.asarray(direction) for direction in directions), scope
+    )
 
 
 def directions(
@@ -96,9 +117,13 @@ def directions(
     """From wrong towards correct answers, one vector (head_dim,) a head, as long as one standard deviation.
 
     Unit(mean correct - mean wrong) times the standard deviation of the projections on it, over the steps ``rows``
-    (steps,) boolean. Raises ValueError where all are correct or all wrong. Source: Cognitive Mirrors (arXiv
-    2512.10978).
+    (steps,), with ``correct`` (steps,), both boolean. Raises ValueError where all are correct or all wrong, or where
+    there is not one value a step. Source: Cognitive Mirrors (arXiv 2512.10978).
     """
+    rows, correct = np.asarray(rows), np.asarray(correct)
+    for name, given in (("rows", rows), ("correct", correct)):
+        if given.dtype != bool or given.shape != (len(activations.features),):
+            raise ValueError(f"{name} is {given.dtype} {given.shape}; expected bool ({len(activations.features)},)")
     right, wrong = rows & correct, rows & ~correct
     if not right.any() or not wrong.any():
         raise ValueError(f"{right.sum()} correct and {wrong.sum()} wrong rows; expected some of both")
@@ -111,19 +136,33 @@ def directions(
     return out
 
 
+class Fired(Counter):
+    """How often edits of each scope fired, by scope; ``without`` counts the chats in which no token was in a scope, by
+    scope, and ``chats`` those that carried an edit of it."""
+
+    def __init__(self):
+        super().__init__()
+        self.without: Counter[str] = Counter()
+        self.chats: Counter[str] = Counter()
+
+
 @contextmanager
 def intervene(
     vlm: VLM, edits: Edit | Sequence[Edit] | None, rows: Sequence[Sequence[Edit]] | None = None
-) -> Iterator[Counter]:
+) -> Iterator[Fired]:
     """Run what is inside the block with heads edited.
 
-    ``edits`` apply to every row of a batch; ``rows`` gives each row of the batch its own list instead. Yields a
-    Counter of how often an edit of each scope fired. Raises RuntimeError on leaving if an edit never did, and
-    KeyError for a head that the model does not have.
+    ``edits`` apply to every row of a batch; ``rows`` gives each row of the batch its own list instead. Yields how
+    often an edit of each scope fired; chats without a token in scope are counted there and in the log. Raises
+    RuntimeError on leaving if an edit never fired, TypeError for what is not an ``Edit``, KeyError for a head that the
+    model does not have, and ValueError for a vector of another width than its head's.
     """
     edits = [] if edits is None else [edits] if isinstance(edits, Edit) else list(edits)
     per_row = [edits] if rows is None else [list(r) for r in rows]
-    fired: Counter[str] = Counter()
+    for edit in (edit for row in per_row for edit in row):
+        if not isinstance(edit, Edit):
+            raise TypeError(f"{edit!r:.100} is not an edit; expected one made by mask, scale, mean_ablate or steer")
+    fired = Fired()
     if not any(per_row):
         yield fired
         return
@@ -131,7 +170,7 @@ def intervene(
     if "image" in scopes and vlm.image_token_id is None:
         raise ValueError(f"{vlm.name} has no image token; expected another scope than 'image'")
     plans = {scope: _affine(vlm, per_row, scope) for scope in scopes}
-    state = _Pass(vlm)
+    state = _Pass(vlm, [any(edit.scope == "image" for edit in row) for row in per_row], fired)
 
     def hook_for(name, columns):
         here = {scope: plan[name] for scope, plan in plans.items() if name in plan}
@@ -149,13 +188,20 @@ def intervene(
     silent = [scope for scope in scopes if not fired[scope]]
     if silent:
         raise RuntimeError(f"edits of scope {silent} never fired: nothing inside the block ran such tokens")
+    for scope, n in (+fired.without).items():
+        log.warning("edits of scope %r had no token in %d of %d chats", scope, n, fired.chats[scope])
 
 
 class _Pass:
-    """What the running forward pass is: the prompt, or a generated token; and where its image tokens are."""
+    """What the running forward pass is: the prompt, or a generated token; and where its image tokens are.
 
-    def __init__(self, vlm):
-        self.image_id = vlm.image_token_id
+    ``carries`` (rows or 1) says which rows have edits of scope ``image``, the one scope that a prompt may lack.
+    """
+
+    def __init__(self, vlm, carries: list[bool], fired: Fired):
+        self.image_id, self.fired = vlm.image_token_id, fired
+        self.carries = torch.tensor(carries, device=vlm.device) if any(carries) else None
+        self.image = None  # (batch, tokens, 1), or None where no row that carries such an edit has image tokens
         self.ids = None
         self.prefill = True
 
@@ -164,9 +210,20 @@ class _Pass:
         if ids is None:  # a trunk that is given embeddings
             return
         cache = kwargs.get("past_key_values")
+        begun = cache is None or cache.get_seq_length() == 0
         # A prompt may continue a kept cache, but is never one token.
-        self.prefill = cache is None or cache.get_seq_length() == 0 or ids.shape[1] > 1
+        self.prefill = begun or ids.shape[1] > 1
+        within = ids is self.ids  # the trunk, called by the whole model
         self.ids = ids
+        if self.prefill and not within and self.carries is not None and len(self.carries) in (1, len(ids)):
+            image = ids == self.image_id
+            carries = self.carries.expand(len(ids))
+            self.image = image[..., None]
+            if begun:  # else the picture is in the kept cache
+                without, chats = int((carries & ~image.any(1)).sum()), int(carries.sum())
+                self.fired.without["image"] += without
+                self.fired.chats["image"] += chats
+                self.image = None if without == chats else self.image
 
     def tokens(self, scope: str, x: torch.Tensor) -> torch.Tensor | None:
         """Mask (batch, tokens, 1) of the tokens in scope, True for all, None for none."""
@@ -177,7 +234,7 @@ class _Pass:
         if scope == "prompt":
             return torch.ones((1, 1, 1), dtype=torch.bool, device=x.device)
         if scope == "image":
-            return (self.ids == self.image_id)[..., None]
+            return self.image
         last = torch.zeros((1, x.shape[1], 1), dtype=torch.bool, device=x.device)
         last[:, -1] = True
         return last
@@ -190,6 +247,10 @@ def _affine(vlm, per_row, scope):
         for edit in (e for e in edits if e.scope == scope):
             for i, (name, start, stop) in enumerate(vlm.heads.locate(edit.heads)):
                 first, last = vlm.heads.projections[name]
+                if edit.shift and len(edit.shift[i]) != stop - start:
+                    raise ValueError(
+                        f"the vector of head {edit.heads[i]} has width {len(edit.shift[i])}; expected {stop - start}"
+                    )
                 if name not in plan:
                     plan[name] = (
                         torch.ones(len(per_row), 1, last - first, device=vlm.device),
@@ -220,9 +281,14 @@ def _edit_hook(plans, state, fired):
     return hook
 
 
-def _tuples(heads) -> tuple[Head, ...]:
-    return tuple((int(layer), int(head)) for layer, head in heads)
+def _pairs(heads) -> tuple[Head, ...]:
+    """Heads as pairs of whole numbers; raises ValueError for anything else."""
+    pairs = [tuple(head) if isinstance(head, Iterable) else (head,) for head in heads]
+    for pair in pairs:
+        if len(pair) != 2 or not all(isinstance(number, Integral) and number >= 0 for number in pair):
+            raise ValueError(f"{pair} is not a head; expected (layer, head), two whole numbers from 0, in a list")
+    return tuple((int(layer), int(head)) for layer, head in pairs)
 
 
 def _vectors(rows) -> tuple[tuple[float, ...], ...]:
-    return tuple(tuple(float(v) for v in np.asarray(row)) for row in rows)
+    return tuple(tuple(map(float, np.atleast_1d(row).ravel())) for row in rows)

@@ -25,8 +25,8 @@ from cogvsr_utils.dataset.scoring import judge
 from cogvsr_utils.files import digest, replacing
 from cogvsr_utils.models.activations import HeadActivations, ShardedStore
 from cogvsr_utils.models.answering import answer
-from cogvsr_utils.models.batching import FIRST, in_halves, measure_batch
-from cogvsr_utils.models.chat import CLOSING, INSTRUCTION, MAIN, step_replies
+from cogvsr_utils.models.batching import FIRST, batched, in_halves, measure_batch
+from cogvsr_utils.models.chat import CLOSING, INSTRUCTION, MAIN, check_chats, right_answers, step_replies
 from cogvsr_utils.models.hooks import projection_hooks
 from cogvsr_utils.models.positions import POSITIONS, encode_chats, group_steps
 from cogvsr_utils.models.vlm import VLM
@@ -132,7 +132,7 @@ def estimate_capture(vlm: VLM, items: list[Item], *, batch_size: int = FIRST, **
 
     Seconds come from one batch with the right answers in place of the model's; answering comes on top.
     """
-    reader = _Reader(vlm, items, _right_answers(items), Reading(**reading))
+    reader = _Reader(vlm, items, right_answers(items), Reading(**reading))
     some = range(min(batch_size, len(items)))
     start = time.perf_counter()
     reader.read(some, batch_size)
@@ -183,8 +183,8 @@ class _Reader:
         token])."""
         ordered = sorted((i for i in numbers if self.items[i].steps), key=self._order)
         blocks, places = [np.zeros((0, self.vlm.heads.width), np.float16)], [np.zeros((0, 4), int)]
-        for first in range(0, len(ordered), batch_size):
-            for features, place in in_halves(self._batch, ordered[first : first + batch_size]):
+        for batch in batched(ordered, batch_size, lambda i: self.items[i].image is None):
+            for features, place in in_halves(self._batch, batch):
                 blocks.append(features)
                 places.append(place)
         return np.concatenate(blocks), np.concatenate(places)
@@ -224,10 +224,6 @@ class _Reader:
             own = np.flatnonzero(owner == step)
             keep[own[np.argsort(-surprisal[own], kind="stable")[: self.reading.content_tokens]]] = True
         return keep
-
-
-def _right_answers(items: list[Item]) -> dict[str, list[str]]:
-    return {item.uid: [step.answer for step in item.steps] for item in items}
 
 
 def _index(items, judged, place: np.ndarray, pool: str):

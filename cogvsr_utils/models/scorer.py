@@ -11,6 +11,8 @@ import pandas as pd
 import torch
 
 from cogvsr_utils.dataset.items import Item
+from cogvsr_utils.models.batching import batched
+from cogvsr_utils.models.chat import check_chats, right_answers
 from cogvsr_utils.models.generation import image_features_once
 from cogvsr_utils.models.interventions import Edit, intervene
 from cogvsr_utils.models.positions import encode_chats
@@ -31,6 +33,7 @@ class TeacherForcedScorer:
     """Items with all their right answers in one chat each, tokenised once, to be scored under many edits.
 
     One pass scores all steps of an item, so hundreds of edits are affordable; headline rows are generated instead.
+    Raises BadChat where ``answering.answer`` does, ValueError where no item has steps.
     ``index`` has a row a step (uid, group_id, step, function); ``batches`` have the inputs, the places (row, token) of
     the answers' tokens and the number of the step that each token belongs to.
 
@@ -44,10 +47,15 @@ class TeacherForcedScorer:
 
     def __init__(self, vlm: VLM, items: list[Item], batch_size: int = 16):
         self.vlm, self.batches, rows = vlm, [], []
-        items = sorted(items, key=lambda item: (len(item.steps), len(item.question)))  # so that little is padding
-        for first in range(0, len(items), batch_size):
-            some = items[first : first + batch_size]
-            inputs, places = encode_chats(vlm, some, {item.uid: [step.answer for step in item.steps] for item in some})
+        answers = right_answers(items)
+        check_chats(vlm, items, answers)
+        items = sorted(
+            (x for x in items if x.steps), key=lambda item: (item.image is None, len(item.steps), len(item.question))
+        )
+        if not items:
+            raise ValueError("no item has steps; expected some to score")
+        for some in batched(items, batch_size, lambda item: item.image is None):
+            inputs, places = encode_chats(vlm, some, answers)
             first_step = len(rows) + np.cumsum([0, *(len(item.steps) for item in some)])
             rows += [{"uid": item.uid, "group_id": item.group_id, "step": number, "function": step.function}
                      for item in some for number, step in enumerate(item.steps)]  # fmt: skip

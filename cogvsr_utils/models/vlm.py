@@ -56,6 +56,11 @@ class VLM:
         return next((value for value in found if isinstance(value, int)), None)
 
     @property
+    def context(self) -> int | None:
+        """How many tokens a chat may have, where the configuration says so."""
+        return getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
+
+    @property
     def causal(self) -> bool:
         """Whether no token reads a later one of the text."""
         return getattr(self.model.config.get_text_config(), "use_bidirectional_attention", None) is not True
@@ -65,7 +70,8 @@ class VLM:
         return self.processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=prompt)
 
     def encode(self, texts: list[str], images: list, side: str = "left") -> dict[str, torch.Tensor]:
-        """Token and pixel tensors (batch, tokens) on the model's device, padded on ``side``."""
+        """Token and pixel tensors (batch, tokens) on the model's device, padded on ``side``; all with a picture, or
+        none."""
         images = [[image] for image in images] if images[0] is not None else None
         self.tokenizer.padding_side = side
         # Many templates write the mark that begins a text; the tokenizer is not to add a second one.

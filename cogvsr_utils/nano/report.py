@@ -9,7 +9,7 @@ import typer
 
 from cogvsr_utils.analysis.accuracy import accuracy_table
 from cogvsr_utils.dataset.splits import TEST
-from cogvsr_utils.functions import SPATIAL
+from cogvsr_utils.functions import MAIN_NAME, SPATIAL
 from cogvsr_utils.models.chat import MAIN
 from cogvsr_utils.paths import NANO
 from cogvsr_utils.pipeline.experiment import Experiment
@@ -22,7 +22,7 @@ def main(name: str = typer.Argument("nano-internvl")) -> None:
     for quantize in (None, "4bit"):
         experiment = Experiment(name, quantize)
         judged, hard = answers[TEST](experiment), answers["hard"](experiment)
-        pooled = judged[~judged["function"].isin([*SPATIAL, "Main question"])]
+        pooled = judged[~judged["function"].isin([*SPATIAL, MAIN_NAME])]
         judged = pd.concat([judged, pooled.assign(function="Six non-spatial functions")])
         mains = pd.concat([judged, hard])
         mains = mains[mains["step"] == MAIN]

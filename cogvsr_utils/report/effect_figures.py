@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from cogvsr_utils.functions import NAMES
+from cogvsr_utils.functions import MAIN_NAME, NAMES
 from cogvsr_utils.report.figures import COLOR, DARK, GREY, SHORT, finish
 from cogvsr_utils.stats import ALPHA
 
@@ -22,7 +22,7 @@ def ablation_figure(matrix: pd.DataFrame) -> Figure:
 
     ``matrix`` is ``ablation_matrix``'s.
     """
-    columns, rows = [*NAMES, "Main question"], list(NAMES)
+    columns, rows = [*NAMES, MAIN_NAME], list(NAMES)
     points, q = (
         matrix.pivot(index="head_set", columns="function", values=v).loc[rows, columns] for v in ("change", "q")
     )

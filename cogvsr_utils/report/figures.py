@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 
 from cogvsr_utils.dataset.images import open_image
 from cogvsr_utils.dataset.items import Item
-from cogvsr_utils.functions import FUNCTIONS, NAMES
+from cogvsr_utils.functions import FUNCTIONS, MAIN_NAME, NAMES
 
 STYLE = {
     "font.size": 10, "axes.spines.top": False, "axes.spines.right": False, "axes.titlesize": 11,
@@ -83,7 +83,7 @@ def accuracy_figure(tables: dict) -> Figure:
     """Accuracy by function with intervals, one colour a table; ``tables`` maps a label to an accuracy table."""
     figure, axis = plt.subplots(figsize=(7.6, 4.0))
     first = next(iter(tables.values())).set_index("function")
-    names = [n for n in (*NAMES, "Main question") if n in first.index][::-1]
+    names = [n for n in (*NAMES, MAIN_NAME) if n in first.index][::-1]
     height, y = 0.8 / len(tables), np.arange(len(names))
     for i, (label, table) in enumerate(tables.items()):
         rows = table.set_index("function").loc[names]

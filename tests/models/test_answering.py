@@ -46,5 +46,5 @@ def test_chat_carries_earlier_answers_and_not_later_ones(items):
 
 
 def test_no_items_is_an_error(vlm):
-    with pytest.raises(ValueError, match="no items to answer"):
+    with pytest.raises(ValueError, match="no items; expected at least one"):
         answer(vlm, [])

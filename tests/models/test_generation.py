@@ -30,7 +30,7 @@ def at_once(vlm, chats, images, edits=None):
 def converse(vlm, items, edits=None):
     """The chats of every turn, the pictures, and the replies that Turns gave."""
     images, said, asked = [open_image(item) for item in items], [[] for _ in items], []
-    turns = CachedGeneration(vlm, images, max_new_tokens=4)
+    turns = CachedGeneration(vlm, items, max_new_tokens=4)
     for number in range(2):
         asked.append([conversation(item, replies, number) for item, replies in zip(items, said, strict=True)])
         with intervene(vlm, edits):

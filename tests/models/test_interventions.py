@@ -1,3 +1,4 @@
+from dataclasses import replace
 from itertools import combinations
 
 import numpy as np
@@ -8,8 +9,9 @@ from hypothesis import strategies as st
 
 from cogvsr_utils.analysis.matching import matched_controls
 from cogvsr_utils.dataset.images import open_image
+from cogvsr_utils.models.answering import answer
 from cogvsr_utils.models.chat import conversation
-from cogvsr_utils.models.interventions import Edit, directions, intervene, mask, mean_ablate, scale, steer
+from cogvsr_utils.models.interventions import SCOPES, Edit, directions, intervene, mask, mean_ablate, scale, steer
 from cogvsr_utils.models.positions import chat_spans
 from cogvsr_utils.models.scorer import TeacherForcedScorer
 
@@ -114,15 +116,137 @@ def test_an_edit_that_never_fires_is_an_error(vlm):
 @settings(max_examples=30)
 @given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 7)), min_size=1, max_size=6), st.floats(-3, 3))
 def test_edits_go_to_json_and_back(heads, factor):
+    heads = list(dict.fromkeys(heads))
     edits = [scale(heads, factor, "answer"), mean_ablate(heads, [np.full(24, factor)] * len(heads))]
     assert [Edit.from_json(e.to_json()) for e in edits] == edits
 
 
-def test_bad_edits_are_refused():
-    with pytest.raises(ValueError, match="scope is 'somewhere'"):
-        mask(HEADS, scope="somewhere")
-    with pytest.raises(ValueError, match="1 shift vectors for 2 heads"):
-        mean_ablate(HEADS, [np.ones(24)])
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: mask(HEADS, scope="somewhere"), "scope is 'somewhere'; expected one of"),
+        (lambda: Edit("erase", ((0, 1),)), "method is 'erase'; expected one of"),
+        (lambda: mask([]), "mask of no heads; expected at least one"),
+        (lambda: mask([(0, 1), (0, 1)]), r"heads \[\(0, 1\)\] are given more than once"),
+        (lambda: mask((0, 1)), r"\(0,\) is not a head; expected \(layer, head\)"),
+        (lambda: mask([(0.9, 1.7)]), r"\(0.9, 1.7\) is not a head"),
+        (lambda: mask([(0, -1)]), r"\(0, -1\) is not a head"),
+        (lambda: mask([(0, 1, 2)]), r"\(0, 1, 2\) is not a head"),
+        (lambda: scale(HEADS, float("nan")), "factor is nan; expected a finite number"),
+        (lambda: mask(HEADS, float("inf")), "factor is inf; expected a finite number"),
+        (lambda: mean_ablate(HEADS, []), "0 vectors for mean_ablate of 2 heads; expected 2"),
+        (lambda: mean_ablate(HEADS, [np.ones(24)]), "1 vectors for mean_ablate of 2 heads; expected 2"),
+        (lambda: steer(HEADS, [], 2.0), "0 vectors for steer of 2 heads; expected 2"),
+        (lambda: Edit("mask", ((0, 1),), 0.5, ((1.0,),)), "1 vectors for mask of 1 heads; expected 0"),
+        (lambda: steer([(0, 1)], [np.full(24, np.nan)], 1.0), r"vector of head \(0, 1\) .* expected finite numbers"),
+        (lambda: steer([(0, 1)], [np.ones(24)], float("inf")), r"vector of head \(0, 1\) .* expected finite numbers"),
+        (lambda: mean_ablate([(0, 1)], [np.ones(0)]), r"vector of head \(0, 1\) .* at least one"),
+    ],
+)
+def test_bad_edits_are_refused_when_made(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+def test_bad_edits_are_refused_when_bound_to_a_model(vlm, inputs):
+    for width in (1, 23, 25):
+        with pytest.raises(ValueError, match=rf"head \(1, 2\) has width {width}; expected 24"):
+            logits(vlm, inputs, steer([(1, 2)], [np.ones(width)], 1.0))
+    with pytest.raises(TypeError, match=r"\(0, 0\) is not an edit; expected one made by mask"):
+        logits(vlm, inputs, [(0, 0)])
+    with pytest.raises(KeyError, match="no such heads"):
+        logits(vlm, inputs, mask([(0, 8)]))
+
+
+def test_a_scope_without_tokens_is_an_error_in_all_chats_and_counted_in_some(vlm, items, asked, caplog):
+    """The picture's tokens: in chats without a picture there are none."""
+    blind = [replace(item, image=None) for item in asked]
+    edit = mask(HEADS, scope="image")
+    with pytest.raises(RuntimeError, match=r"edits of scope \['image'\] never fired"):
+        answer(vlm, blind, edits=edit)
+    with intervene(vlm, edit) as fired:
+        answer(vlm, [*asked[:1], *blind[1:]])
+    assert fired.without["image"] / fired.chats["image"] == 3 / 4 and "had no token in" in caplog.text
+    with intervene(vlm, edit) as fired:
+        answer(vlm, asked)
+    assert fired["image"] and not fired.without["image"]
+
+
+heads_of_nano = st.lists(st.tuples(st.integers(0, 5), st.integers(0, 7)), min_size=1, max_size=4, unique=True)
+
+
+@st.composite
+def edits_of_nano(draw):
+    """Up to three edits of any kind and scope, as a row of a batch may carry them."""
+    made = []
+    for _ in range(draw(st.integers(0, 3))):
+        heads, scope = draw(heads_of_nano), draw(st.sampled_from(SCOPES))
+        rng = np.random.default_rng(draw(st.integers(0, 99)))
+        vectors = rng.normal(size=(len(heads), 24))
+        factor = draw(st.floats(-2, 2))
+        made.append(draw(st.sampled_from([
+            mask(heads, scope=scope), scale(heads, factor, scope), mean_ablate(heads, vectors, scope),
+            steer(heads, vectors, factor, scope),
+        ])))  # fmt: skip
+    return made
+
+
+@settings(max_examples=25, deadline=None)
+@given(data=st.data())
+def test_random_edits_in_generate_are_those_of_a_loop_by_hand(vlm, asked, data):
+    """The oracle has no cache, no batch and no padding: token by token it runs the whole chat anew, and writes
+    ``factor * x + shift`` into the slices of each projection's input at the positions that a scope means."""
+    rows = [data.draw(edits_of_nano()) for _ in range(2)]
+    texts = [vlm.render(conversation(item, [], 0), prompt=True) for item in asked[:2]]
+    pictures = [open_image(item) for item in asked[:2]]
+    if any(rows):
+        with intervene(vlm, None, rows=rows):
+            out = vlm.model.generate(**vlm.encode(texts, pictures), do_sample=False, max_new_tokens=3, min_new_tokens=3,
+                                     return_dict_in_generate=True, output_logits=True)  # fmt: skip
+        for number, edits in enumerate(rows):
+            inputs = vlm.encode([texts[number]], [pictures[number]])
+            n_prompt = inputs["input_ids"].shape[1]
+            for step in range(3):
+                with torch.no_grad():
+                    expected = by_hand(vlm, inputs, edits, n_prompt)[0, -1]
+                got = out.logits[step][number]
+                finite = torch.isfinite(got)  # the end of text is suppressed
+                torch.testing.assert_close(got[finite], expected[finite], rtol=1e-3, atol=2e-3)
+                token = out.sequences[number, len(out.sequences[number]) - 3 + step]
+                for name, value in (("input_ids", token), ("attention_mask", 1)):
+                    inputs[name] = torch.cat([inputs[name], inputs[name].new_full((1, 1), int(value))], dim=1)
+
+
+def by_hand(vlm, inputs, edits, n_prompt):
+    ids, handles = inputs["input_ids"][0], []
+    at = torch.arange(len(ids), device=ids.device)
+    tokens = {"all": at >= 0, "prompt": at < n_prompt, "prompt_last": at == n_prompt - 1, "answer": at >= n_prompt - 1,
+              "image": (ids == vlm.image_token_id) & (at < n_prompt)}  # fmt: skip
+    table = vlm.heads.table.set_index(["layer", "head"])
+
+    def hook_of(module):
+        def hook(_, args):
+            x = args[0].clone()
+            for scope in sorted({edit.scope for edit in edits}):  # scopes one after the other, as in the alphabet
+                for edit in (edit for edit in edits if edit.scope == scope):
+                    for i, head in enumerate(edit.heads):
+                        row = table.loc[head]
+                        if row["module"] == module:
+                            start = row["start"] - vlm.heads.projections[module][0]
+                            shift = torch.tensor(edit.shift[i] if edit.shift else 0.0, device=x.device)
+                            here = x[0, tokens[scope], start : start + 24]
+                            x[0, tokens[scope], start : start + 24] = edit.factor * here + shift
+            return (x,)
+
+        return hook
+
+    for name in vlm.heads.projections:
+        handles.append(vlm.model.get_submodule(name).register_forward_pre_hook(hook_of(name)))
+    try:
+        return vlm.model(**inputs).logits
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 def test_random_sets_match_layers_and_avoid_the_chosen(vlm):
@@ -177,6 +301,9 @@ def test_direction_points_from_wrong_to_right(vlm):
     assert np.linalg.norm(direction) == pytest.approx(np.sqrt(1 + 4), rel=0.15)
     with pytest.raises(ValueError, match="expected some of both"):
         directions(Activations, [(2, 3)], np.ones(400, dtype=bool), np.ones(400, dtype=bool))
+    for wrong in (np.ones(399, dtype=bool), np.ones(400)):
+        with pytest.raises(ValueError, match=r"correct is \w+ \(\d+,\); expected bool \(400,\)"):
+            directions(Activations, [(2, 3)], np.ones(400, dtype=bool), wrong)
 
 
 def test_scored_steps_are_right_where_each_alone_would_be(vlm, items):
