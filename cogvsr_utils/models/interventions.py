@@ -185,7 +185,7 @@ def intervene(
     finally:
         for handle in handles:
             handle.remove()
-    silent = [scope for scope in scopes if not fired[scope]]
+    silent = [scope for scope in scopes if not fired[scope] or 0 < fired.chats[scope] == fired.without[scope]]
     if silent:
         raise RuntimeError(f"edits of scope {silent} never fired: nothing inside the block ran such tokens")
     for scope, n in (+fired.without).items():
@@ -201,7 +201,7 @@ class _Pass:
     def __init__(self, vlm, carries: list[bool], fired: Fired):
         self.image_id, self.fired = vlm.image_token_id, fired
         self.carries = torch.tensor(carries, device=vlm.device) if any(carries) else None
-        self.image = None  # (batch, tokens, 1), or None where no row that carries such an edit has image tokens
+        self.image = None  # (batch, tokens, 1)
         self.ids = None
         self.prefill = True
 
@@ -220,10 +220,8 @@ class _Pass:
             carries = self.carries.expand(len(ids))
             self.image = image[..., None]
             if begun:  # else the picture is in the kept cache
-                without, chats = int((carries & ~image.any(1)).sum()), int(carries.sum())
-                self.fired.without["image"] += without
-                self.fired.chats["image"] += chats
-                self.image = None if without == chats else self.image
+                self.fired.without["image"] += int((carries & ~image.any(1)).sum())
+                self.fired.chats["image"] += int(carries.sum())
 
     def tokens(self, scope: str, x: torch.Tensor) -> torch.Tensor | None:
         """Mask (batch, tokens, 1) of the tokens in scope, True for all, None for none."""
