@@ -1,14 +1,18 @@
 """Files written whole or not at all, and short hashes of their content.
 
 replacing(path)        a partial file that takes the place of ``path`` when all of it is written
+read_whole(path, ...)  what a file holds; a damaged one is named, with what to do; read_json, as a way to read it
 digest(*parts)         sixteen characters that differ between texts or file contents
 """
 
 import hashlib
+import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
+from zipfile import BadZipFile
 
 
 @contextmanager
@@ -26,6 +30,21 @@ def replacing(path: str | Path) -> Iterator[Path]:
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def read_whole(path: Path, read: Callable[[Path], Any], advice: str) -> Any:
+    """``read(path)``; raises ValueError that names the file, with ``advice``, where its content is damaged."""
+    try:
+        return read(path)
+    except (FileNotFoundError, PermissionError):
+        raise
+    except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
+        raise ValueError(f"{path} is damaged ({error}); {advice}") from None
+
+
+def read_json(path: Path) -> Any:
+    """The JSON in a file."""
+    return json.loads(path.read_text(encoding="utf-8"))
 
 
 def digest(*parts: str | bytes) -> str:

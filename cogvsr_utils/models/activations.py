@@ -3,7 +3,7 @@
     HeadActivations.open(folder)    the stored features with their index and header
     ShardedStore(folder, header)    writes shards and joins them; a killed run resumes at the last
 
-Plain numpy, parquet and JSON; nothing is pickled.
+Plain numpy, parquet and JSON; nothing is pickled. One process writes to a store at a time.
 """
 
 from __future__ import annotations
@@ -16,9 +16,13 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from filelock import FileLock, Timeout
 
-from cogvsr_utils.files import replacing
+from cogvsr_utils.files import read_json, read_whole, replacing
 from cogvsr_utils.models.head_map import HeadMap
+
+COPY = "bring it back from a copy, or give another store"
+AGAIN = "take this one file away and run again: only it is made anew"
 
 
 @dataclass(frozen=True)
@@ -37,14 +41,22 @@ class HeadActivations:
 
     @classmethod
     def open(cls, folder: str | Path) -> HeadActivations:
-        """Open a finished store; raises FileNotFoundError where there is none."""
+        """Open a finished store; raises FileNotFoundError where there is none or a file of it is missing, ValueError
+        naming a file that is damaged."""
         folder = Path(folder)
         if not (folder / "header.json").is_file():
             raise FileNotFoundError(f"no finished activations in {folder}; expected what capture() writes there")
-        header = json.loads((folder / "header.json").read_text())
-        heads = HeadMap(pd.read_parquet(folder / "heads.parquet"))
-        features = np.load(folder / "features.npy", mmap_mode="r")
-        return cls(features, pd.read_parquet(folder / "index.parquet"), heads, header)
+        header = read_whole(folder / "header.json", read_json, COPY)
+        heads = HeadMap(read_whole(folder / "heads.parquet", pd.read_parquet, COPY))
+        index = read_whole(folder / "index.parquet", pd.read_parquet, COPY)
+
+        def read(path):
+            features = np.load(path, mmap_mode="r")
+            if features.shape != (len(index), heads.width):
+                raise ValueError(f"shape {features.shape}; expected {(len(index), heads.width)} by the index and heads")
+            return features
+
+        return cls(read_whole(folder / "features.npy", read, COPY), index, heads, header)
 
     def by_head(self) -> np.ndarray:
         """Features as (rows, heads, head_dim) float32; where heads differ in width, the narrower end in zeros."""
@@ -57,32 +69,52 @@ class HeadActivations:
 
 
 class ShardedStore:
-    """A folder of shards; raises ValueError where it was begun from other settings than ``header``."""
+    """A folder in which shards of features are kept until all are there and are joined.
 
-    def __init__(self, folder: str | Path, header: dict):
-        self.folder, self.header, self.shards = Path(folder), json.loads(json.dumps(header)), []
+    ``header`` records what makes the features, ``making`` how they are made in parts, such as the size of a batch.
+    Whoever goes on with a store that is not whole has to have the same of both, for the same bytes; a whole one is
+    opened whatever its making. Raises ValueError where they differ, and where a file is damaged or is not of this
+    store; OSError where another process writes to it. Use it in a ``with`` block: it is locked inside.
+    """
+
+    def __init__(self, folder: str | Path, header: dict, making: dict):
+        self.folder = Path(folder)
+        self.header, self.making = json.loads(json.dumps(header)), json.loads(json.dumps(making))
+        self.shards: list[tuple[Path, int, int]] = []
         self.folder.mkdir(parents=True, exist_ok=True)
-        path = self.folder / "settings.json"
-        if not path.exists():
-            self._write(path, lambda file: file.write_text(json.dumps(self.header, indent=1)))
-        theirs = json.loads(path.read_text())
-        differing = [k for k in self.header if self.header[k] != theirs.get(k)]
-        if differing:
-            pairs = "; ".join(f"{k}: there {theirs.get(k)!r}, now {self.header[k]!r}" for k in differing)
-            raise ValueError(f"{folder} was made from other settings ({pairs}); give another store or delete this one")
+        self.lock = FileLock(self.folder / ".lock")
+
+    def __enter__(self) -> ShardedStore:
+        try:
+            self.lock.acquire(timeout=0)
+        except Timeout:
+            raise OSError(f"another process writes to {self.folder}; wait for it, or give another store") from None
+        try:
+            self._compare()
+        except BaseException:
+            self.lock.release()
+            raise
+        return self
+
+    def __exit__(self, *error):
+        self.lock.release()
 
     @property
     def finished(self) -> bool:
         """Whether all shards were joined."""
         return (self.folder / "header.json").exists()
 
-    def add(self, number: int, make: Callable) -> None:
-        """Keep shard ``number``: what ``make()`` returns, (features, place), unless it is there already.
+    def add(self, first: int, stop: int, make: Callable) -> None:
+        """Keep the shard of the items ``first`` to ``stop``: what ``make()`` returns, (features, place), unless it is
+        there already.
 
-        Raises ValueError for activations that are not finite in float16, OSError where the disk is full.
+        Raises ValueError for activations that are not finite in float16 and for a damaged shard, OSError where the disk
+        is full.
         """
-        path = self.folder / f"shard-{number:07d}.npz"
-        if not path.exists():
+        path = self.folder / f"shard-{first:07d}-{stop:07d}.npz"
+        if path.exists():
+            _, place = self._read(path, first, stop)
+        else:
             features, place = make()
             bad = np.flatnonzero(~np.isfinite(features).all(1))
             if len(bad):
@@ -91,8 +123,8 @@ class ShardedStore:
                     f"{len(bad)} rows of {path.stem} have activations that are not finite in float16, first item "
                     f"{item}, step {step}; expected none: load the model with another dtype"
                 )
-            self._write(path, lambda file: np.savez(file, features=features, place=place))
-        self.shards.append(path)
+            self._write(path, lambda file: np.savez(file, features=features, place=place, items=(first, stop)))
+        self.shards.append((path, first, stop))
 
     def remember(self, name: str, measure: Callable[[], int]) -> int:
         """A setting that was measured when the store was begun, so that a resumed run takes the same."""
@@ -100,16 +132,19 @@ class ShardedStore:
         if not path.exists():
             value = measure()
             self._write(path, lambda file: file.write_text(json.dumps(value)))
-        return json.loads(path.read_text())
+        return int(read_whole(path, read_json, COPY))
 
-    def join(self, index: Callable, heads: HeadMap) -> HeadActivations:
+    def join(self, n_items: int, index: Callable, heads: HeadMap) -> HeadActivations:
         """All shards in one array, rows ordered by item and step; the header is written last and marks it whole.
 
         ``index(place)`` makes, from (rows, [item, step, tokens, token]), the table of rows and the list of steps that
-        have none.
+        have none. Raises ValueError where the shards do not hold each of ``n_items`` items once.
         """
+        ends = [0, *(stop for *_, stop in self.shards)]
+        if [first for _, first, _ in self.shards] != ends[:-1] or ends[-1] != n_items:
+            raise ValueError(f"the shards in {self.folder} do not hold each of {n_items} items once")
         # Shards are runs of items, one after the other, so what is in order within each is in order in all.
-        places = [np.load(path)["place"] for path in self.shards]
+        places = [self._read(*shard)[1] for shard in self.shards]
         orders = [np.lexsort(place.T[[3, 1, 0]]) for place in places]
         place = np.concatenate([place[order] for place, order in zip(places, orders, strict=True)])
 
@@ -118,7 +153,7 @@ class ShardedStore:
             with path.open("wb") as file:
                 np.lib.format.write_array_header_1_0(file, shape)
                 for shard, order in zip(self.shards, orders, strict=True):
-                    file.write(np.load(shard)["features"][order].tobytes())
+                    file.write(self._read(*shard)[0][order].tobytes())
 
         self._write(self.folder / "features.npy", write_features)
         rows, not_located = index(place)
@@ -126,9 +161,39 @@ class ShardedStore:
         self._write(self.folder / "heads.parquet", heads.table.to_parquet)
         header = json.dumps({**self.header, "not_located": not_located}, indent=1)
         self._write(self.folder / "header.json", lambda path: path.write_text(header))
-        for path in self.shards:
+        for path, *_ in self.shards:
             path.unlink()
         return HeadActivations.open(self.folder)
+
+    def _compare(self):
+        """Refuse a store of other settings, and files that are not of this store."""
+        for partial in self.folder.glob(".*.part*"):  # what a killed writer left
+            partial.unlink()
+        path, here = self.folder / "settings.json", {**self.header, **self.making}
+        if not path.exists():
+            if other := sorted(each.name for each in self.folder.iterdir() if each.name != ".lock"):
+                raise ValueError(f"{self.folder} has other files ({', '.join(other[:3])}); give another store")
+            self._write(path, lambda file: file.write_text(json.dumps(here, indent=1)))
+        there = read_whole(path, read_json, COPY)
+        # How it was made in parts does not matter any more for what is whole.
+        differing = [name for name in (self.header if self.finished else here) if here[name] != there.get(name)]
+        if differing:
+            pairs = "; ".join(f"{name}: there {there.get(name)!r}, now {here[name]!r}" for name in differing)
+            raise ValueError(f"{self.folder} was made from other settings ({pairs}); give those, or another store")
+
+    def _read(self, path: Path, first: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
+        """Features and places of a shard."""
+
+        def read(path):
+            with np.load(path) as saved:
+                features, place, items = saved["features"], saved["place"], saved["items"]
+            inside = place.ndim == 2 and place.shape[1] == 4 and ((place[:, 0] >= first) & (place[:, 0] < stop)).all()
+            once = len(np.unique(place[:, [0, 1, 3]], axis=0)) == len(place)
+            if not (inside and once and tuple(items) == (first, stop) and features.shape[0] == len(place)):
+                raise ValueError(f"it does not hold the rows of items {first} to {stop}, each once")
+            return features, place
+
+        return read_whole(path, read, AGAIN)
 
     def _write(self, path: Path, write):
         """``write(path)``, whole or not at all; a full disk leaves what was there."""

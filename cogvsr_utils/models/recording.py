@@ -22,8 +22,8 @@ from tqdm import tqdm
 from cogvsr_utils.dataset.images import image_size, items_digest
 from cogvsr_utils.dataset.items import Item
 from cogvsr_utils.dataset.scoring import judge
-from cogvsr_utils.files import digest, replacing
-from cogvsr_utils.models.activations import HeadActivations, ShardedStore
+from cogvsr_utils.files import digest, read_whole, replacing
+from cogvsr_utils.models.activations import AGAIN, HeadActivations, ShardedStore
 from cogvsr_utils.models.answering import answer
 from cogvsr_utils.models.batching import FIRST, batched, in_halves, measure_batch
 from cogvsr_utils.models.chat import CLOSING, INSTRUCTION, MAIN, check_chats, right_answers, step_replies
@@ -92,8 +92,9 @@ def capture(
     items; else the model answers first. Without a ``batch_size`` the first batch on a GPU measures how many chats fit.
 
     A killed run resumes at its last shard and gives the same bytes. Steps that cannot be located are left out, listed
-    in the header as ``not_located`` and counted in the log. Raises ValueError for a store made from other settings and
-    for activations that are not finite, OSError where the disk is or would be full.
+    in the header as ``not_located`` and counted in the log. Raises ValueError for a store made from other settings,
+    for answers that do not cover every step once, and for activations that are not finite; BadChat where ``answer``
+    does; OSError where the disk is or would be full and where another process writes to the store.
 
     >>> import tempfile
     >>> from cogvsr_utils import Item, Step, load_vlm
@@ -103,24 +104,33 @@ def capture(
     (1, 48, 24)
     """
     reading = Reading(position, at, pool, content_tokens)
-    shards = ShardedStore(store, _header(vlm, items, answers, reading))
-    if shards.finished:
-        return HeadActivations.open(shards.folder)
+    for name, given in (("batch_size", batch_size), ("shard", shard)):
+        if given is not None and given < 1:
+            raise ValueError(f"{name} is {given}; expected at least 1")
     n_rows = sum(len(item.steps) for item in items)
-    needed, free = 2 * n_rows * vlm.heads.width * 2, shutil.disk_usage(shards.folder).free
-    if needed > free:
-        raise OSError(
-            f"{shards.folder} needs {needed / 1e9:.1f} GB (shards and the whole); {free / 1e9:.1f} GB are free"
-        )
-    if answers is None:
-        answers = _kept_answers(vlm, items, shards.folder, progress)
-    answers = answers[answers["uid"].isin([item.uid for item in items])]
-    reader = _Reader(vlm, items, step_replies(answers), reading)
-    size = batch_size or shards.remember("batch_size", reader.measured_batch_size)
-    for first in tqdm(range(0, len(items), shard), desc="capture", disable=not progress):
-        shards.add(first, lambda first=first: reader.read(range(first, min(first + shard, len(items))), size))
-    judged = judge(answers[answers["step"] != MAIN])
-    found = shards.join(lambda place: _index(items, judged, place, pool), vlm.heads)
+    check_chats(vlm, items, None if answers is None else step_replies(answers))
+    if not n_rows:
+        raise ValueError("no item has steps; expected some to capture")
+    if answers is not None:
+        answers = _of_all_steps(answers, items)
+    making = {"batch_size": batch_size, "shard": shard}
+    with ShardedStore(store, _header(vlm, items, answers, reading), making) as shards:
+        if shards.finished:
+            return HeadActivations.open(shards.folder)
+        needed, free = 2 * n_rows * vlm.heads.width * 2, shutil.disk_usage(shards.folder).free
+        if needed > free:
+            raise OSError(
+                f"{shards.folder} needs {needed / 1e9:.1f} GB (shards and the whole); {free / 1e9:.1f} GB are free"
+            )
+        if answers is None:
+            answers = _of_all_steps(_kept_answers(vlm, items, shards.folder, progress), items)
+        reader = _Reader(vlm, items, step_replies(answers), reading)
+        size = batch_size or shards.remember("batch_size", reader.measured_batch_size)
+        for first in tqdm(range(0, len(items), shard), desc="capture", disable=not progress):
+            stop = min(first + shard, len(items))
+            shards.add(first, stop, lambda first=first, stop=stop: reader.read(range(first, stop), size))
+        judged = judge(answers)
+        found = shards.join(len(items), lambda place: _index(items, judged, place, pool), vlm.heads)
     if missing := found.header["not_located"]:
         log.warning("%d of %d steps could not be located and have no activations: %s%s", len(missing), len(judged),
                     ", ".join(missing[:5]), " …" if len(missing) > 5 else "")  # fmt: skip
@@ -236,6 +246,18 @@ def _index(items, judged, place: np.ndarray, pool: str):
     return rows, [f"{u}:{s}" for u, s in zip(judged["uid"], judged["step"], strict=True) if (u, s) not in known]
 
 
+def _of_all_steps(answers: pd.DataFrame, items: list[Item]) -> pd.DataFrame:
+    """The rows of the items' steps; raises ValueError where they are not one for each."""
+    steps = answers[(answers["step"] != MAIN) & answers["uid"].isin([item.uid for item in items])]
+    wanted = pd.MultiIndex.from_tuples([(item.uid, step) for item in items for step in range(len(item.steps))])
+    given = pd.MultiIndex.from_frame(steps[["uid", "step"]])
+    for what, wrong in (("have no", wanted.difference(given)), ("have two", given[given.duplicated()]),
+                        ("have an unknown", given.difference(wanted))):  # fmt: skip
+        if len(wrong):
+            raise ValueError(f"{len(wrong)} steps {what} answer, such as {wrong[0]}; expected one for every step")
+    return steps
+
+
 def _kept_answers(vlm, items, folder: Path, progress: bool):
     """The model's answers, kept beside the shards so that a killed run does not ask again."""
     path = folder / "answers.parquet"
@@ -243,16 +265,13 @@ def _kept_answers(vlm, items, folder: Path, progress: bool):
         found = answer(vlm, items, progress=progress)
         with replacing(path) as partial:
             found.to_parquet(partial)
-    return pd.read_parquet(path)
+    return read_whole(path, pd.read_parquet, AGAIN)
 
 
 def _header(vlm: VLM, items: list[Item], answers, reading: Reading) -> dict:
     import transformers
 
-    given = answers
-    if given is not None:
-        given = given[(given["step"] != MAIN) & given["uid"].isin([item.uid for item in items])]
-        given = given[["uid", "step", "prediction"]].sort_values(["uid", "step"])
+    given = None if answers is None else answers[["uid", "step", "prediction"]].sort_values(["uid", "step"])
     content_tokens = reading.content_tokens if reading.position == "answer_content" else None
     return {
         "model": vlm.name, "revision": vlm.revision, "quantize": vlm.quantize, "dtype": str(vlm.model.dtype),

@@ -67,13 +67,14 @@ class TeacherForcedScorer:
     def score(self, edits: Edit | list[Edit] | None = None) -> StepScores:
         """Score every row of ``index``, the earlier answers being the right ones."""
         correct, log_prob = np.ones(len(self.index), dtype=bool), np.zeros(len(self.index))
-        for (inputs, (row, token), owner), features in zip(self.batches, self._features, strict=True):
-            with intervene(self.vlm, edits), image_features_once(self.vlm, features):
-                logits = self.vlm.next_logits(inputs, row, token - 1)  # (answer tokens, vocabulary)
-            targets = inputs["input_ids"][row, token]
-            correct[owner[(logits.argmax(1) != targets).cpu().numpy()]] = False
-            each = logits.log_softmax(1).gather(1, targets[:, None])[:, 0]
-            np.add.at(log_prob, owner, each.double().cpu().numpy())
+        with intervene(self.vlm, edits):
+            for (inputs, (row, token), owner), features in zip(self.batches, self._features, strict=True):
+                with image_features_once(self.vlm, features):
+                    logits = self.vlm.next_logits(inputs, row, token - 1)  # (answer tokens, vocabulary)
+                targets = inputs["input_ids"][row, token]
+                correct[owner[(logits.argmax(1) != targets).cpu().numpy()]] = False
+                each = logits.log_softmax(1).gather(1, targets[:, None])[:, 0]
+                np.add.at(log_prob, owner, each.double().cpu().numpy())
         return StepScores(correct, log_prob)
 
     @torch.inference_mode()

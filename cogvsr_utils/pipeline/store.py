@@ -24,8 +24,9 @@ from typing import Any, get_type_hints
 
 import numpy as np
 import pandas as pd
+from filelock import FileLock
 
-from cogvsr_utils.files import digest, replacing
+from cogvsr_utils.files import digest, read_whole, replacing
 from cogvsr_utils.pipeline.experiment import Experiment
 from cogvsr_utils.source_code import code_digest
 
@@ -65,7 +66,7 @@ class Result:
 
     def is_kept(self, experiment: Experiment) -> bool:
         """Whether a valid result is there."""
-        return self.stamp_path(experiment).is_file()
+        return self.stamp_path(experiment).is_file() and self.data_path(experiment).exists()
 
     def all_needs(self) -> Iterator[Result]:
         """Every result that this one rests on, the deepest first, possibly more than once."""
@@ -75,17 +76,25 @@ class Result:
 
     def __call__(self, experiment: Experiment) -> Any:
         if not self.is_kept(experiment):
-            self._make(experiment)
+            needed = {name: need(experiment) for name, need in self.needs.items()}
+            experiment.folder.mkdir(parents=True, exist_ok=True)
+            # One maker at a time; who waits takes what the other made. A killed process leaves no lock behind.
+            with FileLock(experiment.folder / f".{self.name}.lock"):
+                if not self.is_kept(experiment):
+                    self._make(experiment, needed)
         path, kind = self.data_path(experiment), get_type_hints(self.make)["return"]
-        if kind is pd.DataFrame:
-            return pd.read_parquet(path)
-        if hasattr(kind, "open"):
-            return kind.open(path)
-        with np.load(path) as saved:
-            return _from_arrays(kind, dict(saved))
 
-    def _make(self, experiment: Experiment):
-        needed = {name: need(experiment) for name, need in self.needs.items()}
+        def read(path):
+            if kind is pd.DataFrame:
+                return pd.read_parquet(path)
+            if hasattr(kind, "open"):
+                return kind.open(path)
+            with np.load(path) as saved:
+                return _from_arrays(kind, dict(saved))
+
+        return read_whole(path, read, f"take {self.stamp_path(experiment)} away to have {self.name} made anew")
+
+    def _make(self, experiment: Experiment, needed: dict[str, Any]):
         log.info("making %s for %s", self.name, experiment.title)
         path, start = self.data_path(experiment), time.perf_counter()
         scope = experiment.restricted(self.splits)

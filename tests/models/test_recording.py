@@ -101,7 +101,7 @@ def test_a_killed_run_resumes_and_gives_the_same_bytes(vlm, items, answers, capt
     with pytest.raises(KeyboardInterrupt):
         capture(vlm, items, **settings)
     kept = sorted(p.name for p in tmp_path.glob("shard-*.npz"))
-    assert kept == ["shard-0000000.npz"]
+    assert kept == ["shard-0000000-0000007.npz"]
     monkeypatch.setattr(module, "read_heads", read_heads)
     again = capture(vlm, items, **settings)
     assert again.features.tobytes() == captured.features.tobytes()
@@ -255,7 +255,7 @@ def test_what_is_not_finite_is_refused_and_good_shards_stay(vlm, items, answers,
     monkeypatch.setattr(module, "read_heads", broken)
     with pytest.raises(ValueError, match=r"not finite in float16, first item \d+, step 0; expected none"):
         capture(vlm, items, store=tmp_path, answers=answers, shard=4)
-    assert [p.name for p in tmp_path.glob("shard-*")] == ["shard-0000000.npz"]
+    assert [p.name for p in tmp_path.glob("shard-*")] == ["shard-0000000-0000004.npz"]
 
 
 def test_a_full_disk_is_named_and_good_shards_stay(vlm, items, answers, tmp_path, monkeypatch):
@@ -273,7 +273,7 @@ def test_a_full_disk_is_named_and_good_shards_stay(vlm, items, answers, tmp_path
     monkeypatch.setattr(np, "savez", full)
     with pytest.raises(OSError, match=r"cannot write .*No space left.* the 1 shards before it are kept: make room"):
         capture(vlm, items, store=tmp_path / "a", answers=answers, shard=4)
-    assert sorted(p.name for p in (tmp_path / "a").glob("shard-*")) == ["shard-0000000.npz"]
+    assert sorted(p.name for p in (tmp_path / "a").glob("shard-*")) == ["shard-0000000-0000004.npz"]
     monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10, 9, 1))
     with pytest.raises(OSError, match=r"needs 0\.0 GB .* 0\.0 GB are free"):
         capture(vlm, items, store=tmp_path / "b", answers=answers)

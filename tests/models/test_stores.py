@@ -1,0 +1,182 @@
+"""Nothing of a capture is lost or silently wrong, however it was stopped and with whatever it is taken up."""
+
+import json
+import signal
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from cogvsr_utils.models.activations import HeadActivations, ShardedStore
+from cogvsr_utils.models.recording import capture
+
+MAKING = {"batch_size": 5, "shard": 4}
+
+# A process that loads the model once and then lets children capture, each killed at a random moment, some of them with
+# other sizes of batch and shard. Threads are off, since a child cannot use its parent's.
+CHAOS = """
+import os, random, signal, sys, time
+import pandas as pd, torch
+torch.set_num_threads(1)
+from pathlib import Path
+from cogvsr_utils import capture, load_items, load_vlm
+folder, source = Path(sys.argv[1]), sys.argv[2]
+vlm, items = load_vlm("nano-internvl"), load_items(source)[:12]
+answers = pd.read_parquet(folder / "answers.parquet")
+rng, kills, refused, store = random.Random(0), 0, 0, 0
+
+def child(**making):
+    pid = os.fork()
+    if pid == 0:
+        try:
+            capture(vlm, items, store=folder / f"store-{store}", answers=answers, progress=False, **making)
+            os._exit(0)
+        except ValueError as error:
+            os._exit(3 if "made from other settings" in str(error) else 4)
+        except BaseException:
+            os._exit(5)
+    return pid
+
+start = time.perf_counter()
+os.waitpid(child(batch_size=5, shard=1), 0)  # undisturbed
+whole = time.perf_counter() - start
+while kills < 50:
+    store += 1
+    while not (folder / f"store-{store}" / "header.json").exists():
+        begun = (folder / f"store-{store}" / "settings.json").exists()
+        other = begun and rng.random() < 0.3
+        pid = child(**({"batch_size": rng.choice([2, 5]), "shard": rng.choice([3, 7])} if other
+                       else {"batch_size": 5, "shard": 1}))
+        time.sleep(rng.random() * whole)
+        os.kill(pid, signal.SIGKILL)
+        status = os.waitpid(pid, 0)[1]
+        kills += os.WIFSIGNALED(status)
+        code = os.WEXITSTATUS(status) if os.WIFEXITED(status) else None
+        refused += code == 3
+        assert code in ((3, None) if other else (0, None)), (code, other)
+print(store, kills, refused)
+"""
+
+
+def test_captures_killed_at_fifty_moments_give_the_bytes_of_an_undisturbed_one(answers, small_set, tmp_path):
+    answers.to_parquet(tmp_path / "answers.parquet")
+    command = [sys.executable, "-c", CHAOS, str(tmp_path), str(small_set)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    stores, kills, refused = map(int, done.stdout.split())
+    whole = HeadActivations.open(tmp_path / "store-0")
+    for number in range(1, stores + 1):
+        again = HeadActivations.open(tmp_path / f"store-{number}")
+        assert again.features.tobytes() == whole.features.tobytes() and again.index.equals(whole.index)
+    assert kills >= 50 and refused > 0
+
+
+@pytest.fixture
+def begun(vlm, items, answers, tmp_path, monkeypatch):
+    """A store in which the first shard is kept, and what went on to be captured."""
+    add = ShardedStore.add
+
+    def dies(self, first, stop, make):
+        if first > 0:
+            raise KeyboardInterrupt
+        add(self, first, stop, make)
+
+    monkeypatch.setattr(ShardedStore, "add", dies)
+    with pytest.raises(KeyboardInterrupt):
+        capture(vlm, items, store=tmp_path / "s", answers=answers, **MAKING)
+    monkeypatch.setattr(ShardedStore, "add", add)
+    return tmp_path / "s"
+
+
+def features(vlm, items, answers, store, **making):
+    return capture(vlm, items, store=store, answers=answers, **MAKING | making).features.tobytes()
+
+
+def test_other_sizes_are_refused_until_whole(vlm, items, answers, begun, tmp_path):
+    for making in ({"shard": 16}, {"shard": 1}, {"batch_size": 3}, {"batch_size": None}):
+        ((name, now),) = making.items()
+        with pytest.raises(ValueError, match=rf"{name}: there \d, now {now}\); give those, or another store"):
+            features(vlm, items, answers, begun, **making)
+    whole = features(vlm, items, answers, begun)
+    assert whole == features(vlm, items, answers, tmp_path / "t")
+    assert whole == features(vlm, items, answers, begun, shard=16, batch_size=3)
+
+
+@pytest.mark.parametrize("harm", ["cut", "text", "another's rows", "a row twice"])
+def test_a_damaged_shard_is_named_and_only_it_is_made_anew(vlm, items, answers, begun, tmp_path, harm):
+    path = begun / "shard-0000000-0000004.npz"
+    with np.load(path) as saved:
+        kept = dict(saved)
+    if harm == "cut":
+        path.write_bytes(path.read_bytes()[:500])
+    elif harm == "text":
+        path.write_text("not a shard")
+    else:
+        place = kept["place"].copy()
+        place[0] = place[1] if harm == "a row twice" else [9, 0, 1, 0]
+        np.savez(path, **kept | {"place": place})
+    with pytest.raises(ValueError, match=rf"{path.name} is damaged .*take this one file away and run again"):
+        features(vlm, items, answers, begun)
+    path.unlink()
+    assert features(vlm, items, answers, begun) == features(vlm, items, answers, tmp_path / "t")
+
+
+@pytest.mark.parametrize("name", ["settings.json", "header.json", "features.npy", "index.parquet", "heads.parquet"])
+def test_a_damaged_file_of_a_whole_store_is_named(vlm, items, answers, tmp_path, name):
+    features(vlm, items, answers, tmp_path)
+    path = tmp_path / name
+    path.write_bytes(path.read_bytes()[:-40])
+    with pytest.raises(ValueError, match=rf"{name} is damaged .*bring it back from a copy, or give another store"):
+        features(vlm, items, answers, tmp_path)
+
+
+def test_kept_answers_that_are_damaged_are_named(vlm, items, tmp_path, monkeypatch):
+    monkeypatch.setattr(ShardedStore, "join", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        capture(vlm, items[:2], store=tmp_path)
+    (tmp_path / "answers.parquet").write_bytes(b"PAR1")
+    with pytest.raises(ValueError, match=r"answers\.parquet is damaged .*take this one file away and run again"):
+        capture(vlm, items[:2], store=tmp_path)
+
+
+def test_a_folder_of_other_files_is_refused_and_left_as_it_was(vlm, items, answers, tmp_path):
+    (tmp_path / "thesis.tex").write_text("years of work")
+    with pytest.raises(ValueError, match=r"has other files \(thesis\.tex\); give another store"):
+        features(vlm, items, answers, tmp_path)
+    assert (tmp_path / "thesis.tex").read_text() == "years of work"
+
+
+def test_a_folder_that_cannot_be_written_to_is_named(vlm, items, answers):
+    with pytest.raises(OSError, match="/sys/activations"):  # read-only for every user
+        features(vlm, items, answers, "/sys/activations")
+
+
+def test_one_writer_at_a_time_and_a_killed_one_leaves_no_lock(vlm, items, answers, begun, tmp_path):
+    settings = json.loads((begun / "settings.json").read_text())
+    (tmp_path / "settings.json").write_text(json.dumps(settings))
+    holds = (
+        "import json, sys, time; from cogvsr_utils.models.activations import ShardedStore; "
+        f"s = json.load(open({str(tmp_path / 'settings.json')!r})); "
+        f"store = ShardedStore({str(begun)!r}, s, {{}}); store.__enter__(); print('locked', flush=True); time.sleep(600)"
+    )
+    other = subprocess.Popen([sys.executable, "-c", holds], stdout=subprocess.PIPE, text=True)
+    assert other.stdout.readline() == "locked\n"
+    with pytest.raises(OSError, match=r"another process writes to .*; wait for it, or give another store"):
+        features(vlm, items, answers, begun)
+    other.send_signal(signal.SIGKILL)
+    other.wait()
+    (begun / ".settings.99.part.json").write_text("{")  # as a writer leaves that was killed at it
+    assert features(vlm, items, answers, begun) == features(vlm, items, answers, tmp_path / "t")
+    assert not list(begun.glob(".*.part*"))
+
+
+@pytest.mark.parametrize("what", ["have no", "have two", "have an unknown"])
+def test_answers_that_do_not_fit_are_refused_and_right_ones_are_taken_after_them(vlm, items, answers, tmp_path, what):
+    own = answers[answers["uid"] == items[0].uid]
+    wrong = {"have no": answers.drop(own.index[0]), "have two": answers.loc[[*answers.index, own.index[0]]],
+             "have an unknown": answers.loc[[*answers.index, own.index[0]]].assign(
+                 step=[*answers["step"], 99])}[what]  # fmt: skip
+    with pytest.raises(ValueError, match=rf"1 steps {what} answer, such as .*; expected one for every step"):
+        features(vlm, items, wrong, tmp_path)
+    assert len(capture(vlm, items, store=tmp_path, answers=answers, **MAKING).index)
