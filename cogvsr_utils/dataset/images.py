@@ -4,21 +4,31 @@ open_image(item)       the picture as an RGB PIL image
 image_size(item)       its width and height, without decoding it
 image_bytes(item)      its file's content
 items_digest(items)    sixteen characters that change with the data, pictures included
+
+A picture is shown as viewers show it: turned as its EXIF orientation says, transparent parts on white, 16 bits scaled
+to 8, of an animation the first frame; one pixel is enough. Refused are pictures that cannot be decoded, and those more
+than ``LONGEST`` times as long as wide, or as wide as long, which models cannot take.
 """
 
 from __future__ import annotations
 
 import json
+import struct
 from dataclasses import asdict
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+import numpy as np
 
 from cogvsr_utils.dataset.items import Item
 from cogvsr_utils.files import digest
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+
+LONGEST = 200  # Qwen2.5-VL's limit
+ORIENTATION = 0x0112  # EXIF's tag; 5 to 8 are turned by a quarter
 
 
 def open_image(item: Item) -> Image | None:
@@ -30,13 +40,18 @@ def open_image(item: Item) -> Image | None:
 
     if item.image is None:
         return None
-    picture = _read(item, lambda picture: picture.convert("RGB"))
+    picture = _read(item, lambda picture: _in_eight_bits(ImageOps.exif_transpose(picture)))
     return ImageOps.mirror(picture) if item.mirror else picture
 
 
 def image_size(item: Item) -> tuple[int, int]:
     """Width and height of the item's picture in pixels, (0, 0) without one; raises as ``open_image``."""
-    return (0, 0) if item.image is None else _read(item, lambda picture: picture.size)
+
+    def size(picture):
+        turned = picture.getexif().get(ORIENTATION, 1) >= 5
+        return picture.size[::-1] if turned else picture.size
+
+    return (0, 0) if item.image is None else _read(item, size)
 
 
 def image_bytes(item: Item) -> bytes:
@@ -65,6 +80,27 @@ def _read(item: Item, take):
         raise ValueError(f"item {item.uid!r} names the address {item.image}; download the picture and give its path")
     try:
         with Image.open(BytesIO(item.image) if isinstance(item.image, bytes) else item.image) as picture:
+            if max(picture.size) > LONGEST * min(picture.size):
+                raise ValueError(
+                    f"{picture.size[0]} × {picture.size[1]} pixels; expected at most {LONGEST} times as long"
+                )
             return take(picture)
-    except OSError as error:
+    # What Pillow raises for damaged files of its many formats, and for a picture too large to be one.
+    except (OSError, SyntaxError, ValueError, struct.error, Image.DecompressionBombError) as error:
         raise ValueError(f"item {item.uid!r}: cannot read the picture {item.image!r:.200} ({error})") from None
+
+
+def _in_eight_bits(picture: Image) -> Image:
+    """The picture as RGB: 16 bits scaled, transparent parts on white."""
+    from PIL import Image
+
+    if picture.mode.startswith(("I", "F")):
+        values = np.asarray(picture, dtype=np.float64)
+        if picture.mode == "F" or values.min() < 0 or values.max() >= 2**16:
+            raise ValueError(f"mode {picture.mode}; expected 8 or 16 bits a colour")
+        return Image.fromarray(np.round(values / 257).astype(np.uint8)).convert("RGB")
+    if picture.has_transparency_data:
+        picture = picture.convert("RGBA")
+        white = Image.new("RGBA", picture.size, "white")
+        return Image.alpha_composite(white, picture).convert("RGB")
+    return picture.convert("RGB")

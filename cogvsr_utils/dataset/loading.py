@@ -7,7 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from cogvsr_utils.dataset.items import Item, read_items
+from cogvsr_utils.dataset.items import Item
+from cogvsr_utils.dataset.jsonl import read_items
 from cogvsr_utils.dataset.synth.build import build_synth
 
 
@@ -16,10 +17,12 @@ def load_items(source: str | Path, *, split: str | None = None, limit: int | Non
 
     ``source`` is ``"synth"`` (CogVSR-Synth, built if it is not there yet) or the path of a CogVSR ``.jsonl`` file.
     ``split`` keeps one split; ``limit`` keeps that many items, drawn by whole groups with ``seed``. Raises
-    FileNotFoundError, BadRow, or ValueError where a split is empty.
+    FileNotFoundError, BadRow, or ValueError where a split is empty or the limit below 1.
 
     >>> items = load_items("synth", split="C", limit=5)  # doctest: +SKIP
     """
+    if limit is not None and limit < 1:
+        raise ValueError(f"limit is {limit}; expected at least 1")
     if source == "synth":
         path = build_synth()
     else:

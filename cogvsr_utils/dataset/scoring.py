@@ -63,4 +63,4 @@ def normalise(text: str) -> str:
     'red cube'
     """
     words = re.sub(r"[^\w\s-]", " ", str(text).lower()).split()
-    return " ".join(w for w in words if w not in ("a", "an", "the"))
+    return " ".join([w for w in words if w not in ("a", "an", "the")] or words)  # "A" alone is the name of an option

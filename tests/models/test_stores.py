@@ -158,7 +158,8 @@ def test_one_writer_at_a_time_and_a_killed_one_leaves_no_lock(vlm, items, answer
     holds = (
         "import json, sys, time; from cogvsr_utils.models.activations import ShardedStore; "
         f"s = json.load(open({str(tmp_path / 'settings.json')!r})); "
-        f"store = ShardedStore({str(begun)!r}, s, {{}}); store.__enter__(); print('locked', flush=True); time.sleep(600)"
+        f"store = ShardedStore({str(begun)!r}, s, {{}}); store.__enter__(); print('locked', flush=True); "
+        "time.sleep(600)"
     )
     other = subprocess.Popen([sys.executable, "-c", holds], stdout=subprocess.PIPE, text=True)
     assert other.stdout.readline() == "locked\n"

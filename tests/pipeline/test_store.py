@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from cogvsr_utils import paths
-from cogvsr_utils.dataset.items import read_items, write_items
+from cogvsr_utils.dataset.jsonl import read_items, write_items
 from cogvsr_utils.dataset.splits import SELECTION
 from cogvsr_utils.paths import ROOT
 from cogvsr_utils.pipeline import ablation, recordings, selection, store, validation

@@ -16,7 +16,8 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from cogvsr_utils.dataset.items import Item, write_items
+from cogvsr_utils.dataset.items import Item
+from cogvsr_utils.dataset.jsonl import write_items
 from cogvsr_utils.dataset.splits import SELECTION, TEST, TUNING, split_groups
 from cogvsr_utils.dataset.synth.kinds import KINDS
 from cogvsr_utils.dataset.synth.questions import HARD, ask
