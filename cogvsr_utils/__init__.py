@@ -9,11 +9,13 @@ __version__ = "0.2.0"
 
 _HOME = {
     "Item": "dataset.items", "Step": "dataset.items", "load_items": "dataset.loading", "judge": "dataset.scoring",
+    "check_items": "dataset.jsonl", "write_items": "dataset.jsonl", "BadRow": "dataset.jsonl",
     "audit_labels": "dataset.audit", "FUNCTIONS": "functions",
     "load_vlm": "models.loading", "HeadMap": "models.head_map", "answer": "models.answering",
     "capture": "models.recording", "estimate_capture": "models.recording", "HeadActivations": "models.activations",
     "TeacherForcedScorer": "models.scorer",
-    "intervene": "models.interventions", "mask": "models.interventions", "scale": "models.interventions",
+    "Edit": "models.interventions", "intervene": "models.interventions",
+    "mask": "models.interventions", "scale": "models.interventions",
     "steer": "models.interventions", "mean_ablate": "models.interventions", "directions": "models.interventions",
     "FunctionProbe": "analysis.joint_probe", "HeadProbes": "analysis.head_probes",
     "binary_accuracy": "analysis.head_probes", "head_table": "analysis.head_scores",
@@ -34,4 +36,4 @@ def __getattr__(name: str):
 
 
 def __dir__():
-    return [*globals(), *__all__]
+    return ["__version__", *__all__]

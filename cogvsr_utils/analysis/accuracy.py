@@ -7,15 +7,20 @@ compare(after, before)              paired differences by function, with interva
 import numpy as np
 import pandas as pd
 
+from cogvsr_utils.dataset.scoring import require_columns
 from cogvsr_utils.stats import paired_difference, wilson
+
+JUDGED = "what judge() returns"
 
 
 def accuracy_table(judged: pd.DataFrame, by: str = "function") -> pd.DataFrame:
     """Accuracy by function (or another column), the main question as a row of its own.
 
     Columns: the ``by`` column, n, n_unparsed, n_correct, accuracy, ci_low, ci_high (Wilson), chance (one in the
-    number of options, where every answer has options) and majority (the commonest answer's share).
+    number of options, where every answer has options) and majority (the commonest answer's share). Raises ValueError
+    for a table that was not judged.
     """
+    require_columns(judged, (by, "correct", "parsed"), JUDGED)
     rows = []
     for name, part in judged.groupby(by, sort=False):
         accuracy, low, high = wilson(part["correct"])
@@ -32,8 +37,12 @@ def compare(after: pd.DataFrame, before: pd.DataFrame, by: str = "function") -> 
     """Paired change of accuracy, clustered by group. Both tables are judged replies to the same questions.
 
     Columns: the ``by`` column, n, accuracy_before, accuracy_after, change, ci_low, ci_high, p. Raises ValueError where
-    the two do not have the same questions.
+    the two do not have the same questions, each once, or were not judged.
     """
+    for table in (after, before):
+        require_columns(table, (by, "uid", "step", "group_id", "correct"), JUDGED)
+        if table.duplicated(["uid", "step"]).any():
+            raise ValueError("some replies stand in a table twice; expected every uid and step once")
     both = before.merge(after[["uid", "step", "correct"]], on=["uid", "step"], suffixes=("_before", "_after"))
     if len(both) != len(before) or len(both) != len(after):
         raise ValueError(f"{len(before)} replies before, {len(after)} after, {len(both)} in common; expected the same")

@@ -15,6 +15,8 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike
 
+from cogvsr_utils.dataset.splits import FOLDS
+
 CHUNK = 64  # heads that are worked on at once, so that memory does not grow with the model
 TOGETHER = 16  # permutations that share a product
 
@@ -38,12 +40,14 @@ class HeadProbes:
     (2, 4)
     """
 
-    def __init__(self, ridge: float = 10.0, n_splits: int = 5, seed: int = 0, device: str = "cpu"):
+    def __init__(self, ridge: float = 10.0, n_splits: int = FOLDS, seed: int = 0, device: str = "cpu"):
         self.ridge, self.n_splits, self.seed, self.device = ridge, n_splits, seed, device
 
     def fit(self, x: np.ndarray, y: ArrayLike, groups: ArrayLike, offset: np.ndarray | None = None) -> HeadProbes:
         """``x`` (steps, heads, head_dim); ``y`` (steps,) functions; ``groups`` (steps,) kept together in a fold;
-        ``offset`` (steps, functions) in [0, 1]."""
+        ``offset`` (steps, functions) in [0, 1]. Raises ValueError for other shapes, numbers that are not finite, a
+        single function and fewer groups than folds."""
+        check_probe_data(x, y, groups, self.n_splits)
         order, folds, code, known, target = self._prepare(y, groups, offset)
         n_functions, n_heads = len(self.classes_), x.shape[1]
         right = np.empty((len(code), n_heads), dtype=bool)
@@ -151,6 +155,25 @@ class HeadProbes:
                 return out
 
             yield heads, solve
+
+
+def check_probe_data(x: np.ndarray, y: ArrayLike, groups: ArrayLike, least: int) -> None:
+    """Raise ValueError where activations (steps, heads, head_dim), labels and groups (steps,) do not fit each other, are
+    not finite, or have a single label or fewer than ``least`` groups."""
+    shape, n = np.shape(x), len(np.asarray(y))
+    if len(shape) != 3 or n != shape[0] or len(np.asarray(groups)) != n:
+        raise ValueError(
+            f"x has shape {shape}, y {n} and groups {len(np.asarray(groups))} rows; expected (steps, heads, head_dim) and "
+            "one row of each a step"
+        )
+    if not np.isfinite(np.asarray(x)).all():
+        raise ValueError("some activations are not finite; expected finite numbers")
+    if len(np.unique(y)) < 2:
+        raise ValueError(f"one label in {n} steps; expected at least two")
+    if (n_groups := len(np.unique(groups))) < least:
+        raise ValueError(
+            f"{n_groups} groups; expected at least {least}, such as pictures, since folds are made of whole ones"
+        )
 
 
 def binary_accuracy(x: np.ndarray, y: ArrayLike, groups: ArrayLike, seed: int = 0) -> np.ndarray:

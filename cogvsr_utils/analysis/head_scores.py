@@ -67,13 +67,18 @@ def head_table(heads: pd.DataFrame, functions: Sequence[str], measures: dict[str
         for name, values in full.items():
             frame[name] = values[f]
         for name in (name for name in RANKED if name in full):
-            frame[f"rank_{name}"] = (-RANKED[name](full[name][f])).argsort(kind="stable").argsort() + 1
+            strength = pd.Series(RANKED[name](full[name][f]))
+            frame[f"rank_{name}"] = strength.rank(ascending=False, method="first").astype(
+                "Int64"
+            )  # missing as they are
         frames.append(frame)
     return pd.concat(frames, ignore_index=True)
 
 
 def top_heads(table: pd.DataFrame, function: str, k: int, by: str = "importance") -> list[tuple[int, int]]:
-    """The k strongest heads of a function by a ranked column, best first; raises ValueError for a name not there.
+    """The k strongest heads of a function by a ranked column, best first.
+
+    Raises ValueError for a function or column that is not there, and where fewer than k heads have a value.
 
     >>> import pandas as pd
     >>> t = pd.DataFrame({"function": ["f"] * 3, "layer": [0, 0, 1], "head": [0, 1, 0], "importance": [1, -5, 2]})
@@ -83,7 +88,10 @@ def top_heads(table: pd.DataFrame, function: str, k: int, by: str = "importance"
     rows = table[table["function"] == function]
     if rows.empty:
         raise ValueError(f"no function {function!r} in the table; it has {sorted(table['function'].unique())}")
-    if by not in RANKED:
-        raise ValueError(f"by is {by!r}; expected one of {tuple(RANKED)}")
+    known = [name for name in RANKED if name in table.columns]
+    if by not in known:
+        raise ValueError(f"by is {by!r}; expected one of {known}")
+    if not 1 <= k <= (n := int(rows[by].notna().sum())):
+        raise ValueError(f"k is {k}; expected 1 to {n}, the heads of {function} with a value of {by}")
     order = np.argsort(-RANKED[by](rows[by].to_numpy()), kind="stable")[:k]
     return [(int(layer), int(head)) for layer, head in rows[["layer", "head"]].to_numpy()[order]]

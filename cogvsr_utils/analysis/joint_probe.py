@@ -15,7 +15,8 @@ from numpy.typing import ArrayLike
 from torch import nn
 from torch.nn import functional as F
 
-from cogvsr_utils.dataset.splits import split_groups
+from cogvsr_utils.analysis.head_probes import check_probe_data
+from cogvsr_utils.dataset.splits import FOLDS, split_groups
 
 PROTOCOLS = ("paper", "strict")
 PATIENCE = 10  # epochs without a better loss on kept-out groups, before strict stops
@@ -58,12 +59,21 @@ class FunctionProbe:
 
     def fit(self, x: np.ndarray, y: ArrayLike, groups: ArrayLike, layers: np.ndarray) -> FunctionProbe:
         """``x`` (steps, heads, head_dim) float; ``y``, ``groups`` (steps,); ``layers`` (heads,) the layer of each
-        head."""
+        head. Raises ValueError as ``HeadProbes.fit``, for another number of layers, and where a function has no step
+        on one of the sides."""
+        check_probe_data(x, y, groups, FOLDS)
+        if len(layers) != x.shape[1]:
+            raise ValueError(f"{len(layers)} layers for {x.shape[1]} heads; expected one each")
         y, groups = np.asarray(y), np.asarray(groups)
         self.layers_ = torch.as_tensor(np.unique(layers, return_inverse=True)[1])
         self.classes_, code = np.unique(y, return_inverse=True)
         self.read_ = _group_sample(groups, self.held_out, self.seed)
         fit = ~self.read_
+        for name in self.classes_:
+            if not ((y == name) & fit).any() or not ((y == name) & self.read_).any():
+                raise ValueError(
+                    f"{name!r} has no steps on one side of the split by groups; expected it in more groups"
+                )
         x = torch.as_tensor(np.asarray(x, dtype=np.float32))
         self.mean_, self.std_ = x[fit].mean(0), x[fit].std(0).clamp_min(1e-6)
         inputs, target = self._inputs(x), torch.as_tensor(code)

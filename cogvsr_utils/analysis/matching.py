@@ -20,7 +20,8 @@ def matched_controls(
     ``table`` is a HeadMap's table. With ``norms`` (heads,), such as ``attribution.output_norms``, the sets are distinct
     and their summed norm differs from that of ``heads`` by no more than ``CALIPER``. Where a layer has too few heads
     left, or too few sets are within the caliper, heads come from neighbouring layers too, from as few as will do; where
-    all layers do not give so many, the sets are fewer. Raises ValueError where fewer heads are left than wanted.
+    all layers do not give so many, the sets are fewer. Raises ValueError where fewer heads are left than wanted, for
+    heads that the table does not have, and for fewer than one set.
 
     >>> import pandas as pd
     >>> table = pd.DataFrame({"layer": [0, 0, 0, 1, 1, 1], "head": [0, 1, 2, 0, 1, 2]})
@@ -29,6 +30,10 @@ def matched_controls(
     """
     rng, pairs = np.random.default_rng(seed), list(table[["layer", "head"]].itertuples(index=False, name=None))
     chosen, layers = {(int(layer), int(head)) for layer, head in heads}, table["layer"].to_numpy()
+    if unknown := sorted(chosen - set(pairs)):
+        raise ValueError(f"no such heads: {unknown[:5]}; expected some of the table's {len(pairs)}")
+    if n_sets < 1 or not chosen:
+        raise ValueError(f"{n_sets} sets like {len(chosen)} heads; expected at least one of both")
     inside = np.array([pair in chosen for pair in pairs])
     if 2 * inside.sum() > len(pairs):
         raise ValueError(

@@ -1,14 +1,15 @@
 """From a reply to correct or not.
 
-judge(answers, scorer="strict")    adds parsed (or None) and correct
+judge(answers, scorer="strict")    adds parsed (missing where nothing can be read) and correct
 parse(reply, answer_type)          the answer that a reply states
+check_scorer, require_columns      refuse an unknown scorer, and a table without what is needed
 
 ``strict`` reads the reply by the type of its answer and accepts exactly that: an unreadable reply is wrong and is
 counted as unparsed, never guessed at.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import pandas as pd
 
@@ -23,14 +24,27 @@ def judge(answers: pd.DataFrame, scorer: str = "strict") -> pd.DataFrame:
     """Score a table of replies.
 
     ``answers`` needs the columns answer, answer_type, options and prediction. Returns a copy with ``parsed`` (the
-    answer that the reply states, None where none can be read) and ``correct``. Raises ValueError for an unknown scorer.
+    answer that the reply states, missing where none can be read) and ``correct``. Raises ValueError for an unknown
+    scorer and for columns that are missing.
     """
-    if scorer not in SCORERS:
-        raise ValueError(f"scorer is {scorer!r}; expected one of {SCORERS}")
+    check_scorer(scorer)
+    require_columns(answers, ("answer", "answer_type", "options", "prediction"), "what answer() returns")
     columns = zip(answers["prediction"], answers["answer_type"], answers["options"], strict=True)
     parsed = [parse(*row) for row in columns]
     truth = [normalise(answer) for answer in answers["answer"]]
     return answers.assign(parsed=parsed, correct=[p == t for p, t in zip(parsed, truth, strict=True)])
+
+
+def check_scorer(scorer: str) -> None:
+    """Raise ValueError for a scorer that is not one of ``SCORERS``."""
+    if scorer not in SCORERS:
+        raise ValueError(f"scorer is {scorer!r}; expected one of {SCORERS}")
+
+
+def require_columns(table: pd.DataFrame, names: Iterable[str], expected: str) -> None:
+    """Raise ValueError that says what was ``expected`` where a table lacks a column."""
+    if absent := [name for name in names if name not in table.columns]:
+        raise ValueError(f"no columns {absent} in a table with {list(table.columns)}; expected {expected}")
 
 
 def parse(reply: str, answer_type: str, options: Sequence[str] | None = None) -> str | None:

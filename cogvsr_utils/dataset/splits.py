@@ -2,13 +2,16 @@
 
 SELECTION, TUNING, TEST     the names of the three splits
 split_groups(groups, shares)    a split for every group
+require_groups(labels, groups)  refuses data with too few groups for every label
 """
 
 from collections.abc import Iterable
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 SELECTION, TUNING, TEST = "A", "B", "C"
+FOLDS = 5  # of a cross-validation by groups
 
 
 def split_groups(groups: Iterable[str], shares: dict[str, float], seed: int = 0) -> dict[str, str]:
@@ -25,3 +28,18 @@ def split_groups(groups: Iterable[str], shares: dict[str, float], seed: int = 0)
     bounds = np.round(np.cumsum(list(shares.values())) * len(order)).astype(int)
     names = np.repeat(list(shares), np.diff(bounds, prepend=0))
     return {group: str(name) for group, name in zip(order, names, strict=True)}
+
+
+def require_groups(labels: ArrayLike, groups: ArrayLike, names: Iterable[str], least: int = FOLDS) -> None:
+    """Raise ValueError where the steps with one of the labels ``names`` are of fewer than ``least`` groups.
+
+    >>> require_groups(["a", "a", "b"], ["1", "2", "1"], ["a", "b"], least=2)
+    Traceback (most recent call last):
+    ValueError: 'b' has steps of 1 groups; expected at least 2 of each of a, b
+    """
+    labels, groups, names = np.asarray(labels), np.asarray(groups), list(names)
+    for name in names:
+        if (n := len(np.unique(groups[labels == name]))) < least:
+            raise ValueError(
+                f"{name!r} has steps of {n} groups; expected at least {least} of each of {', '.join(names)}"
+            )

@@ -16,7 +16,8 @@ from cogvsr_utils.analysis.text_baselines import (
     word_features,
 )
 from cogvsr_utils.dataset.items import Item
-from cogvsr_utils.dataset.splits import SELECTION
+from cogvsr_utils.dataset.splits import SELECTION, require_groups
+from cogvsr_utils.functions import NAMES
 from cogvsr_utils.models.activations import HeadActivations
 from cogvsr_utils.pipeline.experiment import Experiment
 from cogvsr_utils.pipeline.recordings import activations, control_activations
@@ -51,6 +52,7 @@ def probe_baselines(
     from sklearn.metrics import accuracy_score, balanced_accuracy_score
 
     items, index = experiment.items(SELECTION), activations.index
+    require_groups(index["function"], index["group_id"], NAMES)
     label, names = index["function"].to_numpy(), np.unique(index["function"])
     text = step_texts(items).loc[list(zip(index["uid"], index["step"], strict=True))]
     layers, x = activations.heads.table["layer"].to_numpy(), activations.by_head()  # (steps, heads, head_dim)

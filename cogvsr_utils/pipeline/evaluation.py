@@ -9,7 +9,7 @@ import pandas as pd
 
 from cogvsr_utils.analysis.accuracy import accuracy_table
 from cogvsr_utils.dataset.items import Item
-from cogvsr_utils.dataset.scoring import judge
+from cogvsr_utils.dataset.scoring import check_scorer, judge
 from cogvsr_utils.models.answering import answer
 from cogvsr_utils.models.interventions import Edit
 from cogvsr_utils.models.vlm import VLM
@@ -27,4 +27,5 @@ def evaluate(
     >>> evaluate(load_vlm("nano-internvl"), [item])["n"].tolist()
     [1, 1]
     """
+    check_scorer(scorer)
     return accuracy_table(judge(answer(vlm, items, edits=edits, **settings), scorer))

@@ -22,7 +22,8 @@ from cogvsr_utils.analysis.head_probes import HeadProbes, binary_accuracy
 from cogvsr_utils.analysis.joint_probe import FunctionProbe
 from cogvsr_utils.analysis.sparsity import stratify
 from cogvsr_utils.analysis.text_baselines import random_functions, text_predictions
-from cogvsr_utils.dataset.splits import SELECTION
+from cogvsr_utils.dataset.splits import SELECTION, require_groups
+from cogvsr_utils.functions import NAMES
 from cogvsr_utils.models.activations import HeadActivations
 from cogvsr_utils.pipeline.experiment import Experiment, n_top
 from cogvsr_utils.pipeline.recordings import activations
@@ -260,6 +261,7 @@ def _greedy(scorer, function: str, order: list[tuple[int, int]]) -> list[tuple[i
 def _arrays(activations: HeadActivations):
     """Activations (steps, heads, head_dim), functions (steps,), groups (steps,) and the layer of each head (heads,)."""
     index = activations.index
+    require_groups(index["function"], index["group_id"], NAMES)
     return (
         activations.by_head(),
         index["function"].to_numpy().astype(str),
