@@ -158,22 +158,20 @@ class HeadProbes:
 
 
 def check_probe_data(x: np.ndarray, y: ArrayLike, groups: ArrayLike, least: int) -> None:
-    """Raise ValueError where activations (steps, heads, head_dim), labels and groups (steps,) do not fit each other, are
-    not finite, or have a single label or fewer than ``least`` groups."""
+    """Raise ValueError where activations (steps, heads, head_dim), labels and groups (steps,) do not fit each other,
+    are not finite, or have a single label or fewer than ``least`` groups."""
     shape, n = np.shape(x), len(np.asarray(y))
     if len(shape) != 3 or n != shape[0] or len(np.asarray(groups)) != n:
         raise ValueError(
-            f"x has shape {shape}, y {n} and groups {len(np.asarray(groups))} rows; expected (steps, heads, head_dim) and "
-            "one row of each a step"
+            f"x has shape {shape}, y {n} and groups {len(np.asarray(groups))} rows; expected (steps, heads, head_dim) "
+            "and one row of each a step"
         )
     if not np.isfinite(np.asarray(x)).all():
         raise ValueError("some activations are not finite; expected finite numbers")
     if len(np.unique(y)) < 2:
         raise ValueError(f"one label in {n} steps; expected at least two")
     if (n_groups := len(np.unique(groups))) < least:
-        raise ValueError(
-            f"{n_groups} groups; expected at least {least}, such as pictures, since folds are made of whole ones"
-        )
+        raise ValueError(f"{n_groups} groups; expected at least {least}, since folds are made of whole groups")
 
 
 def binary_accuracy(x: np.ndarray, y: ArrayLike, groups: ArrayLike, seed: int = 0) -> np.ndarray:

@@ -35,7 +35,7 @@ def require_groups(labels: ArrayLike, groups: ArrayLike, names: Iterable[str], l
 
     >>> require_groups(["a", "a", "b"], ["1", "2", "1"], ["a", "b"], least=2)
     Traceback (most recent call last):
-    ValueError: 'b' has steps of 1 groups; expected at least 2 of each of a, b
+    ValueError: 'b' has steps of 1 groups; expected at least 2 for each of a, b
     """
     labels, groups, names = np.asarray(labels), np.asarray(groups), list(names)
     for name in names:

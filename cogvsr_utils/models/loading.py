@@ -10,10 +10,8 @@ import torch
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor, BitsAndBytesConfig
 
 from cogvsr_utils.models.vlm import VLM
-from cogvsr_utils.models.weights import find_weights
+from cogvsr_utils.models.weights import QUANTIZE, find_weights
 from cogvsr_utils.models.windows import windowed_attention
-
-QUANTIZE = (None, "4bit", "8bit")
 
 
 def load_vlm(

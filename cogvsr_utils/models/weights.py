@@ -1,5 +1,6 @@
 """Where a model's weights are, and a hash of them without loading them.
 
+QUANTIZE                  how weights may be quantized on loading
 nano_names()              the small models that the package ships
 find_weights(name)        the folder or hub id that a name means
 weights_digest(name)      a hash that changes with the weights
@@ -10,6 +11,7 @@ from pathlib import Path
 from cogvsr_utils.files import digest
 from cogvsr_utils.paths import NANO
 
+QUANTIZE = (None, "4bit", "8bit")
 SAMPLE = 2**20  # bytes of each end of a file of weights that its digest is taken of
 
 

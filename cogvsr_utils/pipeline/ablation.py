@@ -37,7 +37,7 @@ from cogvsr_utils.pipeline.selection import (
     top_heads_by,
 )
 from cogvsr_utils.pipeline.store import result
-from cogvsr_utils.pipeline.sweeps import ablate_each_head
+from cogvsr_utils.pipeline.sweeps import ablate_each_head, scorer_of
 from cogvsr_utils.stats import clustered_mean, false_discovery_rate, percentile_interval
 
 SCALES = (1.25, 1.5, 2.0)
@@ -107,7 +107,7 @@ def generated_and_forced(
     from cogvsr_utils.models.interventions import mask
 
     sets = top_heads_by(rankings, IMPORTANCE, n_top(len(rankings.heads)))
-    scorer, rows = experiment.scorer(TEST, len(experiment.items(TEST))), []
+    scorer, rows = scorer_of(experiment, TEST, len(experiment.items(TEST))), []
     intact = scorer.score()
     for number, function in enumerate(NAMES):
         forced = scorer.index.assign(
@@ -135,7 +135,7 @@ def without_strongest(experiment: Experiment, rankings: Rankings) -> pd.DataFram
     from cogvsr_utils.models.interventions import mask
 
     sets = top_heads_by(rankings, IMPORTANCE, n_top(len(rankings.heads)))
-    scorer, rows = experiment.scorer(TEST, experiment.settings.ablation_items), []
+    scorer, rows = scorer_of(experiment, TEST, experiment.settings.ablation_items), []
     label, intact = scorer.index["function"].to_numpy(), scorer.score().correct
     for function in NAMES:
         heads, own = sets.of(function), label == function
@@ -186,7 +186,7 @@ def matched_controls(
     sets = top_heads_by(rankings, ranking, n_top(len(table)))
     for function in tqdm(sorted(sets.functions.tolist()), desc="matched controls"):
         heads = sets.of(function)
-        scorer = experiment.scorer(TEST, experiment.settings.control_items, function)
+        scorer = scorer_of(experiment, TEST, experiment.settings.control_items, function)
         own = (scorer.index["function"] == function).to_numpy()
         intact, wanted = scorer.score(), Counter(layer for layer, _ in heads)
         controls = matching.matched_controls(

@@ -2,7 +2,6 @@
 
 Experiment("nano-internvl")            names them, and the folder of their results; loads model and items when needed
 experiment.items(split)                the items of a split
-experiment.scorer(split, n)            some items of a split, to be scored teacher-forced under many edits
 n_top(n_heads)                         how many heads are taken for each function
 PROFILES                               how much of everything
 
@@ -17,20 +16,17 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from cogvsr_utils.dataset.images import items_digest
 from cogvsr_utils.dataset.items import Item
 from cogvsr_utils.dataset.loading import load_items
 from cogvsr_utils.dataset.splits import SELECTION, TEST, TUNING
 from cogvsr_utils.dataset.synth.build import built_stamp
 from cogvsr_utils.files import digest
-from cogvsr_utils.models.weights import weights_digest
+from cogvsr_utils.models.weights import QUANTIZE, weights_digest
 from cogvsr_utils.paths import results_folder
 from cogvsr_utils.pipeline.provenance import environment
 
 if TYPE_CHECKING:
-    from cogvsr_utils.models.scorer import TeacherForcedScorer
     from cogvsr_utils.models.vlm import VLM
 
 ALL_SPLITS = (SELECTION, TUNING, TEST, "hard")
@@ -65,8 +61,10 @@ PROFILES = {
 
 @dataclass(frozen=True)
 class Experiment:
-    """One model, quantized or not, on one data set under one profile, named or given; raises ValueError for another
-    name.
+    """One model, quantized or not, on one data set under one profile, named or given.
+
+    Raises ValueError for a quantization or profile that there is not, FileNotFoundError for a file of data that is not
+    there, TypeError where a name is not text.
 
     ``splits`` are those whose items may be read, all of them but inside a result.
 
@@ -82,9 +80,16 @@ class Experiment:
     _cache: dict = field(default_factory=dict, repr=False, compare=False)
 
     def __post_init__(self):
-        object.__setattr__(self, "quantize", self.quantize or None)
-        if isinstance(self.profile, str) and self.profile not in PROFILES:
+        for name, value in (("quantize", self.quantize or None), ("source", str(self.source))):
+            object.__setattr__(self, name, value)
+        if not self.model or not isinstance(self.model, str):
+            raise TypeError(f"model is {self.model!r}; expected a nano name, a folder or a hub id")
+        if self.quantize not in QUANTIZE:
+            raise ValueError(f"quantize is {self.quantize!r}; expected one of {QUANTIZE}")
+        if not isinstance(self.profile, Profile) and self.profile not in PROFILES:
             raise ValueError(f"profile is {self.profile!r}; expected one of {tuple(PROFILES)}")
+        if self.source != "synth" and not Path(self.source).is_file():
+            raise FileNotFoundError(f'no data at {self.source!r}; expected "synth" or the path of a .jsonl file')
 
     @property
     def settings(self) -> Profile:
@@ -126,21 +131,6 @@ class Experiment:
         if self.source == "synth":  # known without building it
             return list(ALL_SPLITS)
         return list(_items_by_split(self.source))
-
-    def scorer(self, split: str, n: int, function: str | None = None) -> TeacherForcedScorer:
-        """A teacher-forced scorer of ``n`` items of a split, drawn at random.
-
-        With a function, of items that ask for it, each up to the last step that does: what comes after cannot change
-        it.
-        """
-        from cogvsr_utils.models.scorer import TeacherForcedScorer
-
-        items = self.items(split)
-        items = [items[i] for i in np.random.default_rng(0).permutation(len(items))]
-        if function:
-            last = [max((i for i, s in enumerate(x.steps) if s.function == function), default=-1) for x in items]
-            items = [replace(x, steps=x.steps[: i + 1]) for x, i in zip(items, last, strict=True) if i >= 0]
-        return TeacherForcedScorer(self.vlm, items[:n])
 
     def quantized(self) -> Experiment:
         """The same in 4-bit."""

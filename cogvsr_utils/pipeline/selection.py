@@ -28,7 +28,7 @@ from cogvsr_utils.models.activations import HeadActivations
 from cogvsr_utils.pipeline.experiment import Experiment, n_top
 from cogvsr_utils.pipeline.recordings import activations
 from cogvsr_utils.pipeline.store import result
-from cogvsr_utils.pipeline.sweeps import ablate_each_head
+from cogvsr_utils.pipeline.sweeps import ablate_each_head, scorer_of
 from cogvsr_utils.stats import bootstrap_means
 
 A = (SELECTION,)
@@ -183,7 +183,7 @@ def strict_probe(experiment: Experiment, activations: HeadActivations, head_prob
 def head_means(experiment: Experiment) -> HeadMeans:
     """The mean of every head over split A, of the text's tokens and of the picture's apart, so that the two
     still differ where they replace the head."""
-    return HeadMeans(experiment.scorer(SELECTION, experiment.settings.ablation_items).means())
+    return HeadMeans(scorer_of(experiment, SELECTION, experiment.settings.ablation_items).means())
 
 
 @result(splits=A, gpu=True)
@@ -198,7 +198,7 @@ def attributions(experiment: Experiment, activations: HeadActivations) -> Attrib
     from cogvsr_utils.models.attribution import attribution_patching, image_attention, output_norms
 
     functions = np.unique(activations.index["function"].to_numpy().astype(str))
-    scorer = experiment.scorer(SELECTION, experiment.settings.ablation_items)
+    scorer = scorer_of(experiment, SELECTION, experiment.settings.ablation_items)
     return Attributions(
         functions, attribution_patching(scorer, functions), image_attention(scorer, functions),
         output_norms(experiment.vlm, activations),
@@ -236,7 +236,7 @@ def greedy_sets(experiment: Experiment, rankings: Rankings) -> HeadSets:
     sets = []
     for function in tqdm(rankings.functions.tolist(), desc="greedy sets"):
         order = top_heads_by(rankings, ABLATION, len(rankings.heads)).of(function)
-        scorer = experiment.scorer(SELECTION, experiment.settings.ablation_items, function)
+        scorer = scorer_of(experiment, SELECTION, experiment.settings.ablation_items, function)
         sets.append(_greedy(scorer, function, order)[: n_top(len(order))])
     return HeadSets(rankings.functions, np.array(sets))
 

@@ -1,9 +1,14 @@
-"""Each head ablated alone.
+"""Some items of a split, scored teacher-forced under many edits.
 
-ablate_each_head(experiment, split, edits)    scores of some items of a split, intact and with each head ablated
+scorer_of(experiment, split, n)               a scorer of some items of a split
+ablate_each_head(experiment, split, edits)    its scores, intact and with each head ablated
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 from tqdm import tqdm
@@ -12,6 +17,24 @@ from cogvsr_utils.analysis.ablations import HeadAblations
 from cogvsr_utils.dataset.splits import require_groups
 from cogvsr_utils.functions import NAMES
 from cogvsr_utils.pipeline.experiment import Experiment
+
+if TYPE_CHECKING:
+    from cogvsr_utils.models.scorer import TeacherForcedScorer
+
+
+def scorer_of(experiment: Experiment, split: str, n: int, function: str | None = None) -> TeacherForcedScorer:
+    """A teacher-forced scorer of ``n`` items of a split, drawn at random.
+
+    With a function, of items that ask for it, each up to the last step that does: what comes after cannot change it.
+    """
+    from cogvsr_utils.models.scorer import TeacherForcedScorer
+
+    items = experiment.items(split)
+    items = [items[i] for i in np.random.default_rng(0).permutation(len(items))]
+    if function:
+        last = [max((i for i, s in enumerate(x.steps) if s.function == function), default=-1) for x in items]
+        items = [replace(x, steps=x.steps[: i + 1]) for x, i in zip(items, last, strict=True) if i >= 0]
+    return TeacherForcedScorer(experiment.vlm, items[:n])
 
 
 def ablate_each_head(experiment: Experiment, split: str, edits: Callable | None = None) -> HeadAblations:
@@ -22,7 +45,7 @@ def ablate_each_head(experiment: Experiment, split: str, edits: Callable | None 
     """
     from cogvsr_utils.models.interventions import mask
 
-    edits, scorer = edits or mask, experiment.scorer(split, experiment.settings.ablation_items)
+    edits, scorer = edits or mask, scorer_of(experiment, split, experiment.settings.ablation_items)
     require_groups(scorer.index["function"], scorer.index["group_id"], NAMES, least=1)
     heads = tqdm(experiment.vlm.heads.pairs, desc="single heads")
     scores = [scorer.score(), *(scorer.score(edits([head])) for head in heads)]

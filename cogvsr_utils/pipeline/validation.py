@@ -48,6 +48,7 @@ from cogvsr_utils.pipeline.selection import (
     top_heads_by,
 )
 from cogvsr_utils.pipeline.store import result
+from cogvsr_utils.pipeline.sweeps import scorer_of
 
 PLANTED_STRENGTHS = (0.25, 0.5, 1.0)
 NULL_REPEATS = 25  # times as many repeats where nothing is planted, for the rate of false positives
@@ -240,7 +241,7 @@ def set_effects(
     edits = {"mask": mask, "mean": mean_edits(vlm.heads, head_means)}
     alone = {"mask": masked.mean_delta_log_prob(functions), "mean": mean_ablated.mean_delta_log_prob(functions)}
     sets = {name: top_heads_by(rankings, name, k) for name in rankings.scores} | {"greedy on split A": greedy_sets}
-    scorer = experiment.scorer(TEST, experiment.settings.ablation_items)
+    scorer = scorer_of(experiment, TEST, experiment.settings.ablation_items)
     label, groups = scorer.index["function"].to_numpy(), scorer.index["group_id"]
     intact, diagonal, rows = scorer.score(), np.eye(len(functions), dtype=bool), []
     for (name, chosen), edit in tqdm(list(product(sets.items(), edits)), desc="whole sets"):

@@ -14,6 +14,7 @@ from cogvsr_utils.pipeline import ablation, measured, selection, validation
 from cogvsr_utils.pipeline import experiment as experiments
 from cogvsr_utils.pipeline.experiment import Experiment, Profile, n_top
 from cogvsr_utils.pipeline.selection import Attributions, HeadMeans, HeadSets, Rankings
+from cogvsr_utils.pipeline.sweeps import scorer_of
 
 FUNCTIONS = np.array(sorted(NAMES))
 FEW = Profile(
@@ -51,7 +52,7 @@ def rankings(experiment, ablations):
 def test_steps_asked_for_alone_are_those_of_the_whole_chats(experiment):
     """What comes after a function's last step is cut off and changes nothing."""
     function = NAMES[0]
-    short = experiment.scorer("C", 4, function)
+    short = scorer_of(experiment, "C", 4, function)
     whole = TeacherForcedScorer(
         experiment.vlm, [item for item in experiment.items("C") if item.uid in set(short.index["uid"])]
     )
@@ -74,7 +75,7 @@ def test_sets_are_measured_as_by_hand(experiment, rankings, ablations):
     same = table.loc["the same for all"]
     np.testing.assert_allclose(same[["specific", "specific_low", "specific_high"]], 0, atol=1e-12)
     np.testing.assert_allclose(same["change"], same["elsewhere"])
-    scorer = experiment.scorer("C", FEW.ablation_items)
+    scorer = scorer_of(experiment, "C", FEW.ablation_items)
     label, intact = scorer.index["function"].to_numpy(), scorer.score()
     own, other, deltas = [], [], []
     for function in FUNCTIONS:
@@ -163,7 +164,7 @@ def test_specificity_is_the_diagonal_less_the_rest_and_its_p_that_of_pairings():
 
 def test_the_strongest_head_is_taken_out_of_its_set(experiment, rankings):
     table = ablation.without_strongest.make(experiment, rankings=rankings).set_index("function")
-    scorer = experiment.scorer("C", FEW.ablation_items)
+    scorer = scorer_of(experiment, "C", FEW.ablation_items)
     name = NAMES[4]
     own = (scorer.index["function"] == name).to_numpy()
     heads = selection.top_heads_by(rankings, selection.IMPORTANCE, n_top(48)).of(name)
