@@ -66,7 +66,7 @@ show(explained[["predictor", "accuracy", "balanced_accuracy"]], percent=("accura
 # as the paper trains it, and strictly, stopped early on scenes kept out for that, the mean of five seeds.
 
 # %%
-probe, joint = selection.joint_probe(experiment), validation.probe_accuracy(experiment)
+probe, joint = selection.network_probe(experiment), validation.probe_accuracy(experiment)
 show(with_interval(joint, "accuracy"))
 
 # %% [markdown]
@@ -97,7 +97,7 @@ head_maps(table, "auroc")
 # functions, with residuals shuffled among steps of the same index.
 
 # %% tags=["hide-input"]
-single = selection.head_probes(experiment)
+single = selection.ridge_probes(experiment)
 best = table.sort_values("gain", ascending=False).groupby("function").first().loc[list(NAMES)].reset_index()
 passed = table[table["p_max"] < ALPHA].groupby("function").size()
 best["passed"] = best["function"].map(passed).fillna(0).astype(int)

@@ -56,7 +56,7 @@ start(experiment)
 # test over all heads and functions.
 
 # %% mystnb={"image": {"alt": "For each function the elbow count of heads with its interval over a grey bar of the elbow count with shuffled labels, and the count that passes the strict test with its interval"}, "figure": {"caption": "How many heads serve each function, as the paper counts (circles) and strictly (diamonds), with 95 % intervals over scenes.", "name": "fig-counts"}}
-counts, table = validation.sparsity(experiment), validation.head_table(experiment)
+counts, table = validation.sparseness(experiment), validation.head_table(experiment)
 n_heads = len(table) // len(NAMES)
 count_figure({experiment.title: counts}, {experiment.title: n_heads})
 

@@ -48,7 +48,7 @@ families = {name: Experiment(name, profile=profile) for name in nano_names()}
 start()
 
 # %% tags=["hide-input"]
-measured_note([each for each in families.values() if measured.is_measured(each, validation.sparsity)])
+measured_note([each for each in families.values() if measured.is_measured(each, validation.sparseness)])
 
 # %% [markdown]
 # ## The models
@@ -102,7 +102,7 @@ family_maps(tables)
 # whose ablation alone costs the function accuracy, by a max-T test over all heads and functions.
 
 # %% mystnb={"image": {"alt": "For each model and function the elbow count with its interval over a grey bar of the elbow with shuffled labels, and the number of heads whose ablation costs accuracy"}, "figure": {"caption": "Counts of heads in every family, with 95 % intervals over scenes.", "name": "fig-family-counts"}}
-counts = {name: measured.table(each, validation.sparsity) for name, each in families.items()}
+counts = {name: measured.table(each, validation.sparseness) for name, each in families.items()}
 count_figure(counts, n_heads)
 
 # %% [markdown]

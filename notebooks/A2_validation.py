@@ -38,10 +38,10 @@ source: str = "synth"  # "synth" or the path of a CogVSR .jsonl file
 import pandas as pd
 
 from cogvsr_utils import Experiment
-from cogvsr_utils.checks.planted import power, selections_of_nothing
+from cogvsr_utils.checks.planting import power, selections_of_nothing
 from cogvsr_utils.functions import NAMES
 from cogvsr_utils.models.weights import nano_names
-from cogvsr_utils.pipeline import measured, selection, validation
+from cogvsr_utils.pipeline import measured, prediction, selection, validation
 from cogvsr_utils.pipeline.experiment import n_top
 from cogvsr_utils.report.effect_figures import power_figure, quality_figure, set_figure
 from cogvsr_utils.report.head_figures import head_maps, scatter_figure
@@ -53,7 +53,7 @@ nanos = {name: Experiment(name, profile=profile) for name in nano_names()}
 start(experiment)
 
 # %% tags=["hide-input"]
-measured_note([each for each in nanos.values() if measured.is_measured(each, validation.ranking_tests)])
+measured_note([each for each in nanos.values() if measured.is_measured(each, prediction.ranking_tests)])
 
 # %% [markdown]
 # ## What to rely on
@@ -93,7 +93,7 @@ scatter_figure(table, "importance", "effect", "importance", "change of\nlog-prob
 # [limitations](../book/limitations.md).
 
 # %% mystnb={"image": {"alt": "For each way of ranking heads its precision among the top heads and its rank correlation with the measured effect of ablation, a dot for each function, with the mean"}, "figure": {"caption": "How well each ranking, made on split A, predicts the effect of ablating a head on split C.", "name": "fig-quality"}}
-quality = measured.table(experiment, validation.ranking_quality)
+quality = measured.table(experiment, prediction.ranking_quality)
 k = n_top(len(table) // len(NAMES))
 quality_figure(quality[(quality["edit"] == "mask") & (quality["k"] == k)])
 
@@ -102,9 +102,9 @@ quality_figure(quality[(quality["edit"] == "mask") & (quality["k"] == k)])
 # once, in each of the small models: precision at a tenth of the heads, and rank correlation.
 
 # %% tags=["hide-input"]
-tests = {name: measured.table(each, validation.ranking_tests).set_index("ranking") for name, each in nanos.items()}
+tests = {name: measured.table(each, prediction.ranking_tests).set_index("ranking") for name, each in nanos.items()}
 if experiment.title not in tests or source != "synth":
-    tests |= {experiment.title: validation.ranking_tests(experiment).set_index("ranking")}
+    tests |= {experiment.title: prediction.ranking_tests(experiment).set_index("ranking")}
 
 
 def by_model(measure, form):
@@ -130,7 +130,7 @@ show(by_model("spearman", "{:.2f}"))
 # functions' sets.
 
 # %% tags=["hide-input"] mystnb={"image": {"alt": "For each way of choosing sets a dot for the change of accuracy on the function's own steps, with its interval, and a ring for the change of the same steps under the other functions' sets"}, "figure": {"caption": "Change of accuracy with a function's set ablated (dots, 95 % over scenes), and of the same steps with the other functions' sets ablated (rings).", "name": "fig-sets"}}
-sets = measured.table(experiment, validation.set_effects).sort_values("change")
+sets = measured.table(experiment, prediction.set_effects).sort_values("change")
 set_figure(sets[sets["edit"] == "mask"])
 
 # %% [markdown]
@@ -178,16 +178,16 @@ show(nulls.pivot(index="case", columns="rule", values="selected").reset_index().
 # differences up to 0.15 are taken as agreement.
 
 # %% tags=["hide-input"]
-fresh = validation.ranking_tests(experiment)
+fresh = prediction.ranking_tests(experiment)
 (
-    agreement(fresh, measured.table(experiment, validation.ranking_tests), "ranking", ("precision", "spearman"), 0.15)
-    if measured.is_measured(experiment, validation.ranking_tests)
+    agreement(fresh, measured.table(experiment, prediction.ranking_tests), "ranking", ("precision", "spearman"), 0.15)
+    if measured.is_measured(experiment, prediction.ranking_tests)
     else paragraph("*Nothing is kept of this model to compare with.*")
 )
 
 # %% tags=["hide-input"]
 means, size = tests[experiment.title], nothing.set_index("rule").loc["max-T"]
-kept = measured.is_measured(experiment, validation.ranking_tests)
+kept = measured.is_measured(experiment, prediction.ranking_tests)
 quote(
     profiles=f"Numbers are of this run of {experiment.title}, profile {experiment.profile}; "
     + ("those of rankings and of families are of full runs." if kept else "those of families are of full runs."),

@@ -44,7 +44,8 @@ def head_table(heads: pd.DataFrame, functions: Sequence[str], measures: dict[str
 
     ``heads`` is a HeadMap's table; ``measures`` maps names of ``COLUMNS`` to arrays (functions, heads), or (heads,) for
     what is the same for all functions. Each of ``RANKED`` that is there gets a column ``rank_...``, 1 for the
-    strongest, missing where the value is. Raises KeyError for a name that ``COLUMNS`` does not explain, ValueError for another shape.
+    strongest, missing where the value is. Raises KeyError for a name that ``COLUMNS`` does not explain, ValueError for
+    another shape.
 
     >>> import pandas as pd
     >>> heads = pd.DataFrame({"layer": [0, 0], "head": [0, 1]})

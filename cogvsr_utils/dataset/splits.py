@@ -40,6 +40,5 @@ def require_groups(labels: ArrayLike, groups: ArrayLike, names: Iterable[str], l
     labels, groups, names = np.asarray(labels), np.asarray(groups), list(names)
     for name in names:
         if (n := len(np.unique(groups[labels == name]))) < least:
-            raise ValueError(
-                f"{name!r} has steps of {n} groups; expected at least {least} of each of {', '.join(names)}"
-            )
+            wanted = f"at least {least} for each of {', '.join(names)}"
+            raise ValueError(f"{name!r} has steps of {n} groups; expected {wanted}")

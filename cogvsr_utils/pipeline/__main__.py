@@ -1,4 +1,4 @@
-"""Make one result: ``python -m cogvsr_utils.pipeline joint_probe --model nano-internvl``."""
+"""Make one result: ``python -m cogvsr_utils.pipeline network_probe --model nano-internvl``."""
 
 import logging
 
@@ -9,7 +9,7 @@ from cogvsr_utils.pipeline.plan import RESULTS
 
 
 def main(
-    name: str = typer.Argument(help="a result, such as joint_probe or answers-C"),
+    name: str = typer.Argument(help="a result, such as network_probe or answers-C"),
     model: str = typer.Option("nano-internvl", help="a nano name, a folder or a hub id"),
     quantize: str = typer.Option("", help='"", "4bit" or "8bit"'),
     profile: str = typer.Option("light", help='"light" or "full"'),

@@ -66,6 +66,10 @@ def single_ablations(experiment: Experiment, edit: str, means: HeadMeans | None 
     return ablate_each_head(experiment, TEST, edits)
 
 
+MASKED = {"masked": single_ablations["mask"]}
+ABLATIONS = MASKED | {"mean_ablated": single_ablations["mean"]}
+
+
 @result(variants=NAMES, splits=C, gpu=True)
 def ablated_answers(experiment: Experiment, function: str, rankings: Rankings) -> pd.DataFrame:
     """Judged replies to all of C with the function's top heads by the paper's importance ablated."""

@@ -13,16 +13,16 @@ import pandas as pd
 
 from cogvsr_utils.files import replacing
 from cogvsr_utils.paths import MEASURED as FOLDER
-from cogvsr_utils.pipeline import ablation, baselines, selection, validation
+from cogvsr_utils.pipeline import ablation, baselines, prediction, selection, validation
 from cogvsr_utils.pipeline.experiment import Experiment
 from cogvsr_utils.pipeline.plan import RESULTS
 from cogvsr_utils.pipeline.store import Result
 
 MEASURED: tuple[Result, ...] = (
-    baselines.probe_baselines, validation.probe_accuracy, validation.head_table, validation.sparsity,
+    baselines.probe_baselines, validation.probe_accuracy, validation.head_table, validation.sparseness,
     validation.spatial_differences, validation.thresholds, ablation.ablation_matrix,
     ablation.matched_controls[selection.IMPORTANCE],
-    validation.ranking_quality, validation.ranking_tests, validation.set_effects, validation.planted,
+    prediction.ranking_quality, prediction.ranking_tests, prediction.set_effects, validation.planted,
     validation.null_models, validation.quantization,
 )  # fmt: skip
 

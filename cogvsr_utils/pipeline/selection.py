@@ -1,10 +1,10 @@
 """Which heads serve a function? Everything here reads split A alone, so that nothing is selected on what tests it.
 
-joint_probe          the paper's probe: importance, its null, its spread over groups
+network_probe          the paper's probe: importance, its null, its spread over groups
 strict_probe         the same of five seeds, stopped early; and on steps stratified by answer length and difficulty
-head_probes          each head alone, and what it adds to the text
+ridge_probes          each head alone, and what it adds to the text
 head_means           the mean of every head, to replace it by
-single_ablations     each head ablated alone
+selection_ablations     each head ablated alone
 attributions         approximations of that
 rankings             every way of ranking heads
 greedy_sets          sets of heads by greedy ablation
@@ -133,7 +133,7 @@ class HeadSets:
 
 
 @result(splits=A, needs={"activations": activations[SELECTION]})
-def joint_probe(experiment: Experiment, activations: HeadActivations) -> JointProbe:
+def network_probe(experiment: Experiment, activations: HeadActivations) -> JointProbe:
     """The joint probe as the paper trains it, and with shuffled labels."""
     x, y, groups, layers = _arrays(activations)
     rng = np.random.default_rng(0)
@@ -147,7 +147,7 @@ def joint_probe(experiment: Experiment, activations: HeadActivations) -> JointPr
 
 
 @result(splits=A, needs={"activations": activations[SELECTION]})
-def head_probes(experiment: Experiment, activations: HeadActivations) -> SingleProbes:
+def ridge_probes(experiment: Experiment, activations: HeadActivations) -> SingleProbes:
     """Ridge probes of each head, alone and above the text."""
     x, y, groups, _ = _arrays(activations)
     index = activations.index
@@ -166,12 +166,12 @@ def head_probes(experiment: Experiment, activations: HeadActivations) -> SingleP
 
 
 @result(splits=A, needs={"activations": activations[SELECTION]})
-def strict_probe(experiment: Experiment, activations: HeadActivations, head_probes: SingleProbes) -> StrictProbe:
+def strict_probe(experiment: Experiment, activations: HeadActivations, ridge_probes: SingleProbes) -> StrictProbe:
     """The joint probe of five seeds, each stopped early on scenes kept out for that."""
     x, y, groups, layers = _arrays(activations)
     n = experiment.settings.bootstrap
     strict = FunctionProbe("strict", n_seeds=5).fit(x, y, groups, layers)
-    rows = stratify(y, activations.index["n_tokens"].clip(upper=3), head_probes.joint_correct)
+    rows = stratify(y, activations.index["n_tokens"].clip(upper=3), ridge_probes.joint_correct)
     stratified = FunctionProbe("strict", n_seeds=5).fit(x[rows], y[rows], groups[rows], layers)
     return StrictProbe(
         _bootstrap(strict, x, y, groups, n), _bootstrap(stratified, x[rows], y[rows], groups[rows], n),
@@ -187,7 +187,7 @@ def head_means(experiment: Experiment) -> HeadMeans:
 
 
 @result(splits=A, gpu=True)
-def single_ablations(experiment: Experiment) -> HeadAblations:
+def selection_ablations(experiment: Experiment) -> HeadAblations:
     """Each head ablated alone (×0.001), on some items of A."""
     return ablate_each_head(experiment, SELECTION)
 
@@ -209,22 +209,22 @@ def attributions(experiment: Experiment, activations: HeadActivations) -> Attrib
 def rankings(
     experiment: Experiment,
     activations: HeadActivations,
-    joint_probe: JointProbe,
-    head_probes: SingleProbes,
+    network_probe: JointProbe,
+    ridge_probes: SingleProbes,
     attributions: Attributions,
-    single_ablations: HeadAblations,
+    selection_ablations: HeadAblations,
 ) -> Rankings:
     """How strongly each method ranks each head for each function."""
-    functions = joint_probe.functions
+    functions = network_probe.functions
     scores = {
-        IMPORTANCE: np.abs(joint_probe.importance),
-        "probe of the head alone": head_probes.auroc,
-        "CogVision's probe": head_probes.binary_accuracy,
-        "gain over text": head_probes.gain,
+        IMPORTANCE: np.abs(network_probe.importance),
+        "probe of the head alone": ridge_probes.auroc,
+        "CogVision's probe": ridge_probes.binary_accuracy,
+        "gain over text": ridge_probes.gain,
         "attribution patching": -attributions.patching,
         "attention to the picture": attributions.image_attention,
         "output norm": np.tile(attributions.norms, (len(functions), 1)),
-        ABLATION: -single_ablations.mean_delta_log_prob(functions),
+        ABLATION: -selection_ablations.mean_delta_log_prob(functions),
     }
     return Rankings(functions, activations.heads.table[["layer", "head"]].to_numpy(), scores)
 

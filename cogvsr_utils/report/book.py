@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 from cogvsr_utils.dataset.splits import SELECTION, TEST, TUNING
 from cogvsr_utils.models.weights import nano_names
-from cogvsr_utils.pipeline import ablation, baselines, recordings, selection, validation
+from cogvsr_utils.pipeline import ablation, baselines, prediction, recordings, selection, validation
 from cogvsr_utils.pipeline.experiment import Experiment
 from cogvsr_utils.pipeline.measured import is_measured
 from cogvsr_utils.pipeline.plan import results_of
@@ -38,11 +38,11 @@ PAGES = {
         recordings.direct_answers, recordings.activations[SELECTION],
     )),
     "03_probing": Page((
-        baselines.probe_baselines, selection.joint_probe, selection.head_probes,
+        baselines.probe_baselines, selection.network_probe, selection.ridge_probes,
         validation.probe_accuracy, validation.head_table, validation.stability, validation.ranking_agreement,
     )),
     "04_scarcity": Page((
-        validation.head_table, validation.sparsity, validation.spatial_differences, validation.thresholds,
+        validation.head_table, validation.sparseness, validation.spatial_differences, validation.thresholds,
         validation.overlaps,
     )),
     "05_interventions": Page((
@@ -50,16 +50,16 @@ PAGES = {
         ablation.without_strongest, ablation.scaled, ablation.steered,
     )),
     "A2_validation": Page(
-        results=(validation.head_table, validation.ranking_tests),
+        results=(validation.head_table, prediction.ranking_tests),
         heavy=(
-            baselines.probe_baselines, validation.ranking_quality, validation.set_effects, validation.planted,
+            baselines.probe_baselines, prediction.ranking_quality, prediction.set_effects, validation.planted,
             validation.null_models, ablation.matched_controls[selection.IMPORTANCE],
         ),
-        nano=(validation.ranking_tests,),
+        nano=(prediction.ranking_tests,),
     ),
     "06_families": Page(
         nano=(
-            recordings.answers[TEST], validation.head_table, validation.sparsity, validation.spatial_differences,
+            recordings.answers[TEST], validation.head_table, validation.sparseness, validation.spatial_differences,
             ablation.ablation_matrix, ablation.matched_controls[selection.IMPORTANCE],
         ),
         first=(validation.quantization,),

@@ -5,8 +5,8 @@ reliance(experiment)    one row a step: what was found, and whether to rely on i
 
 import pandas as pd
 
-from cogvsr_utils.checks.planted import selections_of_nothing
-from cogvsr_utils.pipeline import ablation, baselines, selection, validation
+from cogvsr_utils.checks.planting import selections_of_nothing
+from cogvsr_utils.pipeline import ablation, baselines, prediction, selection, validation
 from cogvsr_utils.pipeline.experiment import Experiment
 from cogvsr_utils.pipeline.measured import table
 from cogvsr_utils.report.pages import NO_DIFFERENCE
@@ -21,8 +21,8 @@ def reliance(experiment: Experiment) -> pd.DataFrame:
     A ranking is called a hint where its precision beats chance with p below 5 % over all rankings.
     """
     accuracy = table(experiment, baselines.probe_baselines).set_index("predictor")["accuracy"]
-    tests = table(experiment, validation.ranking_tests).set_index("ranking")
-    sets = table(experiment, validation.set_effects)
+    tests = table(experiment, prediction.ranking_tests).set_index("ranking")
+    sets = table(experiment, prediction.set_effects)
     own = sets[sets["edit"] == "mask"].set_index("set").loc[selection.IMPORTANCE]
     controls = ablation.all_against_controls(table(experiment, ablation.matched_controls[selection.IMPORTANCE]))
     nulls = table(experiment, validation.null_models).set_index(["case", "rule"])["selected"]

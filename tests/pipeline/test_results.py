@@ -10,7 +10,7 @@ from cogvsr_utils.analysis.ablations import HeadAblations
 from cogvsr_utils.functions import NAMES
 from cogvsr_utils.models.interventions import mask
 from cogvsr_utils.models.scorer import TeacherForcedScorer
-from cogvsr_utils.pipeline import ablation, measured, selection, validation
+from cogvsr_utils.pipeline import ablation, measured, prediction, selection, validation
 from cogvsr_utils.pipeline import experiment as experiments
 from cogvsr_utils.pipeline.experiment import Experiment, Profile, n_top
 from cogvsr_utils.pipeline.selection import Attributions, HeadMeans, HeadSets, Rankings
@@ -68,7 +68,7 @@ def test_sets_are_measured_as_by_hand(experiment, rankings, ablations):
     k = n_top(len(rankings.heads))
     greedy = selection.top_heads_by(rankings, MEASURED, k)
     means = HeadMeans({"all": np.zeros(experiment.vlm.heads.width, dtype=np.float32)})
-    table = validation.set_effects.make(
+    table = prediction.set_effects.make(
         experiment, rankings=rankings, greedy_sets=greedy, head_means=means, masked=ablations["mask"],
         mean_ablated=ablations["mean"],
     ).set_index(["set", "edit"])  # fmt: skip
@@ -93,7 +93,7 @@ def test_sets_are_measured_as_by_hand(experiment, rankings, ablations):
 
 
 def test_a_ranking_that_is_the_measure_itself_is_told_from_chance_and_no_other(experiment, rankings, ablations):
-    tests = validation.ranking_tests.make(experiment, rankings=rankings, masked=ablations["mask"], n=200)
+    tests = prediction.ranking_tests.make(experiment, rankings=rankings, masked=ablations["mask"], n=200)
     tests = tests.set_index("ranking")
     assert tests.loc[MEASURED, "precision"] == 1 and tests.loc[MEASURED, "spearman"] == pytest.approx(1)
     assert (tests.loc[MEASURED, ["p_precision", "p_spearman"]] == 1 / 201).all()
@@ -101,7 +101,7 @@ def test_a_ranking_that_is_the_measure_itself_is_told_from_chance_and_no_other(e
 
 
 def test_quality_of_a_ranking_is_counted_by_hand(experiment, rankings, ablations):
-    table = validation.ranking_quality.make(
+    table = prediction.ranking_quality.make(
         experiment, rankings=rankings, masked=ablations["mask"], mean_ablated=ablations["mean"]
     ).set_index(["ranking", "edit", "function", "k"])
     k, name = n_top(len(rankings.heads)), FUNCTIONS[3]

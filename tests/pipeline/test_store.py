@@ -93,7 +93,7 @@ def test_dataclasses_of_arrays_go_to_disk_and_back_without_pickle(tmp_path):
 
 def test_a_key_changes_with_settings_data_weights_and_needs_and_with_nothing_else(small_set):
     base = Experiment("nano-internvl", source=str(small_set))
-    key = RESULTS["joint_probe"].key
+    key = RESULTS["network_probe"].key
     others = [
         Experiment("nano-internvl", profile="full", source=str(small_set)),
         Experiment("nano-mllama", source=str(small_set)),
@@ -187,14 +187,14 @@ def edit(path, old, new):
 
 
 def test_an_edit_of_what_a_result_rests_on_makes_it_anew_and_another_edit_does_not(clone):
-    first = make(clone, "head_probes")
+    first = make(clone, "ridge_probes")
     made = first.stat().st_mtime_ns
     edit(clone / "cogvsr_utils/report/figures.py", '"font.size": 10', '"font.size": 11')
     edit(clone / "cogvsr_utils/analysis/sparsity.py", "SHARES, LEVELS = (0.1,", "SHARES, LEVELS = (0.2,")
-    assert make(clone, "head_probes") == first and first.stat().st_mtime_ns == made
+    assert make(clone, "ridge_probes") == first and first.stat().st_mtime_ns == made
     activations = sorted((clone / "results").rglob("activations-A.*.json"))
     edit(clone / "cogvsr_utils/analysis/head_probes.py", "ridge: float = 10.0", "ridge: float = 20.0")
-    second = make(clone, "head_probes")
+    second = make(clone, "ridge_probes")
     assert second != first and second.exists() and not first.exists()
     assert sorted((clone / "results").rglob("activations-A.*.json")) == activations, "its needs stay"
 
@@ -220,7 +220,7 @@ def test_a_dry_run_lists_the_jobs_expected(clone, profile):
     expected = {rule.title for rule in rules(asked, results_of(asked))}
     assert listed == expected and len(expected) == len(RESULTS) - 3, "all but what compares with 4-bit"
     gpus = {rule.result for rule in rules(Experiment("nano-internvl"), RESULTS) if rule.gpu}
-    assert "answers-A" in gpus and "joint_probe" not in gpus and "ablation_matrix" not in gpus
+    assert "answers-A" in gpus and "network_probe" not in gpus and "ablation_matrix" not in gpus
 
 
 def test_a_kill_in_the_middle_loses_nothing(clone):

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from cogvsr_utils.analysis.accuracy import accuracy_table
 from cogvsr_utils.analysis.head_scores import head_table
 from cogvsr_utils.analysis.sparsity import scarcity
-from cogvsr_utils.checks.planted import power
+from cogvsr_utils.checks.planting import power
 from cogvsr_utils.dataset.scoring import judge
 from cogvsr_utils.functions import FUNCTIONS, NAMES
 from cogvsr_utils.pipeline import measured, validation

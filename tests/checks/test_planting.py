@@ -1,6 +1,6 @@
 import numpy as np
 
-from cogvsr_utils.checks.planted import plant, power, selections_of_nothing, trials
+from cogvsr_utils.checks.planting import plant, power, selections_of_nothing, trials
 
 N, HEADS, DIM = 600, 10, 4
 RNG = np.random.default_rng(0)
