@@ -92,7 +92,8 @@ def top_heads(table: pd.DataFrame, function: str, k: int, by: str = "importance"
     known = [name for name in RANKED if name in table.columns]
     if by not in known:
         raise ValueError(f"by is {by!r}; expected one of {known}")
-    if not 1 <= k <= (n := int(rows[by].notna().sum())):
+    n = int(rows[by].notna().sum())
+    if not 1 <= k <= n:
         raise ValueError(f"k is {k}; expected 1 to {n}, the heads of {function} with a value of {by}")
     order = np.argsort(-RANKED[by](rows[by].to_numpy()), kind="stable")[:k]
     return [(int(layer), int(head)) for layer, head in rows[["layer", "head"]].to_numpy()[order]]

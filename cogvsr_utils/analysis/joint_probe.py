@@ -69,7 +69,7 @@ class FunctionProbe:
         self.classes_, code = np.unique(y, return_inverse=True)
         self.read_ = _group_sample(groups, self.held_out, self.seed)
         fit = ~self.read_
-        for name in self.classes_:
+        for name in self.classes_.tolist():
             if not ((y == name) & fit).any() or not ((y == name) & self.read_).any():
                 raise ValueError(
                     f"{name!r} has no steps on one side of the split by groups; expected it in more groups"

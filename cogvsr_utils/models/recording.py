@@ -202,7 +202,8 @@ class _Reader:
     def _order(self, i: int) -> tuple:
         """Pictures of one size together, and chats of like length, so that little of a batch is padding."""
         item = self.items[i]
-        length = len(item.question) + sum(map(len, self.replies[item.uid])) + sum(len(s.question) for s in item.steps)
+        replies = self.replies.get(item.uid, ())
+        length = len(item.question) + sum(map(len, replies)) + sum(len(s.question) for s in item.steps)
         return image_size(item), length, i
 
     @torch.inference_mode()

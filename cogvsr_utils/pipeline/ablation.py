@@ -210,17 +210,17 @@ def against_controls(sets: pd.DataFrame) -> pd.DataFrame:
     """Each function's heads beside their matched controls, from ``matched_controls``, in the order of ``NAMES``.
 
     Columns: function, n, k, change, control_mean, control_low, control_high (95 % of the controls), sets, norm,
-    control_norm, same_layer, p (one-sided: that a control costs as much).
+    control_norm, same_layer, p (one-sided: that a control costs as much); missing for a function without controls.
     """
     rows = []
     for function, part in sets.groupby("function"):
         own, controls = part[part["set"] == -1].iloc[0], part[part["set"] >= 0]
-        low, high = percentile_interval(controls["change"])
-        rows.append({"function": function, "n": own["n"], "k": own["k"], "change": own["change"],
+        low, high = percentile_interval(controls["change"]) if len(controls) else (np.nan, np.nan)
+        p = (1 + (controls["change"] <= own["change"]).sum()) / (1 + len(controls)) if len(controls) else np.nan
+        rows.append({"function": function, "n": own["n"], "k": own["k"], "change": own["change"], "p": p,
                      "control_mean": controls["change"].mean(), "control_low": low, "control_high": high,
                      "sets": len(controls), "norm": own["norm"], "control_norm": controls["norm"].mean(),
-                     "same_layer": controls["same_layer"].mean(),
-                     "p": (1 + (controls["change"] <= own["change"]).sum()) / (1 + len(controls))})  # fmt: skip
+                     "same_layer": controls["same_layer"].mean()})  # fmt: skip
     return pd.DataFrame(rows).set_index("function").loc[[n for n in NAMES if n in set(sets["function"])]].reset_index()
 
 

@@ -1,0 +1,57 @@
+"""Data of one's own, in a person's words, from the file to the tables, as the page shows it."""
+
+import runpy
+import shutil
+
+import pytest
+from own_data import write_own_data
+
+from cogvsr_utils import paths
+from cogvsr_utils.dataset.jsonl import check_items
+from cogvsr_utils.functions import NAMES
+from cogvsr_utils.paths import ROOT
+from cogvsr_utils.pipeline import experiment as experiments
+from cogvsr_utils.pipeline.experiment import Profile
+
+FEW = Profile(
+    null_fits=1, permutations=5, bootstrap=10, matched_controls=4, control_items=2, ablation_items=2, planted=1
+)
+SNIPPETS = ROOT / "book" / "snippets"
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    return write_own_data(tmp_path_factory.mktemp("own"), n_pictures=14)
+
+
+@pytest.fixture
+def at_home(source, tmp_path, monkeypatch):
+    """A folder with mine.jsonl in it, results of its own, and little of everything."""
+    shutil.copytree(source.parent, tmp_path, dirs_exist_ok=True)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(paths, "RESULTS", tmp_path / "results")
+    monkeypatch.setitem(experiments.PROFILES, "light", FEW)
+    return tmp_path
+
+
+def test_nothing_is_wrong_with_it(source):
+    assert check_items(source) == []
+
+
+def test_from_the_file_to_the_tables(at_home, capsys):
+    found = runpy.run_path(str(SNIPPETS / "own_results.py"))
+    experiment = found["experiment"]
+    table = found["validation"].head_table(experiment)
+    assert len(table) == 8 * 48 and set(table["function"]) == set(NAMES) and table["effect"].notna().all()
+    assert experiment.folder.is_relative_to(at_home / "results") and "mine-" in experiment.folder.parts[-2]
+    matrix = found["ablation"].ablation_matrix(experiment)
+    assert len(matrix) == 8 * 9 and matrix["change"].between(-1, 1).all()
+    assert "[72 rows" in capsys.readouterr().out
+
+
+def test_step_by_step(at_home, capsys):
+    found = runpy.run_path(str(SNIPPETS / "own_data.py"))
+    assert len(set(found["spatial"])) == 5 and len(found["table"]) == 8 * 48
+    assert "Main question" in capsys.readouterr().out
+    again = runpy.run_path(str(SNIPPETS / "own_data.py"))  # the store is there now
+    assert again["table"].equals(found["table"])
