@@ -125,8 +125,10 @@ class Result:
         }
 
     def _remove_older(self, experiment: Experiment):
-        """Delete what was kept under the same name for other keys."""
+        """Delete what was kept under the same name for other keys, and what killed makers left half written."""
         current = self.key(experiment)
+        for partial in experiment.folder.glob(f".{self.name}.*.part*"):
+            partial.unlink()
         for path in experiment.folder.glob(f"{self.name}.*"):
             if path.name.split(".")[1] != current:
                 shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)

@@ -1,0 +1,76 @@
+"""``make book``, killed with all its jobs at fifty moments, ends with the tables of an undisturbed run."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from own_data import write_own_data
+
+from cogvsr_utils.paths import ROOT
+
+KILLS = 50
+pytestmark = pytest.mark.chaos
+
+
+@pytest.fixture
+def clones(tmp_path):
+    """Two clones of the project, and a small file of data."""
+    source = write_own_data(tmp_path / "data", n_pictures=14)
+    folders = [tmp_path / name for name in ("undisturbed", "killed")]
+    for folder in folders:
+        subprocess.run(["git", "clone", "--quiet", str(ROOT), str(folder)], check=True)
+    return *folders, source
+
+
+def start(clone: Path, source: Path) -> subprocess.Popen:
+    """A run of the plan up to the page on scarcity: answers, activations, probes, ablations, tables, a notebook."""
+    command = [sys.executable, "-m", "snakemake", "--cores", "all", "--nolock", "--rerun-incomplete", "--quiet", "all",
+               "--config", f"source={source}", "--", "_build/book/notebooks/04_scarcity.ipynb"]  # fmt: skip
+    environment = os.environ | {
+        "PYTHONPATH": str(clone),
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+    }
+    log = (clone / "log.txt").open("a")
+    return subprocess.Popen(command, cwd=clone, env=environment, stdout=log, stderr=log, start_new_session=True)
+
+
+def test_the_book_is_the_same_however_often_it_was_killed(clones):
+    undisturbed, killed, source = clones
+    assert start(undisturbed, source).wait() == 0, (undisturbed / "log.txt").read_text()[-3000:]
+    rng, kills = random.Random(0), 0
+    while kills < KILLS:
+        run = start(killed, source)
+        time.sleep(rng.uniform(3, 25))
+        if run.poll() is None:
+            os.killpg(run.pid, signal.SIGKILL)
+            kills += 1
+        elif run.returncode != 0:
+            raise AssertionError((killed / "log.txt").read_text()[-3000:])
+        else:  # done before all kills: once more from nothing
+            subprocess.run(["rm", "-r", str(killed / "results"), str(killed / "_build")], check=True)
+        run.wait()
+    assert start(killed, source).wait() == 0, (killed / "log.txt").read_text()[-3000:]
+    files = {
+        clone: {path.relative_to(clone): path for path in (clone / "results").rglob("*")
+                if path.suffix in (".parquet", ".npz", ".npy", ".png", ".jsonl")}
+        for clone in (undisturbed, killed)
+    }  # fmt: skip
+    assert set(files[undisturbed]) == set(files[killed]) and len(files[killed]) > 20
+    for name, path in files[undisturbed].items():
+        other = files[killed][name]
+        if path.suffix == ".parquet":
+            pd.testing.assert_frame_equal(pd.read_parquet(path), pd.read_parquet(other), obj=str(name))
+        elif path.suffix == ".npz":
+            with np.load(path) as one, np.load(other) as two:
+                for entry in one:
+                    np.testing.assert_array_equal(one[entry], two[entry], err_msg=f"{name} {entry}")
+        else:
+            assert path.read_bytes() == other.read_bytes(), name
+    assert (killed / "_build/book/notebooks/04_scarcity.ipynb").is_file()
