@@ -30,7 +30,8 @@ if importlib.util.find_spec("cogvsr_utils") is None:  # on Colab or Binder: fetc
     sys.path.insert(0, "attention-in-space")
 
 # %% tags=["parameters"]
-n_items: int = 1200  # main questions to build
+source: str = "synth"  # "synth" or the path of a CogVSR .jsonl file
+n_items: int = 1200  # main questions to build, where the source is "synth", as the next two
 size: int = 256  # pixels along one side of a picture
 seed: int = 0  # other seeds give other scenes
 
@@ -48,8 +49,16 @@ from cogvsr_utils.report.pages import paragraph, quote, show, start
 
 start()
 
+# %% tags=["hide-input"]
+own = source != "synth"
+paragraph(
+    f"*This run shows* `{source}`; *what is said of how the set is made is about CogVSR-Synth.*"
+    if own
+    else f"*This run shows CogVSR-Synth, built from seed {seed}.*"
+)
+
 # %%
-items = load_items(build_synth(n_items=n_items, size=size, seed=seed))
+items = load_items(source if own else build_synth(n_items=n_items, size=size, seed=seed))
 steps = steps_table(items)
 steps[["question", "answer", "function"]].head(4)
 
@@ -60,11 +69,15 @@ steps[["question", "answer", "function"]].head(4)
 # about (things nearly in line, things mostly hidden) is never asked.
 
 # %% tags=["hide-input"] mystnb={"image": {"alt": "Four rendered table-top pictures, each beside its main question and its labelled steps with their answers"}, "figure": {"caption": "Four items of the set: picture, main question with its answer, and the steps, each with the function that it needs.", "name": "fig-items"}}
-first = {}
+benchmarks = {}
 for item in items:
-    if len(item.steps) == 5:
-        first.setdefault(item.meta["source_benchmark"], item)
-scene_figure(list(first.values()))
+    if item.image is not None:
+        benchmarks.setdefault(item.meta.get("source_benchmark", item.benchmark), []).append(item)
+(
+    scene_figure([min(each, key=lambda item: abs(len(item.steps) - 5)) for each in list(benchmarks.values())[:4]])
+    if benchmarks
+    else paragraph("*No item has a picture.*")
+)
 
 # %% [markdown]
 # ## Four source benchmarks
@@ -75,7 +88,10 @@ scene_figure(list(first.values()))
 
 # %% tags=["hide-input"]
 kinds = Counter(item.subset for item in items)
-example = {item.subset: (item.meta["source_benchmark"], f"{item.subset}: {item.question}") for item in items}
+example = {
+    item.subset: (item.meta.get("source_benchmark", item.benchmark), f"{item.subset}: {item.question}")
+    for item in items
+}
 table = pd.DataFrame([(*example[kind], n) for kind, n in kinds.items()], columns=["source", "example", "questions"])
 show(table.sort_values(["source", "example"]))
 
@@ -97,9 +113,9 @@ show(pd.DataFrame({"function": f.name, "meaning": f.definition} for f in FUNCTIO
 # scored like the others. How many there are, by function:
 
 # %% tags=["hide-input"]
-needed = {(item.uid, number) for item in items for number in item.meta["needed_steps"]}
+needed = {(i.uid, number) for i in items for number in i.meta.get("needed_steps", range(len(i.steps)))}
 steps["filler"] = [(uid, number) not in needed for uid, number in zip(steps["uid"], steps["step"], strict=True)]
-filler = steps.groupby("function")["filler"].agg(["size", "mean"]).loc[[f.name for f in FUNCTIONS]].reset_index()
+filler = steps.groupby("function")["filler"].agg(["size", "mean"]).reindex([f.name for f in FUNCTIONS]).reset_index()
 show(filler.rename(columns={"size": "steps", "mean": "filler"}), percent=("filler",))
 
 # %% [markdown]
@@ -110,7 +126,9 @@ show(filler.rename(columns={"size": "steps", "mean": "filler"}), percent=("fille
 # `nano-internvl` answers below 60 % are kept apart as *hard*.
 
 # %% tags=["hide-input"]
-splits = pd.DataFrame([(i.split, i.group_id, len(i.steps)) for i in items], columns=["split", "scene", "steps"])
+splits = pd.DataFrame(
+    [(i.split or "none", i.group_id, len(i.steps)) for i in items], columns=["split", "scene", "steps"]
+)
 show(
     splits.groupby("split")
     .agg(questions=("scene", "size"), scenes=("scene", "nunique"), steps=("steps", "sum"))
@@ -141,7 +159,7 @@ quote(
 # %% tags=["hide-input"]
 paragraph(
     f"{len(items)} questions about {len({i.group_id for i in items})} scenes, with {len(steps)} labelled steps of which "
-    f"{steps['filler'].mean():.0%} are filler; every function has at least {min(counts.values()) / len(steps):.1%} of them. "
+    f"{steps['filler'].mean():.0%} are filler; every function has at least {min(counts[f.name] for f in FUNCTIONS) / len(steps):.1%} of them. "
     f"Words of the question alone name a step's function in {by_name['question words']:.1%} of cases, its place in the "
     f"chain in {by_name['step index']:.1%}, the commonest function is right in {by_name['majority']:.1%}. So a probe's "
     "accuracy never stands alone in this book: what heads *do* is tested by ablating them."

@@ -32,7 +32,7 @@ class Page:
 
 
 PAGES = {
-    "01_dataset": Page(parameters=()),
+    "01_dataset": Page(parameters=("source",)),
     "02_capture": Page((
         *(recordings.answers[split] for split in (SELECTION, TEST, "hard")), recordings.four_bit_answers,
         recordings.direct_answers, recordings.activations[SELECTION],

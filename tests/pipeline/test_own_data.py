@@ -12,6 +12,7 @@ from cogvsr_utils.functions import NAMES
 from cogvsr_utils.paths import ROOT
 from cogvsr_utils.pipeline import experiment as experiments
 from cogvsr_utils.pipeline.experiment import Profile
+from cogvsr_utils.report.runner import run_notebook
 
 FEW = Profile(
     null_fits=1, permutations=5, bootstrap=10, matched_controls=4, control_items=2, ablation_items=2, planted=1
@@ -47,6 +48,14 @@ def test_from_the_file_to_the_tables(at_home, capsys):
     matrix = found["ablation"].ablation_matrix(experiment)
     assert len(matrix) == 8 * 9 and matrix["change"].between(-1, 1).all()
     assert "[72 rows" in capsys.readouterr().out
+
+
+def test_the_page_on_the_data_shows_it(at_home):
+    page = run_notebook(
+        ROOT / "notebooks" / "01_dataset.ipynb", at_home / "01.ipynb", {"source": str(at_home / "mine.jsonl")}
+    )
+    text = page.read_text()
+    assert "patches" in text and "28 questions about 14 scenes, with 224 labelled steps" in text
 
 
 def test_step_by_step(at_home, capsys):

@@ -101,6 +101,7 @@ def test_notebooks_have_their_shape(source):
     notebook = jupytext.read(source)
     tags = [tag for c in notebook.cells for tag in c.metadata.get("tags", [])]
     assert tags.count("parameters") == 1 and "injected-parameters" not in tags
+    assert any(cell.source.startswith("source: str") or "\nsource: str" in cell.source for cell in notebook.cells)
     text = "\n".join(c.source for c in notebook.cells if c.cell_type == "markdown")
     assert len(re.findall(r"^# ", text, re.M)) == 1
     for part in ("**Overview.**", "**Prerequisites.**", "## Summary", "**What's next.**"):
