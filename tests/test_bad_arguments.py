@@ -4,6 +4,9 @@ Files and lines are in ``dataset/test_jsonl.py``, pictures in ``dataset/test_ima
 ``models/test_interventions.py``, stores in ``models/test_stores.py``.
 """
 
+import os
+import subprocess
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -137,6 +140,16 @@ def test_experiments_are_checked_when_they_are_named(changes, message):
 def test_models_that_there_are_not(name, settings, message):
     with pytest.raises((OSError, ValueError), match=message):
         load_vlm(name, **settings)
+
+
+@pytest.mark.parametrize("option, message", [
+    ("--quantize=2bit", "quantize is '2bit'"), ("--profile=heavy", "profile is 'heavy'"), ("--model=nano-x", "no nano"),
+    ("--source=none.jsonl", "no data at 'none.jsonl'"), ("--modle=x", "No such option"),
+])  # fmt: skip
+def test_the_command_for_one_result_refuses_what_it_cannot_use(option, message):
+    call = [sys.executable, "-m", "cogvsr_utils.pipeline", "head_table", option]
+    done = subprocess.run(call, capture_output=True, text=True, env=os.environ | {"COLUMNS": "200"})
+    assert done.returncode == 2 and message in done.stderr and "Traceback" not in done.stderr
 
 
 @pytest.mark.parametrize("limit", [0, -1])

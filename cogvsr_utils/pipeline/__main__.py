@@ -4,6 +4,7 @@ import logging
 
 import typer
 
+from cogvsr_utils.models.weights import find_weights
 from cogvsr_utils.pipeline.experiment import Experiment
 from cogvsr_utils.pipeline.plan import RESULTS
 
@@ -19,7 +20,11 @@ def main(
     if name not in RESULTS:
         raise typer.BadParameter(f"no result {name!r}; there are {', '.join(sorted(RESULTS))}")
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    experiment = Experiment(model, quantize, profile, source)
+    try:
+        experiment = Experiment(model, quantize, profile, source)
+        find_weights(model)
+    except (ValueError, OSError) as error:
+        raise typer.BadParameter(str(error)) from None
     RESULTS[name](experiment)
     typer.echo(RESULTS[name].data_path(experiment))
 

@@ -1,4 +1,4 @@
-"""Parameters of a page, refused where the page does not have them or where they are of another type.
+"""Parameters of a page, refused where the page does not have them, where they are of another type, and below 0.
 
 check(given, known)         raises ValueError for what is wrong
 of_cells(sources)           what papermill gave a running notebook, and what the notebook has
@@ -12,7 +12,8 @@ INJECTED = "# Parameters\n"  # how papermill begins the cell that it adds
 
 
 def check(given: dict[str, object], known: dict[str, str]) -> None:
-    """Raise ValueError for a parameter that is not ``known`` (name -> name of its type), or of another type.
+    """Raise ValueError for a parameter that is not ``known`` (name -> name of its type), of another type, or a number
+    below 0.
 
     >>> check({"modle": "nano-internvl"}, {"model": "str"})
     Traceback (most recent call last):
@@ -23,6 +24,8 @@ def check(given: dict[str, object], known: dict[str, str]) -> None:
             raise ValueError(f"no parameter {name!r}; expected some of {', '.join(sorted(known))}")
         if not isinstance(value, TYPES[known[name]]) or (isinstance(value, bool) and known[name] != "bool"):
             raise ValueError(f"parameter {name} is {value!r}; expected a value of type {known[name]}")
+        if isinstance(value, int | float) and value < 0:
+            raise ValueError(f"parameter {name} is {value!r}; expected a number from 0")
 
 
 def of_cells(sources: list[str]) -> tuple[dict[str, object], dict[str, str]]:

@@ -120,6 +120,8 @@ def test_unknown_parameters_and_notebooks_are_refused(tmp_path):
         run_notebook(page, target, {"modle": "nano-internvl"})
     with pytest.raises(ValueError, match="parameter model is 12; expected a value of type str"):
         run_notebook(page, target, {"model": 12})
+    with pytest.raises(ValueError, match="parameter n_items is -1; expected a number from 0"):
+        run_notebook(ROOT / "notebooks" / "01_dataset.ipynb", target, {"n_items": -1})
     call = [sys.executable, "-m", "cogvsr_utils.report.runner", "notebook", "09_none"]
     done = subprocess.run(call, capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 2 and "no notebook" in done.stderr
