@@ -24,7 +24,7 @@ $(READY): pyproject.toml constraints.txt
 	@touch $@
 
 book: $(READY)  ## run every notebook and build the book (MODEL=, QUANTIZE= for another model, SOURCE= for data of your own)
-	$(SNAKEMAKE) --config model=$(MODEL) quantize=$(QUANTIZE) source=$(if $(filter-out synth,$(SOURCE)),$(abspath $(SOURCE))) -- book
+	$(SNAKEMAKE) --config model=$(MODEL) quantize=$(QUANTIZE) source="$(filter-out synth,$(SOURCE))" -- book
 	@echo "Open _build/book/_build/html/index.html"
 
 test: $(READY)  ## run the tests

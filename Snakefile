@@ -13,6 +13,8 @@ from cogvsr_utils.report.book import PAGES, page_options, page_results
 OUT = "_build/book"
 SETTINGS = {name: config.get(name) or default for name, default in
             (("quantize", None), ("profile", "light"), ("source", "synth"))}
+if SETTINGS["source"] != "synth":
+    SETTINGS["source"] = str(Path(SETTINGS["source"]).resolve())  # notebooks run in their own folder
 EXPERIMENTS = [Experiment(model, **SETTINGS) for model in (config.get("model") or "nano-internvl").split(",")]
 SHOWN = {name: page_results(name, EXPERIMENTS[0]) for name in PAGES}
 KEPT = sorted(str(path) for path in Path("data").rglob("*.csv"))

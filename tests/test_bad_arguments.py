@@ -4,6 +4,7 @@ Files and lines are in ``dataset/test_jsonl.py``, pictures in ``dataset/test_ima
 ``models/test_interventions.py``, stores in ``models/test_stores.py``.
 """
 
+import json
 import os
 import subprocess
 import sys
@@ -67,6 +68,12 @@ def test_more_of_probes():
         binary_accuracy(X, Y, np.zeros(40, int))
     with pytest.raises(ValueError, match="protocol is 'lax'; expected one of"):
         FunctionProbe("lax")
+    for name in ("epochs", "n_seeds", "batch_size"):
+        with pytest.raises(ValueError, match=f"{name} is 0; expected at least 1"):
+            FunctionProbe(**{name: 0})
+    for offset in (np.zeros((40, 3)), np.zeros((9, 2)), np.full((40, 2), np.nan)):
+        with pytest.raises(ValueError, match=r"offset has shape .*; expected finite numbers \(40, 2\)"):
+            HeadProbes().fit(X, Y, GROUPS, offset=offset)
 
 
 def test_a_function_of_too_few_groups_is_named(items, vlm):
@@ -90,6 +97,8 @@ def test_missing_values_have_no_rank_and_are_not_taken():
             top_heads(table, "f", 1, by=by)
     with pytest.raises(ValueError, match=r"no function 'g' in the table; it has \['f'\]"):
         top_heads(table, "g", 1, by="auroc")
+    some = head_table(heads.iloc[[2, 0]], ["f"], {"auroc": np.array([[0.1, 0.4]])})
+    assert some["rank_auroc"].tolist() == [2, 1]  # by place, whatever the index of the heads
     with pytest.raises(KeyError, match=r"no columns \['luck'\]; expected some of"):
         head_table(heads, ["f"], {"luck": np.zeros((1, 3))})
     with pytest.raises(ValueError, match=r"auroc has shape \(1, 2\); expected \(functions, heads\) = \(1, 3\)"):
@@ -97,6 +106,7 @@ def test_missing_values_have_no_rank_and_are_not_taken():
 
 
 @pytest.mark.parametrize("heads, n, message", [
+    ([(0.9, 1.7)], 1, "no such heads"), ([(0, 0), (0, 0)], 1, "1 heads are given more than once"),
     ([(9, 9)], 1, r"no such heads: \[\(9, 9\)\]"), ([], 1, "1 sets like 0 heads"), ([(0, 0)], 0, "0 sets like 1 heads"),
 ])  # fmt: skip
 def test_controls_of_nothing_or_of_unknown_heads_are_refused(vlm, heads, n, message):
@@ -114,6 +124,9 @@ def test_tables_of_replies(answers):
         accuracy_table(judged, by="luck")
     with pytest.raises(ValueError, match=r"no columns \['prediction'\] .*; expected what answer\(\) returns"):
         judge(answers.drop(columns="prediction"))
+    with pytest.raises(ValueError, match="some options are a text; expected lists"):
+        judge(answers.assign(options="['red', 'blue']"))
+    assert not judge(answers.assign(prediction=np.nan, answer="nan"))["correct"].any()
     with pytest.raises(ValueError, match="scorer is 'lenient'; expected one of"):
         judge(answers, "lenient")
     with pytest.raises(ValueError, match=r"replies before, .* in common; expected the same"):
@@ -131,6 +144,20 @@ def test_tables_of_replies(answers):
 def test_experiments_are_checked_when_they_are_named(changes, message):
     with pytest.raises((ValueError, TypeError, FileNotFoundError), match=message):
         Experiment(**{"model": "nano-internvl"} | changes)
+
+
+def test_a_file_that_was_changed_is_read_anew(small_set, tmp_path):
+    lines = [line for line in small_set.read_text().splitlines() if '"split": "A"' in line]
+    lines = [json.dumps(json.loads(line) | {"image": None}) for line in lines]
+    path = tmp_path / "mine.jsonl"
+    path.write_text("\n".join(lines))
+    before = Experiment("nano-internvl", source=path)
+    assert len(before.items("A")) == len(lines) and before.data_digest(("A",))
+    path.write_text("\n".join(lines[:3]))
+    after = Experiment("nano-internvl", source=path)
+    assert len(after.items("A")) == 3 and after.data_digest(("A",)) != before.data_digest(("A",))
+    with pytest.raises(ValueError, match=r"mine\.jsonl has no split 'C'; it has \['A'\]"):
+        after.items("C")
 
 
 @pytest.mark.parametrize("name, settings, message", [
@@ -193,13 +220,13 @@ def test_items_without_steps(vlm, asked, tmp_path):
 
 @pytest.mark.parametrize("name", ["batch_size", "max_new_tokens"])
 def test_counts_below_one_are_refused_in_answering(vlm, asked, name):
-    with pytest.raises(ValueError, match=rf"{name} is 0; expected at least 1"):
+    with pytest.raises(ValueError, match=rf"{name} is 0; expected a whole number, at least 1"):
         answer(vlm, asked, **{name: 0})
 
 
 @pytest.mark.parametrize("name", ["batch_size", "shard"])
 def test_counts_below_one_are_refused_in_capture(vlm, asked, tmp_path, name):
-    with pytest.raises(ValueError, match=rf"{name} is -1; expected at least 1"):
+    with pytest.raises(ValueError, match=rf"{name} is -1; expected a whole number, at least 1"):
         capture(vlm, asked, store=tmp_path, **{name: -1})
 
 

@@ -119,6 +119,9 @@ class HeadProbes:
         splitter = GroupKFold(self.n_splits, shuffle=True, random_state=self.seed)
         tests = [test for _, test in splitter.split(code, code, np.asarray(groups))]
         order, bounds = np.concatenate(tests), np.cumsum([0, *map(len, tests)])
+        expected = (len(code), len(self.classes_))
+        if offset is not None and (np.shape(offset) != expected or not np.isfinite(offset).all()):
+            raise ValueError(f"offset has shape {np.shape(offset)}; expected finite numbers {expected}")
         hot = np.eye(len(self.classes_), dtype=np.float32)[code[order]]
         known = np.broadcast_to(hot.mean(0), hot.shape) if offset is None else np.asarray(offset, np.float32)[order]
         hot, known, code = (torch.tensor(part, device=self.device) for part in (hot, known, code[order]))

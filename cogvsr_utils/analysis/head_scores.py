@@ -68,10 +68,8 @@ def head_table(heads: pd.DataFrame, functions: Sequence[str], measures: dict[str
         for name, values in full.items():
             frame[name] = values[f]
         for name in (name for name in RANKED if name in full):
-            strength = pd.Series(RANKED[name](full[name][f]))
-            frame[f"rank_{name}"] = strength.rank(ascending=False, method="first").astype(
-                "Int64"
-            )  # missing as they are
+            ranks = pd.Series(RANKED[name](full[name][f])).rank(ascending=False, method="first")
+            frame[f"rank_{name}"] = ranks.astype("Int64").array  # by place, whatever the index of the heads
         frames.append(frame)
     return pd.concat(frames, ignore_index=True)
 

@@ -54,6 +54,11 @@ class FunctionProbe:
     ):
         if protocol not in PROTOCOLS:
             raise ValueError(f"protocol is {protocol!r}; expected one of {PROTOCOLS}")
+        for name, value in (("n_seeds", n_seeds), ("epochs", epochs), ("batch_size", batch_size)):
+            if value < 1:
+                raise ValueError(f"{name} is {value}; expected at least 1")
+        if not 0 < held_out < 1:
+            raise ValueError(f"held_out is {held_out}; expected a share between 0 and 1")
         self.protocol, self.n_seeds, self.epochs, self.lr = protocol, n_seeds, epochs, lr
         self.batch_size, self.held_out, self.seed = batch_size, held_out, seed
 

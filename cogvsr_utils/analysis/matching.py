@@ -29,7 +29,12 @@ def matched_controls(
     [0, 1]
     """
     rng, pairs = np.random.default_rng(seed), list(table[["layer", "head"]].itertuples(index=False, name=None))
-    chosen, layers = {(int(layer), int(head)) for layer, head in heads}, table["layer"].to_numpy()
+    heads = [tuple(head) for head in heads]
+    chosen, layers = set(heads), table["layer"].to_numpy()
+    if len(chosen) < len(heads):
+        raise ValueError(f"{len(heads) - len(chosen)} heads are given more than once; expected each once")
+    if norms is not None and (np.shape(norms) != (len(pairs),) or not np.isfinite(norms).all()):
+        raise ValueError(f"norms of shape {np.shape(norms)}; expected {len(pairs)} finite numbers, one a head")
     if unknown := sorted(chosen - set(pairs)):
         raise ValueError(f"no such heads: {unknown[:5]}; expected some of the table's {len(pairs)}")
     if n_sets < 1 or not chosen:

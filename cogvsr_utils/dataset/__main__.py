@@ -6,8 +6,10 @@ import typer
 
 from cogvsr_utils.dataset.items import steps_table
 from cogvsr_utils.dataset.jsonl import check_items, read_items
-from cogvsr_utils.dataset.splits import SELECTION, TEST, TUNING
+from cogvsr_utils.dataset.splits import FOLDS, SELECTION, TEST, TUNING
 from cogvsr_utils.functions import NAMES
+
+NEEDED = {SELECTION: FOLDS, TUNING: 1, TEST: 1}  # groups with a step of a function that the pages cannot do without
 
 
 def main(path: Path = typer.Argument(help="a CogVSR .jsonl file", exists=True, dir_okay=False)) -> None:
@@ -24,10 +26,12 @@ def main(path: Path = typer.Argument(help="a CogVSR .jsonl file", exists=True, d
     if len(steps):
         steps = steps.assign(split=steps["uid"].map(splits))
         table = steps.pivot_table(index="function", columns="split", values="group_id", aggfunc="nunique")
-        typer.echo(table.reindex(NAMES).fillna(0).astype(int).to_string())
-    absent = [split for split in (SELECTION, TUNING, TEST) if split not in set(splits.values())]
-    if absent:
-        typer.echo(f"\nThe pages need the splits A, B and C; absent: {', '.join(absent)}.")
+        table = table.reindex(index=NAMES, columns=sorted({*table, *NEEDED})).fillna(0).astype(int)
+        typer.echo(table.to_string())
+        short = [f"{name} in {split}" for split, n in NEEDED.items() for name in NAMES if table.loc[name, split] < n]
+        if short:
+            needed = ", ".join(f"{n} in {split}" for split, n in NEEDED.items())
+            typer.echo(f"\nThe pages need groups for each function: {needed}. Too few: {'; '.join(short)}.")
 
 
 if __name__ == "__main__":

@@ -13,7 +13,6 @@ than ``LONGEST`` times as long as wide, or as wide as long, which models cannot 
 from __future__ import annotations
 
 import json
-import struct
 from dataclasses import asdict
 from io import BytesIO
 from pathlib import Path
@@ -48,7 +47,7 @@ def image_size(item: Item) -> tuple[int, int]:
     """Width and height of the item's picture in pixels, (0, 0) without one; raises as ``open_image``."""
 
     def size(picture):
-        turned = picture.getexif().get(ORIENTATION, 1) >= 5
+        turned = picture.getexif().get(ORIENTATION) in (5, 6, 7, 8)
         return picture.size[::-1] if turned else picture.size
 
     return (0, 0) if item.image is None else _read(item, size)
@@ -58,6 +57,7 @@ def image_bytes(item: Item) -> bytes:
     """The content of the picture's file, empty without one; raises ValueError where it cannot be read."""
     if isinstance(item.image, bytes | None):
         return item.image or b""
+    _refuse_address(item)
     try:
         return Path(item.image).read_bytes()
     except OSError as error:
@@ -73,11 +73,15 @@ def items_digest(items: list[Item]) -> str:
     return digest(*parts)
 
 
+def _refuse_address(item: Item):
+    if isinstance(item.image, str) and "://" in item.image:
+        raise ValueError(f"item {item.uid!r} names the address {item.image}; download the picture and give its path")
+
+
 def _read(item: Item, take):
     from PIL import Image
 
-    if isinstance(item.image, str) and "://" in item.image:
-        raise ValueError(f"item {item.uid!r} names the address {item.image}; download the picture and give its path")
+    _refuse_address(item)
     try:
         with Image.open(BytesIO(item.image) if isinstance(item.image, bytes) else item.image) as picture:
             if max(picture.size) > LONGEST * min(picture.size):
@@ -85,8 +89,7 @@ def _read(item: Item, take):
                     f"{picture.size[0]} × {picture.size[1]} pixels; expected at most {LONGEST} times as long"
                 )
             return take(picture)
-    # What Pillow raises for damaged files of its many formats, and for a picture too large to be one.
-    except (OSError, SyntaxError, ValueError, struct.error, Image.DecompressionBombError) as error:
+    except Exception as error:  # Pillow's formats raise anything for a damaged file
         raise ValueError(f"item {item.uid!r}: cannot read the picture {item.image!r:.200} ({error})") from None
 
 
@@ -94,11 +97,13 @@ def _in_eight_bits(picture: Image) -> Image:
     """The picture as RGB: 16 bits scaled, transparent parts on white."""
     from PIL import Image
 
-    if picture.mode.startswith(("I", "F")):
-        values = np.asarray(picture, dtype=np.float64)
-        if picture.mode == "F" or values.min() < 0 or values.max() >= 2**16:
-            raise ValueError(f"mode {picture.mode}; expected 8 or 16 bits a colour")
-        return Image.fromarray(np.round(values / 257).astype(np.uint8)).convert("RGB")
+    if picture.mode in ("I", "F"):
+        raise ValueError("32 bits a colour; expected 8 or 16")
+    if picture.mode.startswith("I;16"):
+        values = np.asarray(picture).astype(np.float64)
+        grey = np.round(values / 257).astype(np.uint8)
+        grey[values == picture.info.get("transparency", -1)] = 255
+        return Image.fromarray(grey).convert("RGB")
     if picture.has_transparency_data:
         picture = picture.convert("RGBA")
         white = Image.new("RGBA", picture.size, "white")

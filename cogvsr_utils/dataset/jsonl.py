@@ -78,7 +78,7 @@ def _read(path: Path) -> tuple[dict[int, Item], list[str]]:
     items, problems, lines_of_uids, splits_of_groups = {}, [], {}, {}
     content = path.read_bytes()
     if content.startswith((b"\xff\xfe", b"\xfe\xff")):
-        return {}, ["line 1: the file is UTF-16; expected UTF-8"]
+        return {}, ["line 1: the file is UTF-16 or UTF-32; expected UTF-8"]
     # Only a line feed ends a line: other characters that end one for Python may stand within a text.
     for number, line in enumerate(content.removeprefix(b"\xef\xbb\xbf").split(b"\n"), 1):
         if not line.strip():
@@ -167,8 +167,8 @@ def _check_answer(answer: str, answer_type: str, options: list[str] | None):
         raise ValueError(f"{answer!r} has no letter or digit; expected an answer that a reply can state")
     if len(set(known)) < len(known) or "" in known:
         raise ValueError(f"options {options} are alike or blank; expected options that replies can tell apart")
-    if answer_type == "int" and not re.fullmatch("-?[0-9]+", answer):
-        raise ValueError(f"{answer!r} is not a whole number, but answer_type is 'int'")
+    if answer_type == "int" and not re.fullmatch("0|-?[1-9][0-9]*", answer):
+        raise ValueError(f"{answer!r} is not a whole number in digits, such as 7, but answer_type is 'int'")
     if answer_type == "choice" and not options:
         raise ValueError("answer_type is 'choice', but no options are given")
     if answer_type == "yesno" and answer.lower() not in ("yes", "no"):
@@ -180,10 +180,14 @@ def _check_answer(answer: str, answer_type: str, options: list[str] | None):
 def _resolve(image: str | None, folder: Path) -> str | None:
     if image is None or image.startswith(("http://", "https://")):
         return image
-    path = (folder / image).resolve()
+    try:
+        path = (folder / image).resolve()
+        there = path.is_file()
+    except (OSError, RuntimeError) as error:  # a name too long, a link to itself
+        raise ValueError(f"{image!r:.100} is not a path ({error!s:.100}); expected a file under {folder}") from None
     if not path.is_relative_to(folder.resolve()):
         raise ValueError(f"image {image!r} leaves the folder {folder}; expected a path inside it")
-    if not path.is_file():
+    if not there:
         raise ValueError(f"image {image!r} is not there; expected a file under {folder}")
     return str(path)
 

@@ -8,7 +8,7 @@ check_scorer, require_columns      refuse an unknown scorer, and a table without
 counted as unparsed, never guessed at.
 """
 
-import re
+import unicodedata
 from collections.abc import Iterable, Sequence
 
 import pandas as pd
@@ -25,10 +25,13 @@ def judge(answers: pd.DataFrame, scorer: str = "strict") -> pd.DataFrame:
 
     ``answers`` needs the columns answer, answer_type, options and prediction. Returns a copy with ``parsed`` (the
     answer that the reply states, missing where none can be read) and ``correct``. Raises ValueError for an unknown
-    scorer and for columns that are missing.
+    scorer, for columns that are missing and for options that are text, as a csv file makes of lists; a reply that is
+    missing is unparsed.
     """
     check_scorer(scorer)
     require_columns(answers, ("answer", "answer_type", "options", "prediction"), "what answer() returns")
+    if any(isinstance(options, str) for options in answers["options"]):
+        raise ValueError("some options are a text; expected lists: keep tables of answers as parquet, not as csv")
     columns = zip(answers["prediction"], answers["answer_type"], answers["options"], strict=True)
     parsed = [parse(*row) for row in columns]
     truth = [normalise(answer) for answer in answers["answer"]]
@@ -53,6 +56,8 @@ def parse(reply: str, answer_type: str, options: Sequence[str] | None = None) ->
     >>> parse("Yes, it is.", "yesno"), parse("There are three.", "int"), parse("maybe", "yesno")
     ('yes', '3', None)
     """
+    if not isinstance(reply, str):
+        return None
     text = normalise(reply)
     words = text.split()
     if answer_type == "yesno":
@@ -76,5 +81,8 @@ def normalise(text: str) -> str:
     >>> normalise("The Red  cube.")
     'red cube'
     """
-    words = re.sub(r"[^\w\s-]", " ", str(text).lower()).split()
+    letters = unicodedata.normalize("NFC", str(text).lower())
+    words = "".join(
+        c if c in "_-" or c.isalnum() or unicodedata.category(c)[0] == "M" else " " for c in letters
+    ).split()
     return " ".join([w for w in words if w not in ("a", "an", "the")] or words)  # "A" alone is the name of an option

@@ -9,6 +9,7 @@ Plain numpy, parquet and JSON; nothing is pickled. One process writes to a store
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ import numpy as np
 import pandas as pd
 from filelock import FileLock, Timeout
 
-from cogvsr_utils.files import read_json, read_whole, replacing
+from cogvsr_utils.files import digest, read_json, read_whole, replacing
 from cogvsr_utils.models.head_map import HeadMap
 
 COPY = "bring it back from a copy, or give another store"
@@ -46,14 +47,17 @@ class HeadActivations:
         folder = Path(folder)
         if not (folder / "header.json").is_file():
             raise FileNotFoundError(f"no finished activations in {folder}; expected what capture() writes there")
-        header = read_whole(folder / "header.json", read_json, COPY)
-        heads = HeadMap(read_whole(folder / "heads.parquet", pd.read_parquet, COPY))
-        index = read_whole(folder / "index.parquet", pd.read_parquet, COPY)
+        header = read_whole(folder / "header.json", _read_settings, COPY)
+        heads = HeadMap(read_whole(folder / "heads.parquet", _read_table(header), COPY))
+        index = read_whole(folder / "index.parquet", _read_table(header), COPY)
 
         def read(path):
             features = np.load(path, mmap_mode="r")
-            if features.shape != (len(index), heads.width):
-                raise ValueError(f"shape {features.shape}; expected {(len(index), heads.width)} by the index and heads")
+            expected = (len(index), heads.width)
+            if features.shape != expected or features.dtype != np.float16:
+                raise ValueError(f"{features.dtype} of shape {features.shape}; expected float16 of {expected}")
+            if path.stat().st_size != features.offset + features.nbytes:
+                raise ValueError(f"{path.stat().st_size} bytes; expected {features.offset + features.nbytes}")
             return features
 
         return cls(read_whole(folder / "features.npy", read, COPY), index, heads, header)
@@ -159,7 +163,8 @@ class ShardedStore:
         rows, not_located = index(place)
         self._write(self.folder / "index.parquet", rows.to_parquet)
         self._write(self.folder / "heads.parquet", heads.table.to_parquet)
-        header = json.dumps({**self.header, "not_located": not_located}, indent=1)
+        tables = {name: digest((self.folder / name).read_bytes()) for name in ("index.parquet", "heads.parquet")}
+        header = json.dumps({**self.header, "not_located": not_located, "tables": tables}, indent=1)
         self._write(self.folder / "header.json", lambda path: path.write_text(header))
         for path, *_ in self.shards:
             path.unlink()
@@ -167,19 +172,20 @@ class ShardedStore:
 
     def _compare(self):
         """Refuse a store of other settings, and files that are not of this store."""
-        for partial in self.folder.glob(".*.part*"):  # what a killed writer left
-            partial.unlink()
         path, here = self.folder / "settings.json", {**self.header, **self.making}
         if not path.exists():
-            if other := sorted(each.name for each in self.folder.iterdir() if each.name != ".lock"):
+            left = [each for each in self.folder.iterdir() if each.name != ".lock" and not _is_partial(each)]
+            if other := sorted(each.name for each in left):
                 raise ValueError(f"{self.folder} has other files ({', '.join(other[:3])}); give another store")
             self._write(path, lambda file: file.write_text(json.dumps(here, indent=1)))
-        there = read_whole(path, read_json, COPY)
+        there = read_whole(path, _read_settings, COPY)
         # How it was made in parts does not matter any more for what is whole.
         differing = [name for name in (self.header if self.finished else here) if here[name] != there.get(name)]
         if differing:
             pairs = "; ".join(f"{name}: there {there.get(name)!r}, now {here[name]!r}" for name in differing)
             raise ValueError(f"{self.folder} was made from other settings ({pairs}); give those, or another store")
+        for partial in filter(_is_partial, self.folder.iterdir()):  # what a killed writer left
+            partial.unlink()
 
     def _read(self, path: Path, first: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
         """Features and places of a shard."""
@@ -206,3 +212,27 @@ class ShardedStore:
                 f"cannot write {path} ({error}; {free / 1e6:.0f} MB free); the {len(self.shards)} shards before it are "
                 "kept: make room and run again"
             ) from error
+
+
+def _is_partial(path: Path) -> bool:
+    """Whether ``replacing`` was writing this file when it was killed."""
+    return path.is_file() and re.fullmatch(r"\.[\w-]+\.\d+\.part\.\w+", path.name) is not None
+
+
+def _read_settings(path: Path) -> dict:
+    settings = read_json(path)
+    if not isinstance(settings, dict) or not settings:
+        raise ValueError(f"it has {settings!r:.40}; expected an object")
+    return settings
+
+
+def _read_table(header: dict) -> Callable[[Path], pd.DataFrame]:
+    """How a table of a whole store is read: as it was when the header was written."""
+
+    def read(path):
+        known = header.get("tables", {}).get(path.name)
+        if known is not None and digest(path.read_bytes()) != known:
+            raise ValueError("its content is not what the header records")
+        return pd.read_parquet(path)
+
+    return read

@@ -1,6 +1,7 @@
 """Let a model answer main questions step by step, in batches.
 
-answer(vlm, items)    -> DataFrame uid, step, function, answer, prediction; step -1 = main question
+answer(vlm, items)              -> DataFrame uid, step, function, answer, prediction; step -1 = main question
+answer_table(items, replies)    the same of replies that are there
 
 The main question opens the chat; each step is a turn, and the model reads its own earlier answers.
 """
@@ -13,7 +14,7 @@ from tqdm import tqdm
 
 from cogvsr_utils.dataset.items import Item
 from cogvsr_utils.functions import MAIN_NAME
-from cogvsr_utils.models.batching import FIRST, in_halves, measure_batch
+from cogvsr_utils.models.batching import FIRST, in_halves, measure_batch, require_count
 from cogvsr_utils.models.chat import MAIN, check_chats, conversation
 from cogvsr_utils.models.generation import CachedGeneration
 from cogvsr_utils.models.interventions import Edit, intervene
@@ -45,9 +46,9 @@ def answer(
     >>> answer(load_vlm("nano-internvl"), [item])["step"].tolist()
     [0, -1]
     """
-    for name, given in (("batch_size", batch_size), ("max_new_tokens", max_new_tokens)):
-        if given is not None and given < 1:
-            raise ValueError(f"{name} is {given}; expected at least 1")
+    require_count("max_new_tokens", max_new_tokens)
+    if batch_size is not None:
+        require_count("batch_size", batch_size)
     check_chats(vlm, items)
     replies: dict[str, list[str]] = {}
 
@@ -65,10 +66,16 @@ def answer(
                     found, size = measure_batch(converse, batch, vlm.device)
                 replies.update(zip([item.uid for item in batch], found, strict=True))
                 bar.update(len(batch))
+    return answer_table(items, replies, steps)
+
+
+def answer_table(items: list[Item], replies: dict[str, list[str]], steps: bool = True) -> pd.DataFrame:
+    """A row a step and reply, as ``answer`` returns them: ``replies`` to an item's steps, then to its main question, of
+    which the last may be missing."""
     rows = []
     for item in items:
         asked = [*enumerate(item.steps)] if steps else []
-        for (number, step), reply in zip([*asked, (MAIN, None)], replies[item.uid], strict=True):
+        for (number, step), reply in zip([*asked, (MAIN, None)], replies.get(item.uid, ()), strict=False):
             source = item if step is None else step
             rows.append({"uid": item.uid, "group_id": item.group_id, "subset": item.subset, "step": number,
                          "function": MAIN_NAME if step is None else step.function,

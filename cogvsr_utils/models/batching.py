@@ -1,6 +1,7 @@
 """How many rows go through a model at once: as many as the memory of its device takes.
 
 batched(rows, size, kind)            batches of rows of one kind
+require_count(name, value)           refuses a number of rows or tokens that is none
 measure_batch(run, batch, device)    run one batch, and how many rows like its own would fit
 in_halves(run, batch)                run a batch; where memory does not suffice, half by half
 """
@@ -16,6 +17,12 @@ LARGEST = 256  # more rows gain nothing on any device measured
 SHARE = 0.8  # of the free memory that a batch may take, since chats differ in length
 
 log = logging.getLogger(__name__)
+
+
+def require_count(name: str, value: int) -> None:
+    """Raise ValueError for what is not a whole number from 1, TypeError for what is not a number."""
+    if value < 1 or value != int(value):
+        raise ValueError(f"{name} is {value}; expected a whole number, at least 1")
 
 
 def batched(rows: Sequence, size: int, kind: Callable[..., Hashable]) -> Iterator[list]:

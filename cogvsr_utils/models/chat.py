@@ -55,15 +55,19 @@ def right_answers(items: Sequence[Item]) -> dict[str, list[str]]:
 
 
 def check_chats(vlm: VLM, items: Sequence[Item], replies: dict[str, list[str]] | None = None) -> None:
-    """Raise BadChat where there are no items, where two have one uid, and where a question, or one of the ``replies``
-    by uid, has a token in it that the model's template or pictures are marked with."""
+    """Raise BadChat where there are no items, where two have one uid, where the questions of one alone are longer than
+    the model reads, and where one of these or of the ``replies`` by uid has a token in it that the model's template or
+    pictures are marked with."""
     if not items:
         raise BadChat("no items; expected at least one")
     if twice := [uid for uid, n in Counter(item.uid for item in items).items() if n > 1]:
         raise BadChat(f"items {twice[:5]} are given more than once; expected every uid once")
     marks = [token.content for token in vlm.tokenizer.added_tokens_decoder.values() if token.special]
-    for item in items:
-        for text in (item.question, *(step.question for step in item.steps), *(replies or {}).get(item.uid, ())):
+    texts = [(item.question, *(step.question for step in item.steps)) for item in items]
+    tokens = vlm.tokenizer([" ".join(each) for each in texts], add_special_tokens=False, verbose=False)["input_ids"]
+    check_lengths(vlm, items, torch.tensor([len(each) for each in tokens]))
+    for item, questions in zip(items, texts, strict=True):
+        for text in (*questions, *(replies or {}).get(item.uid, ())):
             if found := next((mark for mark in marks if mark in text), None):
                 raise BadChat(
                     f"item {item.uid!r}: the text {text!r:.100} has {found!r}, with which {vlm.name} marks chats or "
@@ -71,10 +75,11 @@ def check_chats(vlm: VLM, items: Sequence[Item], replies: dict[str, list[str]] |
                 )
 
 
-def check_lengths(vlm: VLM, items: Sequence[Item], n_tokens: torch.Tensor) -> None:
-    """Raise BadChat for an item whose chat, of ``n_tokens`` (items,), is longer than the model reads."""
+def check_lengths(vlm: VLM, items: Sequence[Item], n_tokens: torch.Tensor, reply: int = 0) -> None:
+    """Raise BadChat for an item whose chat, of ``n_tokens`` (items,), is with a reply longer than the model reads."""
     if vlm.context is None:
         return
     for item, n in zip(items, n_tokens.tolist(), strict=True):
-        if n > vlm.context:
-            raise BadChat(f"item {item.uid!r}: a chat of {n} tokens; {vlm.name} reads at most {vlm.context}")
+        if n + reply > vlm.context:
+            more = f" and up to {reply} of a reply" if reply else ""
+            raise BadChat(f"item {item.uid!r}: a chat of {n} tokens{more}; {vlm.name} reads at most {vlm.context}")

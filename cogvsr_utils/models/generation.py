@@ -48,7 +48,7 @@ class CachedGeneration:
         with _memoised(vlm.processor.image_processor, "preprocess", self.prepared):
             inputs = vlm.encode(texts, self.images)
         ids, mask = inputs["input_ids"], inputs["attention_mask"]
-        check_lengths(vlm, self.items, mask.sum(1) + self.max_new_tokens)
+        check_lengths(vlm, self.items, mask.sum(1), self.max_new_tokens)
         cache = self._kept(ids, mask)
         if cache is not None:  # the picture is in the cache: only inputs with one entry a token are needed
             inputs = {name: value for name, value in inputs.items() if value.shape == ids.shape}

@@ -55,6 +55,7 @@ class Edit:
         for name, known in (("method", METHODS), ("scope", SCOPES)):
             if (value := getattr(self, name)) not in known:
                 raise ValueError(f"{name} is {value!r}; expected one of {known}")
+        _pairs(self.heads)
         if not self.heads:
             raise ValueError(f"{self.method} of no heads; expected at least one (layer, head)")
         if twice := [head for head, n in Counter(self.heads).items() if n > 1]:
@@ -76,13 +77,16 @@ class Edit:
 
     @classmethod
     def from_json(cls, text: str) -> Edit:
-        """The edit that ``to_json`` wrote.
+        """The edit that ``to_json`` wrote; raises ValueError for anything else.
 
         >>> Edit.from_json(mask([(0, 1)]).to_json()) == mask([(0, 1)])
         True
         """
-        row = json.loads(text)
-        return cls(**row | {"heads": _pairs(row["heads"]), "shift": _vectors(row["shift"])})
+        try:
+            row = json.loads(text)
+            return cls(**row | {"heads": _pairs(row["heads"]), "shift": _vectors(row["shift"])})
+        except (TypeError, KeyError) as error:
+            raise ValueError(f"{text!r:.200} is not an edit ({error}); expected what to_json writes") from None
 
 
 def mask(heads: Iterable[Head], factor: float = 0.001, scope: str = "all") -> Edit:
@@ -158,6 +162,8 @@ def intervene(
     model does not have, and ValueError for a vector of another width than its head's.
     """
     edits = [] if edits is None else [edits] if isinstance(edits, Edit) else list(edits)
+    if edits and rows is not None:
+        raise ValueError("edits for all rows and for each row; expected one of the two")
     per_row = [edits] if rows is None else [list(r) for r in rows]
     for edit in (edit for row in per_row for edit in row):
         if not isinstance(edit, Edit):
@@ -179,10 +185,13 @@ def intervene(
     # The model may be asked for logits, or its trunk alone for what comes before them.
     trunks = dict.fromkeys((vlm.model, vlm.model.base_model))
     handles = [trunk.register_forward_pre_hook(state.before, with_kwargs=True) for trunk in trunks]
+    active = vlm.active_edits
+    active.append([[edit.to_json() for edit in row] for row in per_row])
     try:
         with projection_hooks(vlm, hook_for):
             yield fired
     finally:
+        active.pop()
         for handle in handles:
             handle.remove()
     silent = [scope for scope in scopes if not fired[scope] or 0 < fired.chats[scope] == fired.without[scope]]
@@ -260,6 +269,9 @@ def _affine(vlm, per_row, scope):
                 shift[r, 0, here] *= edit.factor
                 if edit.shift:
                     shift[r, 0, here] += torch.tensor(edit.shift[i], device=vlm.device)
+    for name, numbers in plan.items():
+        if not all(torch.isfinite(each.to(vlm.model.dtype)).all() for each in numbers):
+            raise ValueError(f"edits of {name} are not finite in {vlm.model.dtype}; expected smaller numbers")
     return plan
 
 
@@ -283,10 +295,19 @@ def _pairs(heads) -> tuple[Head, ...]:
     """Heads as pairs of whole numbers; raises ValueError for anything else."""
     pairs = [tuple(head) if isinstance(head, Iterable) else (head,) for head in heads]
     for pair in pairs:
-        if len(pair) != 2 or not all(isinstance(number, Integral) and number >= 0 for number in pair):
+        if len(pair) != 2 or not all(_is_count(number) for number in pair):
             raise ValueError(f"{pair} is not a head; expected (layer, head), two whole numbers from 0, in a list")
     return tuple((int(layer), int(head)) for layer, head in pairs)
 
 
+def _is_count(number) -> bool:
+    return isinstance(number, Integral) and not isinstance(number, bool) and number >= 0
+
+
 def _vectors(rows) -> tuple[tuple[float, ...], ...]:
-    return tuple(tuple(map(float, np.atleast_1d(row).ravel())) for row in rows)
+    """Vectors as tuples; raises ValueError for what is not a vector of real numbers."""
+    arrays = [np.asarray(row) for row in rows]
+    for array in arrays:
+        if array.ndim != 1 or np.iscomplexobj(array):
+            raise ValueError(f"{array.dtype} of shape {array.shape} is not a vector; expected real numbers (head_dim,)")
+    return tuple(tuple(map(float, array)) for array in arrays)

@@ -79,6 +79,8 @@ def locate(vlm: VLM, item: Item, text: str, answers: list[Span], ids: list[int],
             spans.append((at, at + len(step.question)) if at >= 0 else (0, 0))
             since = stop
         return token_spans(vlm, text, spans, ids)
+    if item.image is None:
+        return [[] for _ in answers]
     image = [i for i, token in enumerate(ids) if token == vlm.image_token_id]
     if len(image) < 2:
         raise ValueError(f"{vlm.name} has no image tokens in its chat; expected a model that reads pictures in line")

@@ -8,6 +8,7 @@ First the model answers on its own (batched, greedy). Then one teacher-forced pa
 head of the text decoder at all its steps at once: for a causal model the same activations as during generation.
 """
 
+import json
 import logging
 import shutil
 import time
@@ -21,11 +22,11 @@ from tqdm import tqdm
 
 from cogvsr_utils.dataset.images import image_size, items_digest
 from cogvsr_utils.dataset.items import Item
-from cogvsr_utils.dataset.scoring import judge
+from cogvsr_utils.dataset.scoring import judge, require_columns
 from cogvsr_utils.files import digest, read_whole, replacing
 from cogvsr_utils.models.activations import AGAIN, HeadActivations, ShardedStore
-from cogvsr_utils.models.answering import answer
-from cogvsr_utils.models.batching import FIRST, batched, in_halves, measure_batch
+from cogvsr_utils.models.answering import answer, answer_table
+from cogvsr_utils.models.batching import FIRST, batched, in_halves, measure_batch, require_count
 from cogvsr_utils.models.chat import CLOSING, INSTRUCTION, MAIN, check_chats, right_answers, step_replies
 from cogvsr_utils.models.hooks import projection_hooks
 from cogvsr_utils.models.positions import POSITIONS, encode_chats, group_steps
@@ -52,6 +53,7 @@ class Reading:
         for name, known in (("position", POSITIONS), ("at", AT), ("pool", POOLS)):
             if (value := getattr(self, name)) not in known:
                 raise ValueError(f"{name} is {value!r}; expected one of {known}")
+        require_count("content_tokens", self.content_tokens)
 
     @property
     def shift(self) -> int:
@@ -104,15 +106,16 @@ def capture(
     (1, 48, 24)
     """
     reading = Reading(position, at, pool, content_tokens)
-    for name, given in (("batch_size", batch_size), ("shard", shard)):
-        if given is not None and given < 1:
-            raise ValueError(f"{name} is {given}; expected at least 1")
+    require_count("shard", shard)
+    if batch_size is not None:
+        require_count("batch_size", batch_size)
     n_rows = sum(len(item.steps) for item in items)
-    check_chats(vlm, items, None if answers is None else step_replies(answers))
+    check_chats(vlm, items)
     if not n_rows:
         raise ValueError("no item has steps; expected some to capture")
     if answers is not None:
         answers = _of_all_steps(answers, items)
+        check_chats(vlm, items, step_replies(answers))
     making = {"batch_size": batch_size, "shard": shard}
     with ShardedStore(store, _header(vlm, items, answers, reading), making) as shards:
         if shards.finished:
@@ -248,7 +251,9 @@ def _index(items, judged, place: np.ndarray, pool: str):
 
 
 def _of_all_steps(answers: pd.DataFrame, items: list[Item]) -> pd.DataFrame:
-    """The rows of the items' steps; raises ValueError where they are not one for each."""
+    """The items' own steps with the replies that ``answers`` has to them; raises ValueError where they are not one for
+    each, or a reply is not a text."""
+    require_columns(answers, ("uid", "step", "prediction"), "what answer() returns")
     steps = answers[(answers["step"] != MAIN) & answers["uid"].isin([item.uid for item in items])]
     wanted = pd.MultiIndex.from_tuples([(item.uid, step) for item in items for step in range(len(item.steps))])
     given = pd.MultiIndex.from_frame(steps[["uid", "step"]])
@@ -256,7 +261,11 @@ def _of_all_steps(answers: pd.DataFrame, items: list[Item]) -> pd.DataFrame:
                         ("have an unknown", given.difference(wanted))):  # fmt: skip
         if len(wrong):
             raise ValueError(f"{len(wrong)} steps {what} answer, such as {wrong[0]}; expected one for every step")
-    return steps
+    for row in steps.itertuples():
+        if not isinstance(row.prediction, str):
+            raise ValueError(f"the reply to {row.uid!r}, step {row.step}, is {row.prediction!r}; expected a text")
+    table = answer_table(items, step_replies(steps))
+    return table[table["step"] != MAIN]
 
 
 def _kept_answers(vlm, items, folder: Path, progress: bool):
@@ -277,6 +286,8 @@ def _header(vlm: VLM, items: list[Item], answers, reading: Reading) -> dict:
     return {
         "model": vlm.name, "revision": vlm.revision, "quantize": vlm.quantize, "dtype": str(vlm.model.dtype),
         "weights": vlm.weights_digest, "data": items_digest(items),
+        "edits": digest(*map(str, vlm.active_edits)) if vlm.active_edits else "none",
+        "pictures": digest(json.dumps(vlm.processor.image_processor.to_dict(), sort_keys=True, default=str)),
         "prompt": digest(INSTRUCTION, CLOSING, str(vlm.processor.chat_template)),
         "answers": "the model's own" if given is None else digest(given.to_csv(index=False)),
         "modules": list(vlm.heads.projections), **asdict(reading), "content_tokens": content_tokens,

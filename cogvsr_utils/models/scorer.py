@@ -11,7 +11,7 @@ import pandas as pd
 import torch
 
 from cogvsr_utils.dataset.items import Item
-from cogvsr_utils.models.batching import batched
+from cogvsr_utils.models.batching import batched, require_count
 from cogvsr_utils.models.chat import check_chats, right_answers
 from cogvsr_utils.models.generation import image_features_once
 from cogvsr_utils.models.interventions import Edit, intervene
@@ -46,6 +46,7 @@ class TeacherForcedScorer:
     """
 
     def __init__(self, vlm: VLM, items: list[Item], batch_size: int = 16):
+        require_count("batch_size", batch_size)
         self.vlm, self.batches, rows = vlm, [], []
         answers = right_answers(items)
         check_chats(vlm, items, answers)
@@ -65,7 +66,13 @@ class TeacherForcedScorer:
 
     @torch.inference_mode()
     def score(self, edits: Edit | list[Edit] | None = None) -> StepScores:
-        """Score every row of ``index``, the earlier answers being the right ones."""
+        """Score every row of ``index``, the earlier answers being the right ones.
+
+        Raises ValueError for edits of a scope other than ``all`` and ``image``: here prompts and answers are one text.
+        """
+        given = [edits] if isinstance(edits, Edit) else edits or ()
+        if other := sorted({edit.scope for edit in given} - {"all", "image"}):
+            raise ValueError(f"edits of scope {other} in teacher-forced chats; expected scope 'all' or 'image'")
         correct, log_prob = np.ones(len(self.index), dtype=bool), np.zeros(len(self.index))
         with intervene(self.vlm, edits):
             for (inputs, (row, token), owner), features in zip(self.batches, self._features, strict=True):

@@ -16,6 +16,8 @@ from transformers.utils import ModelOutput
 from cogvsr_utils.files import digest
 from cogvsr_utils.models.head_map import HeadMap
 
+SAMPLED = 257  # values of each weight in its digest; a prime, so that they do not all lie in one column
+
 
 @dataclass(frozen=True)
 class VLM:
@@ -32,11 +34,19 @@ class VLM:
         """Where every attention head of the text decoder is."""
         return HeadMap.of(self.model)
 
-    @cached_property
+    @property
     def weights_digest(self) -> str:
-        """Short hash of the first values of every weight; a retrained or requantized model has another."""
-        weights = self.model.state_dict().items()
-        return digest(*(f"{name}{tuple(w.shape)}{w.flatten()[:8].float().tolist()}" for name, w in weights))
+        """Short hash of some values of every weight; a retrained, requantized or edited model has another."""
+        parts = []
+        for name, weight in self.model.state_dict().items():
+            places = torch.arange(SAMPLED, device=weight.device) * weight.numel() // SAMPLED
+            parts.append(f"{name}{tuple(weight.shape)}{weight.flatten()[places].float().tolist()}")
+        return digest(*parts)
+
+    @cached_property
+    def active_edits(self) -> list:
+        """The interventions that are running, outermost first: what ``intervene`` puts here."""
+        return []
 
     @property
     def device(self) -> torch.device:

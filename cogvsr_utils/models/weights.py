@@ -12,6 +12,7 @@ from cogvsr_utils.files import digest
 from cogvsr_utils.paths import NANO
 
 QUANTIZE = (None, "4bit", "8bit")
+PARTS = ("*.json", "*.safetensors", "*.jinja", "*.model", "merges.txt", "vocab.txt")  # what a saved model consists of
 SAMPLE = 2**20  # bytes of each end of a file of weights that its digest is taken of
 
 
@@ -34,13 +35,13 @@ def find_weights(name: str) -> str:
 def weights_digest(name: str, revision: str | None = None) -> str:
     """A hash that changes with a model's weights, without loading them.
 
-    For a folder a hash over its configuration and over the size, head and tail of each file of weights; for a hub id
-    the commit that is cached here, or the id and revision where none is.
+    For a folder a hash over its configuration, tokenizer and chat template and over the size, head and tail of each
+    file of weights; for a hub id the commit that is cached here, or the id and revision where none is.
     """
     folder = Path(find_weights(name))
     if folder.is_dir():
         parts: list[str | bytes] = []
-        for path in sorted([*folder.glob("*.json"), *folder.glob("*.safetensors")]):
+        for path in sorted(path for pattern in PARTS for path in folder.glob(pattern)):
             with path.open("rb") as file:
                 head = file.read(SAMPLE)
                 file.seek(max(path.stat().st_size - SAMPLE, 0))

@@ -10,6 +10,7 @@ Results are functions of an experiment: see ``store`` for how they are kept, and
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
@@ -105,7 +106,7 @@ class Experiment:
     def options(self) -> str:
         """The options that name this experiment on the command line of ``python -m cogvsr_utils.pipeline``."""
         given = {"model": self.model, "quantize": self.quantize, "profile": self.profile, "source": self.source}
-        return " ".join(f"--{name} {value}" for name, value in given.items() if value)
+        return " ".join(f"--{name} {shlex.quote(str(value))}" for name, value in given.items() if value)
 
     @property
     def folder(self) -> Path:
@@ -119,18 +120,29 @@ class Experiment:
         return _load_vlm(self.model, self.quantize)
 
     def items(self, split: str) -> list[Item]:
-        """The items of a split; raises PermissionError for one that may not be read here, KeyError for one not
+        """The items of a split; raises PermissionError for one that may not be read here, ValueError for one not
         there."""
         if split not in self.splits:
             raise PermissionError(f"split {split!r} may not be read here; this result declares {self.splits}")
-        return _items_by_split(self.source)[split]
+        by_split = _items_by_split(*self._data)
+        if split not in by_split:
+            raise ValueError(f"{self.source} has no split {split!r}; it has {sorted(by_split)}")
+        return by_split[split]
 
     @property
     def present_splits(self) -> list[str]:
         """The splits that the data set has."""
         if self.source == "synth":  # known without building it
             return list(ALL_SPLITS)
-        return list(_items_by_split(self.source))
+        return list(_items_by_split(*self._data))
+
+    @property
+    def _data(self) -> tuple[str, str]:
+        """The source, and what tells one state of its file from another."""
+        if self.source == "synth":
+            return self.source, ""
+        path = Path(self.source).resolve()
+        return str(path), digest(path.read_bytes())
 
     def quantized(self) -> Experiment:
         """The same in 4-bit."""
@@ -153,7 +165,7 @@ class Experiment:
         if self.source == "synth":  # by what builds it, so that a plan can be made before it is built
             return digest(built_stamp().name, *splits)
         return self.cached(
-            f"data {splits}", lambda: digest(*(items_digest(_items_by_split(self.source).get(s, [])) for s in splits))
+            f"data {splits}", lambda: digest(*(items_digest(_items_by_split(*self._data).get(s, [])) for s in splits))
         )
 
     @property
@@ -183,7 +195,7 @@ def _load_vlm(model: str, quantize: str | None):
 
 
 @lru_cache(maxsize=2)
-def _items_by_split(source: str) -> dict[str, list[Item]]:
+def _items_by_split(source: str, state: str) -> dict[str, list[Item]]:
     found: dict[str, list[Item]] = {}
     for item in load_items(source):
         found.setdefault(item.split, []).append(item)

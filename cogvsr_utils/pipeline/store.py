@@ -92,7 +92,7 @@ class Result:
             with np.load(path) as saved:
                 return _from_arrays(kind, dict(saved))
 
-        return read_whole(path, read, f"take {self.stamp_path(experiment)} away to have {self.name} made anew")
+        return read_whole(path, read, f"take {path} away to have {self.name} made anew")
 
     def _make(self, experiment: Experiment, needed: dict[str, Any]):
         log.info("making %s for %s", self.name, experiment.title)

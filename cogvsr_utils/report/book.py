@@ -4,6 +4,7 @@ PAGES                     name of a notebook -> Page
 page_results(name, ...)   the results that a page shows, each with its experiment
 """
 
+import shlex
 from dataclasses import dataclass, replace
 
 from cogvsr_utils.dataset.splits import SELECTION, TEST, TUNING
@@ -85,4 +86,4 @@ def page_results(name: str, experiment: Experiment) -> list[tuple[Result, Experi
 def page_options(name: str, experiment: Experiment) -> str:
     """The parameters of a page as options of ``python -m cogvsr_utils.report.runner``."""
     values = {key: getattr(experiment, key) or "" for key in PAGES[name].parameters}
-    return " ".join(f"-p {key}={value}" for key, value in values.items())
+    return " ".join("-p " + shlex.quote(f"{key}={value}") for key, value in values.items())

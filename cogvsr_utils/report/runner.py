@@ -100,8 +100,11 @@ def notebook(
     if not source.is_file():
         names = ", ".join(sorted(path.stem for path in NOTEBOOKS.glob("*.ipynb")))
         raise typer.BadParameter(f"no notebook {name!r}; there are {names}")
+    given = parse_parameters(parameter)
+    if Path(str(given.get("source", ""))).is_file():
+        given["source"] = str(Path(given["source"]).resolve())  # the notebook runs in its own folder
     try:
-        run_notebook(source, output or BUILD / "book" / "notebooks" / source.name, parse_parameters(parameter))
+        run_notebook(source, output or BUILD / "book" / "notebooks" / source.name, given)
     except ValueError as error:
         raise typer.BadParameter(str(error)) from None
 

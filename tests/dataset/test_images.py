@@ -24,7 +24,7 @@ def item_of(picture, form="PNG", **settings):
 @pytest.mark.parametrize("orientation, turn", [
     (1, lambda x: x), (2, lambda x: x[:, ::-1]), (3, lambda x: x[::-1, ::-1]), (4, lambda x: x[::-1]),
     (5, lambda x: x.swapaxes(0, 1)), (6, lambda x: np.rot90(x, -1)), (7, lambda x: np.rot90(x, 2).swapaxes(0, 1)),
-    (8, lambda x: np.rot90(x)),
+    (8, lambda x: np.rot90(x)), (9, lambda x: x),
 ])  # fmt: skip
 def test_exif_orientation_is_followed(orientation, turn):
     exif = Image.Exif()
@@ -50,8 +50,11 @@ def test_sixteen_bits_are_scaled():
     shown = np.asarray(open_image(item_of(Image.fromarray(deep))))
     np.testing.assert_allclose(shown[..., 0], deep / 257, atol=0.5)
     assert (shown[..., 0] == shown[..., 2]).all()
-    with pytest.raises(ValueError, match=r"item '7': .*mode F; expected 8 or 16 bits"):
-        open_image(item_of(Image.fromarray(deep.astype(np.float32)), "TIFF"))
+    clear = np.asarray(open_image(item_of(Image.fromarray(deep), transparency=1111)))
+    assert (clear[0, 1] == 255).all() and (clear[0, 2:] == shown[0, 2:]).all()
+    for kind in (np.float32, np.int32):
+        with pytest.raises(ValueError, match=r"item '7': .*32 bits a colour; expected 8 or 16"):
+            open_image(item_of(Image.fromarray(deep.astype(kind)), "TIFF"))
 
 
 def test_an_animation_is_its_first_frame():

@@ -60,6 +60,9 @@ def step_with(row, **changes):
     (lambda r: {"answer": "--1", "answer_type": "int", "options": None}, "'--1' is not a whole number"),
     (lambda r: {"answer": "²", "answer_type": "int", "options": None}, "'²' is not a whole number"),
     (lambda r: {"answer": "٣", "answer_type": "int", "options": None}, "'٣' is not a whole number"),
+    (lambda r: {"answer": "007", "answer_type": "int", "options": None}, "'007' is not a whole number in digits"),
+    (lambda r: {"answer": "-0", "answer_type": "int", "options": None}, "'-0' is not a whole number in digits"),
+    (lambda r: {"image": "x" * 300 + ".png"}, "is not a path"),
     (lambda r: {"answer": "1.0", "answer_type": "int", "options": None}, "'1.0' is not a whole number"),
     (lambda r: {"answer": 3, "answer_type": "int"}, "answer: 3 is not of type 'string'"),
     (lambda r: {"answer": "up", "answer_type": "choice", "options": ["up", "Up "]}, "are alike or blank"),
@@ -104,7 +107,7 @@ def test_written_items_read_back_the_same(small_set):
 @pytest.mark.parametrize("content, told", [
     (b"", "no rows; expected one JSON object a line"),
     (b"\n \n", "no rows"),
-    ("{}".encode("utf-16"), "line 1: the file is UTF-16; expected UTF-8"),
+    ("{}".encode("utf-16"), "line 1: the file is UTF-16 or UTF-32; expected UTF-8"),
     ('{"uid": "\u00fc"}'.encode("latin-1"), "line 1: not UTF-8"),
     (b"[]", "line 1: row: [] is not of type 'object'"),
     (b"7", "line 1: row: 7 is not of type 'object'"),
@@ -184,7 +187,8 @@ def test_what_a_good_file_has_is_counted(small_set, tmp_path):
     done = CliRunner().invoke(typer_app(), [str(small_set)])
     assert done.exit_code == 0 and "60 items" in done.output and all(name in done.output for name in NAMES)
     path = write_items(tmp_path / "mine.jsonl", [replace(ITEM, split="A")])
-    assert "absent: B, C" in CliRunner().invoke(typer_app(), [str(path)]).output
+    told = CliRunner().invoke(typer_app(), [str(path)]).output
+    assert "for each function: 5 in A, 1 in B, 1 in C. Too few: Spatial Perception in A;" in told
 
 
 def test_pictures_outside_the_folder_and_bytes_are_not_written(tmp_path):

@@ -1,7 +1,7 @@
 import pandas as pd
 import pytest
 
-from cogvsr_utils.dataset.scoring import judge, parse
+from cogvsr_utils.dataset.scoring import judge, normalise, parse
 
 
 @pytest.mark.parametrize("reply, kind, options, meaning", [
@@ -26,3 +26,10 @@ def test_unparsed_is_wrong_and_counted():
     assert judged["correct"].tolist() == [True, False] and judged["parsed"].isna().tolist() == [False, True]
     with pytest.raises(ValueError, match="scorer is 'kind'"):
         judge(table, "kind")
+
+
+def test_letters_of_every_script_count():
+    """A vowel sign is a part of its word, and a letter is the same however its accent is written."""
+    assert normalise("की") != normalise("का")
+    assert normalise("cafe\N{COMBINING ACUTE ACCENT}") == normalise("café!")
+    assert normalise("A") == "a" and normalise("a cube") == "cube"

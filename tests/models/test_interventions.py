@@ -140,6 +140,15 @@ def test_edits_go_to_json_and_back(heads, factor):
         (lambda: Edit("mask", ((0, 1),), 0.5, ((1.0,),)), "1 vectors for mask of 1 heads; expected 0"),
         (lambda: steer([(0, 1)], [np.full(24, np.nan)], 1.0), r"vector of head \(0, 1\) .* expected finite numbers"),
         (lambda: steer([(0, 1)], [np.ones(24)], float("inf")), r"vector of head \(0, 1\) .* expected finite numbers"),
+        (lambda: mask([(True, False)]), r"\(True, False\) is not a head"),
+        (lambda: Edit("mask", ((0.5, 1),)), r"\(0.5, 1\) is not a head"),
+        (lambda: Edit("mask", (0, 1)), r"\(0,\) is not a head"),
+        (lambda: mean_ablate([(0, 1)], [np.ones((2, 12))]), r"shape \(2, 12\) is not a vector"),
+        (lambda: mean_ablate([(0, 1)], [np.ones(24) * 1j]), "complex128 .* is not a vector; expected real numbers"),
+        (lambda: Edit.from_json("{}"), "'{}' is not an edit"),
+        (lambda: Edit.from_json("[]"), "is not an edit"),
+        (lambda: Edit.from_json('{"method": "mask", "heads": [[0, 1]], "shift": null}'), "is not an edit"),
+        (lambda: Edit.from_json('{"method": "mask", "heads": [[0, 1]], "shift": [], "factor": "2"}'), "is not an edit"),
         (lambda: mean_ablate([(0, 1)], [np.ones(0)]), r"vector of head \(0, 1\) .* at least one"),
     ],
 )
@@ -156,6 +165,18 @@ def test_bad_edits_are_refused_when_bound_to_a_model(vlm, inputs):
         logits(vlm, inputs, [(0, 0)])
     with pytest.raises(KeyError, match="no such heads"):
         logits(vlm, inputs, mask([(0, 8)]))
+    for huge in (scale(HEADS, 1e300), steer(HEADS, [np.full(24, 1e39)] * 2, 1.0)):
+        with pytest.raises(ValueError, match=r"are not finite in torch\.float32; expected smaller numbers"):
+            logits(vlm, inputs, huge)
+    with pytest.raises(ValueError, match="edits for all rows and for each row; expected one of the two"):
+        logits(vlm, inputs, mask(HEADS), rows=[[], [], []])
+
+
+def test_the_scorer_takes_no_scope_that_its_one_pass_cannot_tell_apart(vlm, asked):
+    scorer = TeacherForcedScorer(vlm, asked)
+    for edit in (mask(HEADS, scope="answer"), steer(HEADS, [np.ones(24)] * 2, 1.0), mask(HEADS, scope="prompt_last")):
+        with pytest.raises(ValueError, match=r"edits of scope \['\w+'\] in teacher-forced chats; expected scope 'all'"):
+            scorer.score(edit)
 
 
 def test_a_scope_without_tokens_is_an_error_in_all_chats_and_counted_in_some(vlm, items, asked, caplog):

@@ -4,11 +4,16 @@ import json
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
 
+from cogvsr_utils.dataset.images import open_image
 from cogvsr_utils.models.activations import HeadActivations, ShardedStore
+from cogvsr_utils.models.chat import conversation
+from cogvsr_utils.models.interventions import intervene, mask
 from cogvsr_utils.models.recording import capture
 
 MAKING = {"batch_size": 5, "shard": 4}
@@ -140,11 +145,57 @@ def test_kept_answers_that_are_damaged_are_named(vlm, items, tmp_path, monkeypat
         capture(vlm, items[:2], store=tmp_path)
 
 
+@pytest.mark.parametrize("name, harm", [
+    ("features.npy", lambda path: path.write_bytes(path.read_bytes() + b"more")),
+    ("features.npy", lambda path: np.save(path, np.load(path).astype(np.float64))),
+    ("index.parquet", lambda path: pd.read_parquet(path).iloc[::-1].to_parquet(path)),
+    ("heads.parquet", lambda path: pd.read_parquet(path)[["layer"]].to_parquet(path)),
+    ("header.json", lambda path: path.write_text("[]")),
+    ("settings.json", lambda path: path.write_text("7")),
+])  # fmt: skip
+def test_a_file_with_another_content_is_named(vlm, items, answers, tmp_path, name, harm):
+    features(vlm, items, answers, tmp_path)
+    harm(tmp_path / name)
+    with pytest.raises(ValueError, match=rf"{name} is damaged"):
+        features(vlm, items, answers, tmp_path)
+
+
+def test_what_else_changes_activations_is_another_setting(vlm, items, answers, tmp_path):
+    features(vlm, items, answers, tmp_path)
+    with (
+        intervene(vlm, mask([(0, 0)])),
+        pytest.raises(ValueError, match="edits: there 'none', now"),
+    ):
+        vlm.forward(vlm.encode([vlm.render(conversation(items[0], [], 0), prompt=True)], [open_image(items[0])]))
+        features(vlm, items, answers, tmp_path)
+    processor = vlm.processor.image_processor
+    before = processor.image_mean
+    processor.image_mean = [0.1, 0.1, 0.1]
+    with pytest.raises(ValueError, match="pictures: there"):
+        features(vlm, items, answers, tmp_path)
+    processor.image_mean = before
+    weight = vlm.model.get_submodule(next(iter(vlm.heads.projections))).weight
+    kept = weight.detach().clone()
+    weight.data[:, :24] = 0
+    with pytest.raises(ValueError, match="weights: there"):
+        features(vlm, items, answers, tmp_path)
+    weight.data.copy_(kept)
+    assert features(vlm, items, answers, tmp_path)
+
+
+def test_labels_are_the_items_own_not_those_of_earlier_answers(vlm, items, answers, tmp_path):
+    relabelled = [replace(i, steps=[replace(s, function="Math Reasoning") for s in i.steps]) for i in items]
+    found = capture(vlm, relabelled, store=tmp_path, answers=answers)
+    assert set(found.index["function"]) == {"Math Reasoning"}
+
+
 def test_a_folder_of_other_files_is_refused_and_left_as_it_was(vlm, items, answers, tmp_path):
     (tmp_path / "thesis.tex").write_text("years of work")
-    with pytest.raises(ValueError, match=r"has other files \(thesis\.tex\); give another store"):
+    (tmp_path / ".thesis.part2.tex").write_text("and more")
+    with pytest.raises(ValueError, match=r"has other files \(\.thesis\.part2\.tex, thesis\.tex\); give another store"):
         features(vlm, items, answers, tmp_path)
     assert (tmp_path / "thesis.tex").read_text() == "years of work"
+    assert (tmp_path / ".thesis.part2.tex").read_text() == "and more"
 
 
 def test_a_folder_that_cannot_be_written_to_is_named(vlm, items, answers):

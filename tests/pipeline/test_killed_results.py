@@ -70,7 +70,7 @@ print(kills)
 def killed(tmp_path_factory):
     """The folder in which one set of results was made undisturbed and one by makers that were killed."""
     folder = tmp_path_factory.mktemp("chaos")
-    source = write_own_data(folder / "data", n_pictures=14)
+    source = write_own_data(folder / "data", n_pictures=24)
     environment = {"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin", "OMP_NUM_THREADS": "1", "TQDM_DISABLE": "1",
                    "TOKENIZERS_PARALLELISM": "false"}  # fmt: skip
     command = [sys.executable, "-c", CHAOS, str(folder), str(source)]

@@ -22,7 +22,7 @@ SNIPPETS = ROOT / "book" / "snippets"
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory):
-    return write_own_data(tmp_path_factory.mktemp("own"), n_pictures=14)
+    return write_own_data(tmp_path_factory.mktemp("own"), n_pictures=24)
 
 
 @pytest.fixture
@@ -55,7 +55,7 @@ def test_the_page_on_the_data_shows_it(at_home):
         ROOT / "notebooks" / "01_dataset.ipynb", at_home / "01.ipynb", {"source": str(at_home / "mine.jsonl")}
     )
     text = page.read_text()
-    assert "patches" in text and "28 questions about 14 scenes, with 224 labelled steps" in text
+    assert "patches" in text and "48 questions about 24 scenes, with 384 labelled steps" in text
 
 
 def test_step_by_step(at_home, capsys):

@@ -22,7 +22,7 @@ pytestmark = pytest.mark.chaos
 @pytest.fixture
 def clones(tmp_path):
     """Two clones of the project, and a small file of data."""
-    source = write_own_data(tmp_path / "data", n_pictures=14)
+    source = write_own_data(tmp_path / "data", n_pictures=24)
     folders = [tmp_path / name for name in ("undisturbed", "killed")]
     for folder in folders:
         subprocess.run(["git", "clone", "--quiet", str(ROOT), str(folder)], check=True)
