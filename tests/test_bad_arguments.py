@@ -196,6 +196,8 @@ def test_what_a_model_cannot_be_asked_names_its_item(asking, asked):
         asking([])
     with pytest.raises(BadChat, match=r"items \['0'\] are given more than once"):
         asking([*asked, asked[0]])
+    with pytest.raises(ValueError, match="item '3': cannot read the picture b'none'"):
+        asking([*asked[:3], replace(asked[3], image=b"none")])
     for mark in ("<IMG_CONTEXT>", "<|assistant|>"):
         marked = replace(
             asked[1], steps=[replace(asked[1].steps[0], question=f"what is {mark} here?"), *asked[1].steps[1:]]

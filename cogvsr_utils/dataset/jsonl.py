@@ -30,7 +30,7 @@ class BadRow(ValueError):
 def read_items(path: str | Path) -> list[Item]:
     """Read a CogVSR JSON Lines file; raises BadRow with file, line and what was expected for the first bad line."""
     path = Path(path)
-    items, problems = _read(path)
+    items, problems = _read(path.read_bytes(), path.parent)
     if problems:
         more = (
             f" ({len(problems)} problems; `python -m cogvsr_utils.dataset {path}` lists them)" if problems[1:] else ""
@@ -41,7 +41,8 @@ def read_items(path: str | Path) -> list[Item]:
 
 def check_items(path: str | Path) -> list[str]:
     """All that is wrong with a file, pictures included: one text each, with the number of its line."""
-    items, problems = _read(Path(path))
+    path = Path(path)
+    items, problems = _read(path.read_bytes(), path.parent)
     for number, item in items.items():
         try:
             open_image(item)
@@ -53,7 +54,8 @@ def check_items(path: str | Path) -> list[str]:
 def write_items(path: str | Path, items: list[Item]) -> Path:
     """Write items as JSON Lines, image paths relative to the file, whole or not at all.
 
-    Raises ValueError for a picture that is bytes or stands outside the file's folder, which ``read_items`` refuses.
+    Raises ValueError for a picture that is bytes or stands outside the file's folder, and BadRow for what else
+    ``read_items`` would refuse.
     """
     path = Path(path)
     lines = []
@@ -68,15 +70,17 @@ def write_items(path: str | Path, items: list[Item]) -> Path:
                     f"item {item.uid!r}: {item.image} is outside {path.parent}; expected a picture inside it"
                 )
         lines.append(json.dumps(row, ensure_ascii=False, allow_nan=False))
+    content = ("\n".join(lines) + "\n").encode("utf-8")
+    if problems := _read(content, path.parent)[1]:
+        raise BadRow(f"{path} would have, {problems[0]}")
     with replacing(path) as partial:
-        partial.write_text("\n".join(lines) + "\n", encoding="utf-8", newline="\n")
+        partial.write_bytes(content)
     return path
 
 
-def _read(path: Path) -> tuple[dict[int, Item], list[str]]:
+def _read(content: bytes, folder: Path) -> tuple[dict[int, Item], list[str]]:
     """The good items by the number of their line, and what is wrong with the others."""
     items, problems, lines_of_uids, splits_of_groups = {}, [], {}, {}
-    content = path.read_bytes()
     if content.startswith((b"\xff\xfe", b"\xfe\xff")):
         return {}, ["line 1: the file is UTF-16 or UTF-32; expected UTF-8"]
     # Only a line feed ends a line: other characters that end one for Python may stand within a text.
@@ -87,7 +91,7 @@ def _read(path: Path) -> tuple[dict[int, Item], list[str]]:
             row = _parse(line)
             wrong = [_told(error) for error in _validator().iter_errors(row)]
             if not wrong:
-                wrong = _faults(row, path.parent)
+                wrong = _faults(row, folder)
                 group, uid = row["group_id"], row["uid"]
                 if uid in lines_of_uids:
                     wrong.append(f"uid {uid!r} is on line {lines_of_uids[uid]} already; expected it once")
@@ -100,7 +104,7 @@ def _read(path: Path) -> tuple[dict[int, Item], list[str]]:
             wrong = [str(error)]
         problems += [f"line {number}: {each}" for each in wrong]
         if not wrong:
-            items[number] = _item(row, path.parent)
+            items[number] = _item(row, folder)
     if not items and not problems:
         problems.append("no rows; expected one JSON object a line")
     return items, problems

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 import pandas as pd
 import torch
 
+from cogvsr_utils.dataset.images import image_size
 from cogvsr_utils.dataset.items import Item
 from cogvsr_utils.models.vlm import VLM
 
@@ -55,14 +56,19 @@ def right_answers(items: Sequence[Item]) -> dict[str, list[str]]:
 
 
 def check_chats(vlm: VLM, items: Sequence[Item], replies: dict[str, list[str]] | None = None) -> None:
-    """Raise BadChat where there are no items, where two have one uid, where the questions of one alone are longer than
-    the model reads, and where one of these or of the ``replies`` by uid has a token in it that the model's template or
-    pictures are marked with."""
+    """Refuse, before anything is answered, what can be told from the items alone.
+
+    Raises ValueError for a picture that is not there or is none; BadChat where there are no items, where two have one
+    uid, where the questions of one alone are longer than the model reads, and where one of these or of the ``replies``
+    by uid has a token in it that the model's template or pictures are marked with.
+    """
     if not items:
         raise BadChat("no items; expected at least one")
     if twice := [uid for uid, n in Counter(item.uid for item in items).items() if n > 1]:
         raise BadChat(f"items {twice[:5]} are given more than once; expected every uid once")
     marks = [token.content for token in vlm.tokenizer.added_tokens_decoder.values() if token.special]
+    for item in items:
+        image_size(item)
     texts = [(item.question, *(step.question for step in item.steps)) for item in items]
     tokens = vlm.tokenizer([" ".join(each) for each in texts], add_special_tokens=False, verbose=False)["input_ids"]
     check_lengths(vlm, items, torch.tensor([len(each) for each in tokens]))

@@ -195,5 +195,11 @@ def test_pictures_outside_the_folder_and_bytes_are_not_written(tmp_path):
     Image.new("RGB", (8, 8)).save(tmp_path / "out.png")
     with pytest.raises(ValueError, match=r"item '1': .*out\.png is outside .*; expected a picture inside it"):
         write_items(tmp_path / "data" / "mine.jsonl", [replace(ITEM, image=str(tmp_path / "out.png"))])
+    for items, told in (([ITEM, ITEM], "line 2: uid '1' is on line 1 already"), ([], "no rows"),
+                        ([replace(ITEM, answer="maybe")], "line 1: answer: 'maybe' is not among"),
+                        ([replace(ITEM, meta={"x": "\ud800"})], None)):  # fmt: skip
+        with pytest.raises(ValueError, match=told):
+            write_items(tmp_path / "mine.jsonl", items)
+        assert not (tmp_path / "mine.jsonl").exists()
     with pytest.raises(ValueError, match="item '1' has the bytes of a picture"):
         write_items(tmp_path / "mine.jsonl", [replace(ITEM, image=b"png")])
