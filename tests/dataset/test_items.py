@@ -13,8 +13,11 @@ from cogvsr_utils.dataset.synth.build import build_synth
 
 def test_same_settings_same_bytes(small_set, tmp_path):
 
+    (tmp_path / "elsewhere" / "images").mkdir(parents=True)
+    (tmp_path / "elsewhere" / "images" / ".00000_map.99.part.png").write_bytes(b"half")  # as a killed builder leaves it
     other = build_synth(tmp_path / "elsewhere", n_items=60, size=64, seed=7)
     assert other.read_bytes() == small_set.read_bytes()
+    assert not list(other.parent.rglob(".*.part*"))
     picture = read_items(small_set)[0].image
     assert (other.parent / "images" / picture.rsplit("/", 1)[1]).read_bytes() == Path(picture).read_bytes()
 

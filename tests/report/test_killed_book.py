@@ -47,7 +47,7 @@ def test_the_book_is_the_same_however_often_it_was_killed(clones):
     rng, kills = random.Random(0), 0
     while kills < KILLS:
         run = start(killed, source)
-        time.sleep(rng.uniform(3, 25))
+        time.sleep(rng.uniform(5, 45))
         if run.poll() is None:
             os.killpg(run.pid, signal.SIGKILL)
             kills += 1

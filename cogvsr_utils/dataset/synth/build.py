@@ -13,6 +13,7 @@ from multiprocessing import Pool
 from pathlib import Path
 
 import numpy as np
+from filelock import FileLock
 from PIL import Image
 from tqdm import tqdm
 
@@ -43,7 +44,15 @@ def build_synth(folder: Path | None = None, *, n_items: int = N_ITEMS, size: int
     if stamp.exists():
         return path
     (folder / "images").mkdir(parents=True, exist_ok=True)
-    for older in folder.glob("built.*.json"):
+    with FileLock(folder / ".lock"):  # one builder at a time; who waits takes what the other built
+        if not stamp.exists():
+            _build(folder, stamp, n_items, size, seed)
+    return path
+
+
+def _build(folder: Path, stamp: Path, n_items: int, size: int, seed: int):
+    """Write the set, the stamp last."""
+    for older in (*folder.glob("built.*.json"), *folder.rglob(".*.part*")):  # these are what killed builders left
         older.unlink()
     items, pictures = compose(n_items, seed)
     jobs = [(scene, view, size, folder / name) for name, (scene, view) in pictures.items()]
@@ -51,10 +60,9 @@ def build_synth(folder: Path | None = None, *, n_items: int = N_ITEMS, size: int
         for _ in tqdm(pool.imap_unordered(_draw, jobs, chunksize=8), total=len(jobs), desc="pictures"):
             pass
     rooted = [Item(**{**vars(item), "image": str(folder / item.image)}) for item in items]
-    write_items(path, rooted)
+    write_items(folder / "items.jsonl", rooted)
     with replacing(stamp) as partial:
         partial.write_text(json.dumps({"n_items": n_items, "size": size, "seed": seed}))
-    return path
 
 
 def built_stamp(folder: Path | None = None, *, n_items: int = N_ITEMS, size: int = SIZE, seed: int = 0) -> Path:
