@@ -89,7 +89,7 @@ def _read(content: bytes, folder: Path) -> tuple[dict[int, Item], list[str]]:
             continue
         try:
             row = _parse(line)
-            wrong = [_told(error) for error in _validator().iter_errors(row)]
+            wrong = [_message(error) for error in _validator().iter_errors(row)]
             if not wrong:
                 wrong = _faults(row, folder)
                 group, uid = row["group_id"], row["uid"]
@@ -142,7 +142,7 @@ def _validator():
     return Draft202012Validator(json.loads(text))
 
 
-def _told(error) -> str:
+def _message(error) -> str:
     place = "/".join(str(part) for part in error.absolute_path) or "row"
     problem = f"{error.instance!r:.100} is blank; expected a text" if error.validator == "pattern" else error.message
     return f"{place}: {problem:.300}"
