@@ -2,6 +2,7 @@
 
 replacing(path)        a partial file that takes the place of ``path`` when all of it is written
 read_whole(path, ...)  what a file holds; a damaged one is named, with what to do; read_json, as a way to read it
+require_same(...)      refuses what was made from other settings, with what differs
 digest(*parts)         sixteen characters that differ between texts or file contents
 """
 
@@ -42,9 +43,20 @@ def read_whole(path: Path, read: Callable[[Path], Any], advice: str) -> Any:
         raise ValueError(f"{path} is damaged ({error}); {advice}") from None
 
 
-def read_json(path: Path) -> Any:
-    """The JSON in a file."""
-    return json.loads(path.read_text(encoding="utf-8"))
+def read_json(path: Path, kind: type = dict) -> Any:
+    """The JSON in a file; raises ValueError where it is not of a kind."""
+    content = json.loads(path.read_text(encoding="utf-8"))
+    if not isinstance(content, kind) or not content:
+        raise ValueError(f"it has {content!r:.40}; expected {kind.__name__}")
+    return content
+
+
+def require_same(path: Path, there: dict, here: dict) -> None:
+    """Raise ValueError, with the entries that differ, unless all settings of ``here`` are those ``there``, which made
+    what ``path`` has."""
+    if differing := [name for name in here if here[name] != there.get(name)]:
+        pairs = "; ".join(f"{name}: there {there.get(name)!r}, now {here[name]!r}" for name in differing)
+        raise ValueError(f"{path} was made from other settings ({pairs}); give those, or another store")
 
 
 def digest(*parts: str | bytes) -> str:

@@ -19,7 +19,7 @@ import numpy as np
 import pandas as pd
 from filelock import FileLock, Timeout
 
-from cogvsr_utils.files import digest, read_json, read_whole, replacing
+from cogvsr_utils.files import digest, read_json, read_whole, replacing, require_same
 from cogvsr_utils.models.head_map import HeadMap
 
 COPY = "bring it back from a copy, or give another store"
@@ -47,7 +47,7 @@ class HeadActivations:
         folder = Path(folder)
         if not (folder / "header.json").is_file():
             raise FileNotFoundError(f"no finished activations in {folder}; expected what capture() writes there")
-        header = read_whole(folder / "header.json", _read_settings, COPY)
+        header = read_whole(folder / "header.json", read_json, COPY)
         heads = HeadMap(read_whole(folder / "heads.parquet", _read_table(header), COPY))
         index = read_whole(folder / "index.parquet", _read_table(header), COPY)
 
@@ -136,7 +136,7 @@ class ShardedStore:
         if not path.exists():
             value = measure()
             self._write(path, lambda file: file.write_text(json.dumps(value)))
-        return int(read_whole(path, read_json, COPY))
+        return read_whole(path, lambda path: read_json(path, int), COPY)
 
     def join(self, n_items: int, index: Callable, heads: HeadMap) -> HeadActivations:
         """All shards in one array, rows ordered by item and step; the header is written last and marks it whole.
@@ -178,12 +178,9 @@ class ShardedStore:
             if other := sorted(each.name for each in left):
                 raise ValueError(f"{self.folder} has other files ({', '.join(other[:3])}); give another store")
             self._write(path, lambda file: file.write_text(json.dumps(here, indent=1)))
-        there = read_whole(path, _read_settings, COPY)
+        there = read_whole(path, read_json, COPY)
         # How it was made in parts does not matter any more for what is whole.
-        differing = [name for name in (self.header if self.finished else here) if here[name] != there.get(name)]
-        if differing:
-            pairs = "; ".join(f"{name}: there {there.get(name)!r}, now {here[name]!r}" for name in differing)
-            raise ValueError(f"{self.folder} was made from other settings ({pairs}); give those, or another store")
+        require_same(self.folder, there, self.header if self.finished else here)
         for partial in filter(_is_partial, self.folder.iterdir()):  # what a killed writer left
             partial.unlink()
 
@@ -217,13 +214,6 @@ class ShardedStore:
 def _is_partial(path: Path) -> bool:
     """Whether ``replacing`` was writing this file when it was killed."""
     return path.is_file() and re.fullmatch(r"\.[\w-]+\.\d+\.part\.\w+", path.name) is not None
-
-
-def _read_settings(path: Path) -> dict:
-    settings = read_json(path)
-    if not isinstance(settings, dict) or not settings:
-        raise ValueError(f"it has {settings!r:.40}; expected an object")
-    return settings
 
 
 def _read_table(header: dict) -> Callable[[Path], pd.DataFrame]:

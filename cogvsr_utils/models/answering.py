@@ -6,16 +6,20 @@ answer_table(items, replies)    the same of replies that are there
 The main question opens the chat; each step is a turn, and the model reads its own earlier answers.
 """
 
+import json
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import groupby
+from pathlib import Path
 
 import pandas as pd
 from tqdm import tqdm
 
 from cogvsr_utils.dataset.items import Item
+from cogvsr_utils.files import read_json, read_whole, replacing, require_same
 from cogvsr_utils.functions import MAIN_NAME
 from cogvsr_utils.models.batching import FIRST, in_halves, measure_batch, require_count
-from cogvsr_utils.models.chat import MAIN, check_chats, conversation
+from cogvsr_utils.models.chat import MAIN, chat_settings, check_items, check_lengths, conversation
 from cogvsr_utils.models.generation import CachedGeneration
 from cogvsr_utils.models.interventions import Edit, intervene
 from cogvsr_utils.models.vlm import VLM
@@ -32,13 +36,16 @@ def answer(
     batch_size: int | None = None,
     max_new_tokens: int = 12,
     progress: bool = True,
+    resume: str | Path | None = None,
 ) -> pd.DataFrame:
     """Answer every step of every item, then its main question, greedily.
 
     ``edits`` are interventions on heads while answering; ``steps=False`` asks the main question alone. Without a
-    ``batch_size`` the first batch on a GPU measures how many chats fit. Returns a DataFrame with one row a step: uid,
-    group_id, subset, step, function, answer_type, options, answer, prediction. Raises BadChat, a ValueError, for an
-    empty list, items given twice, chats longer than the model reads and marks of the model in a text.
+    ``batch_size`` the first batch on a GPU measures how many chats fit. ``resume`` is a file in which replies are kept
+    batch by batch: a run that was stopped goes on from it, to the same replies. Returns a DataFrame with one row a
+    step: uid, group_id, subset, step, function, answer_type, options, answer, prediction. Raises BadChat, a ValueError,
+    for an empty list, items given twice, chats longer than the model reads and marks of the model in a text; ValueError
+    for a file of other settings.
 
     >>> from cogvsr_utils import Item, Step, load_vlm
     >>> step = Step("What shape is a ball?", "sphere", "closed", None, "Knowledge Recall")
@@ -49,15 +56,22 @@ def answer(
     require_count("max_new_tokens", max_new_tokens)
     if batch_size is not None:
         require_count("batch_size", batch_size)
-    check_chats(vlm, items)
-    replies: dict[str, list[str]] = {}
+    items = items if steps else [replace(item, steps=[]) for item in items]
+    check_items(vlm, items)
+    check_lengths(vlm, items, reply_tokens=max_new_tokens)
 
     def converse(batch):
-        return _converse(vlm, batch, steps, max_new_tokens)
+        return _converse(vlm, batch, max_new_tokens)
 
     with intervene(vlm, edits), tqdm(total=len(items), desc="answering", disable=not progress) as bar:
-        size = batch_size or (CPU_BATCH if vlm.device.type == "cpu" else None)
-        for group in _alike(items, steps):
+        making = {"batch_size": batch_size, "max_new_tokens": max_new_tokens}
+        settings = chat_settings(vlm, items) | making if resume else {}
+        replies, size = _read_replies(resume, settings)
+        size = size or batch_size or (CPU_BATCH if vlm.device.type == "cpu" else None)
+        bar.update(len(replies))
+        for alike in _alike(items):
+            # Replies come batch by batch in this order, so what is left of it makes the same batches again.
+            group = [item for item in alike if item.uid not in replies]
             while group:
                 batch, group = group[: size or FIRST], group[size or FIRST :]
                 if size:
@@ -65,17 +79,21 @@ def answer(
                 else:
                     found, size = measure_batch(converse, batch, vlm.device)
                 replies.update(zip([item.uid for item in batch], found, strict=True))
+                if resume:
+                    with replacing(resume) as partial:
+                        partial.write_text(json.dumps({"settings": settings, "size": size, "replies": replies}))
                 bar.update(len(batch))
-    return answer_table(items, replies, steps)
+    return answer_table(items, replies)
 
 
-def answer_table(items: list[Item], replies: dict[str, list[str]], steps: bool = True) -> pd.DataFrame:
+def answer_table(items: list[Item], replies: dict[str, list[str]]) -> pd.DataFrame:
     """A row a step and reply, as ``answer`` returns them: ``replies`` to an item's steps, then to its main question, of
     which the last may be missing."""
     rows = []
     for item in items:
-        asked = [*enumerate(item.steps)] if steps else []
-        for (number, step), reply in zip([*asked, (MAIN, None)], replies.get(item.uid, ()), strict=False):
+        for (number, step), reply in zip(
+            [*enumerate(item.steps), (MAIN, None)], replies.get(item.uid, ()), strict=False
+        ):
             source = item if step is None else step
             rows.append({"uid": item.uid, "group_id": item.group_id, "subset": item.subset, "step": number,
                          "function": MAIN_NAME if step is None else step.function,
@@ -84,22 +102,36 @@ def answer_table(items: list[Item], replies: dict[str, list[str]], steps: bool =
     return pd.DataFrame(rows)
 
 
-def _alike(items: list[Item], steps: bool) -> list[list[Item]]:
+def _read_replies(path: str | Path | None, settings: dict) -> tuple[dict[str, list[str]], int | None]:
+    """The replies that a file keeps, and the size of batch that was found; none where there is no file."""
+    if path is None or not Path(path).exists():
+        return {}, None
+
+    def read(path):
+        kept = read_json(path)
+        return kept["settings"], kept["replies"], kept["size"]
+
+    there, replies, size = read_whole(Path(path), read, "take this one file away and run again: all is answered anew")
+    require_same(Path(path), there, settings)
+    return replies, size
+
+
+def _alike(items: list[Item]) -> list[list[Item]]:
     """Items with equally many turns together, with pictures or without, the longest chats first; questions of like
     length side by side."""
 
     def kind(item):
-        return -(len(item.steps) if steps else 0), item.image is None
+        return -len(item.steps), item.image is None
 
     order = sorted(items, key=lambda item: (*kind(item), len(item.question), item.uid))
     return [list(group) for _, group in groupby(order, key=kind)]
 
 
-def _converse(vlm: VLM, items: list[Item], steps: bool, max_new_tokens: int) -> list[list[str]]:
+def _converse(vlm: VLM, items: list[Item], max_new_tokens: int) -> list[list[str]]:
     """All replies to each of a batch of items with equally many steps."""
     generation = CachedGeneration(vlm, items, max_new_tokens)
     replies: list[list[str]] = [[] for _ in items]
-    for number in [*range(len(items[0].steps) if steps else 0), MAIN]:
+    for number in [*range(len(items[0].steps)), MAIN]:
         chats = [conversation(item, earlier, number) for item, earlier in zip(items, replies, strict=True)]
         for earlier, reply in zip(replies, generation.reply(chats), strict=True):
             earlier.append(reply)

@@ -3,17 +3,22 @@
 conversation(item, replies, step)    the chat that asks one step, the earlier ones answered
 step_replies(answers)                the replies to each item's steps, from a table of answers
 right_answers(items)                 the right answers in place of replies
-check_chats(vlm, items, replies)     refuses items that a model cannot be asked (BadChat); check_lengths, chats too long
+check_items(vlm, items)              refuses items that a model cannot be asked (BadChat)
+check_lengths(vlm, items, replies)   refuses chats longer than the model reads
+chat_settings(vlm, items)            what of a model and of items determines replies and activations
 """
 
+import json
 from collections import Counter
 from collections.abc import Sequence
 
 import pandas as pd
 import torch
+import transformers
 
-from cogvsr_utils.dataset.images import image_size
+from cogvsr_utils.dataset.images import image_size, items_digest, open_image
 from cogvsr_utils.dataset.items import Item
+from cogvsr_utils.files import digest
 from cogvsr_utils.models.vlm import VLM
 
 INSTRUCTION = "Answer in a few words."
@@ -55,37 +60,61 @@ def right_answers(items: Sequence[Item]) -> dict[str, list[str]]:
     return {item.uid: [step.answer for step in item.steps] for item in items}
 
 
-def check_chats(vlm: VLM, items: Sequence[Item], replies: dict[str, list[str]] | None = None) -> None:
-    """Refuse, before anything is answered, what can be told from the items alone.
+def check_items(vlm: VLM, items: Sequence[Item]) -> None:
+    """Refuse, before anything is answered, items that a model cannot be asked.
 
-    Raises ValueError for a picture that is not there or is none; BadChat where there are no items, where two have one
-    uid, where the questions of one alone are longer than the model reads, and where one of these or of the ``replies``
-    by uid has a token in it that the model's template or pictures are marked with.
+    Raises ValueError for a picture that cannot be read; BadChat where there are no items, where two have one uid, and
+    where a question has a token in it that the model's template or pictures are marked with.
     """
     if not items:
         raise BadChat("no items; expected at least one")
     if twice := [uid for uid, n in Counter(item.uid for item in items).items() if n > 1]:
         raise BadChat(f"items {twice[:5]} are given more than once; expected every uid once")
-    marks = [token.content for token in vlm.tokenizer.added_tokens_decoder.values() if token.special]
     for item in items:
-        image_size(item)
-    texts = [(item.question, *(step.question for step in item.steps)) for item in items]
-    tokens = vlm.tokenizer([" ".join(each) for each in texts], add_special_tokens=False, verbose=False)["input_ids"]
-    check_lengths(vlm, items, torch.tensor([len(each) for each in tokens]))
-    for item, questions in zip(items, texts, strict=True):
-        for text in (*questions, *(replies or {}).get(item.uid, ())):
-            if found := next((mark for mark in marks if mark in text), None):
-                raise BadChat(
-                    f"item {item.uid!r}: the text {text!r:.100} has {found!r}, with which {vlm.name} marks chats or "
-                    "pictures; expected a text without it"
-                )
+        open_image(item)
+        _refuse_marks(vlm, item, (item.question, *(step.question for step in item.steps)))
 
 
-def check_lengths(vlm: VLM, items: Sequence[Item], n_tokens: torch.Tensor, reply: int = 0) -> None:
-    """Raise BadChat for an item whose chat, of ``n_tokens`` (items,), is with a reply longer than the model reads."""
+def check_lengths(
+    vlm: VLM, items: Sequence[Item], replies: dict[str, list[str]] | None = None, reply_tokens: int = 0
+) -> None:
+    """Refuse, before anything is answered, what does not fit: chats with the ``replies`` by uid to their steps, or with
+    any of up to ``reply_tokens`` each.
+
+    Raises BadChat with the item's uid where such a chat is longer than the model reads, or where a reply has one of its
+    marks in it.
+    """
+    for item in items:
+        _refuse_marks(vlm, item, (replies or {}).get(item.uid, ()))
     if vlm.context is None:
         return
-    for item, n in zip(items, n_tokens.tolist(), strict=True):
-        if n + reply > vlm.context:
-            more = f" and up to {reply} of a reply" if reply else ""
-            raise BadChat(f"item {item.uid!r}: a chat of {n} tokens{more}; {vlm.name} reads at most {vlm.context}")
+    known = replies or {item.uid: [""] * len(item.steps) for item in items}
+    chats = [vlm.render(conversation(item, known.get(item.uid, ()), MAIN), prompt=True) for item in items]
+    tokens = vlm.tokenizer(chats, add_special_tokens=False, verbose=False)["input_ids"]
+    for item, own in zip(items, tokens, strict=True):
+        picture = 0 if item.image is None else vlm.picture_tokens(image_size(item))
+        if (n := len(own) + picture + reply_tokens * (len(item.steps) + 1)) > vlm.context:
+            replied = f", with {len(item.steps) + 1} replies of up to {reply_tokens}" if reply_tokens else ""
+            raise BadChat(f"item {item.uid!r}: a chat of {n} tokens{replied}; {vlm.name} reads at most {vlm.context}")
+
+
+def chat_settings(vlm: VLM, items: Sequence[Item]) -> dict:
+    """What of a model and of items determines its replies and activations, as short texts to compare."""
+    return {
+        "model": vlm.name, "revision": vlm.revision, "quantize": vlm.quantize, "dtype": str(vlm.model.dtype),
+        "weights": vlm.weights_digest, "data": items_digest(items),
+        "edits": digest(*map(str, vlm.active_edits)) if vlm.active_edits else "none",
+        "pictures": digest(json.dumps(vlm.processor.image_processor.to_dict(), sort_keys=True, default=str)),
+        "prompt": digest(INSTRUCTION, CLOSING, str(vlm.processor.chat_template)),
+        "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
+    }  # fmt: skip
+
+
+def _refuse_marks(vlm: VLM, item: Item, texts: Sequence[str]):
+    marks = [token.content for token in vlm.tokenizer.added_tokens_decoder.values() if token.special]
+    for text in texts:
+        if found := next((mark for mark in marks if mark in text), None):
+            raise BadChat(
+                f"item {item.uid!r}: the text {text!r:.100} has {found!r}, with which {vlm.name} marks chats or "
+                "pictures; expected a text without it"
+            )

@@ -18,7 +18,6 @@ from transformers.cache_utils import DynamicCache, DynamicLayer, DynamicSlidingW
 
 from cogvsr_utils.dataset.images import open_image
 from cogvsr_utils.dataset.items import Item
-from cogvsr_utils.models.chat import check_lengths
 from cogvsr_utils.models.vlm import VLM
 
 
@@ -35,20 +34,19 @@ class CachedGeneration:
     """
 
     def __init__(self, vlm: VLM, items: list[Item], max_new_tokens: int = 12):
-        self.vlm, self.items, self.max_new_tokens = vlm, items, max_new_tokens
+        self.vlm, self.max_new_tokens = vlm, max_new_tokens
         self.images = [open_image(item) for item in items]
         self.features, self.prepared = [], []
         self.ids = self.mask = self.cache = None
 
     @torch.inference_mode()
     def reply(self, chats: list[list[dict]]) -> list[str]:
-        """Greedy replies to the chats, one each, at most ``max_new_tokens`` long; raises BadChat for one too long."""
+        """Greedy replies to the chats, one each, at most ``max_new_tokens`` long."""
         vlm, model = self.vlm, self.vlm.model
         texts = [vlm.render(chat, prompt=True) for chat in chats]
         with _memoised(vlm.processor.image_processor, "preprocess", self.prepared):
             inputs = vlm.encode(texts, self.images)
         ids, mask = inputs["input_ids"], inputs["attention_mask"]
-        check_lengths(vlm, self.items, mask.sum(1), self.max_new_tokens)
         cache = self._kept(ids, mask)
         if cache is not None:  # the picture is in the cache: only inputs with one entry a token are needed
             inputs = {name: value for name, value in inputs.items() if value.shape == ids.shape}

@@ -13,7 +13,7 @@ import numpy as np
 
 from cogvsr_utils.dataset.images import open_image
 from cogvsr_utils.dataset.items import Item
-from cogvsr_utils.models.chat import check_lengths, conversation
+from cogvsr_utils.models.chat import conversation
 from cogvsr_utils.models.vlm import VLM
 
 POSITIONS = ("answer", "answer_content", "prompt_last", "question", "image")
@@ -93,12 +93,10 @@ def encode_chats(
     """A batch of finished chats as tensors, and the tokens of ``position`` in it.
 
     ``replies`` maps an item's uid to its replies, ``side`` is that of the padding. Returns the inputs and an array
-    (tokens, [row of the batch, token in the row, step, how many-th token of the step]). Raises BadChat for a chat
-    longer than the model reads.
+    (tokens, [row of the batch, token in the row, step, how many-th token of the step]).
     """
     texts, spans = zip(*(chat_spans(vlm, item, replies[item.uid]) for item in items), strict=True)
     inputs = vlm.encode(list(texts), [open_image(item) for item in items], side=side)
-    check_lengths(vlm, items, inputs["attention_mask"].sum(1))
     places = []
     for row, (item, text, where) in enumerate(zip(items, texts, spans, strict=True)):
         real = inputs["attention_mask"][row].nonzero().flatten()

@@ -8,7 +8,6 @@ First the model answers on its own (batched, greedy). Then one teacher-forced pa
 head of the text decoder at all its steps at once: for a causal model the same activations as during generation.
 """
 
-import json
 import logging
 import shutil
 import time
@@ -20,14 +19,14 @@ import pandas as pd
 import torch
 from tqdm import tqdm
 
-from cogvsr_utils.dataset.images import image_size, items_digest
+from cogvsr_utils.dataset.images import image_size
 from cogvsr_utils.dataset.items import Item
 from cogvsr_utils.dataset.scoring import judge, require_columns
-from cogvsr_utils.files import digest, read_whole, replacing
-from cogvsr_utils.models.activations import AGAIN, HeadActivations, ShardedStore
+from cogvsr_utils.files import digest
+from cogvsr_utils.models.activations import HeadActivations, ShardedStore
 from cogvsr_utils.models.answering import answer, answer_table
 from cogvsr_utils.models.batching import FIRST, batched, in_halves, measure_batch, require_count
-from cogvsr_utils.models.chat import CLOSING, INSTRUCTION, MAIN, check_chats, right_answers, step_replies
+from cogvsr_utils.models.chat import MAIN, chat_settings, check_items, check_lengths, right_answers, step_replies
 from cogvsr_utils.models.hooks import projection_hooks
 from cogvsr_utils.models.positions import POSITIONS, encode_chats, group_steps
 from cogvsr_utils.models.vlm import VLM
@@ -93,10 +92,10 @@ def capture(
     averages a step's tokens, ``"token"`` keeps a row for each. ``answers`` may be what ``answer`` returned for these
     items; else the model answers first. Without a ``batch_size`` the first batch on a GPU measures how many chats fit.
 
-    A killed run resumes at its last shard and gives the same bytes. Steps that cannot be located are left out, listed
-    in the header as ``not_located`` and counted in the log. Raises ValueError for a store made from other settings,
-    for answers that do not cover every step once, and for activations that are not finite; BadChat where ``answer``
-    does; OSError where the disk is or would be full and where another process writes to the store.
+    A killed run resumes at its last batch of answers or shard and gives the same bytes. Steps that cannot be located
+    are left out, listed in the header as ``not_located`` and counted in the log. Raises ValueError for a store made
+    from other settings, for answers that do not cover every step once, and for activations that are not finite; BadChat
+    where ``answer`` does; OSError where the disk is or would be full and where another process writes to the store.
 
     >>> import tempfile
     >>> from cogvsr_utils import Item, Step, load_vlm
@@ -110,12 +109,12 @@ def capture(
     if batch_size is not None:
         require_count("batch_size", batch_size)
     n_rows = sum(len(item.steps) for item in items)
-    check_chats(vlm, items)
+    check_items(vlm, items)
     if not n_rows:
         raise ValueError("no item has steps; expected some to capture")
     if answers is not None:
         answers = _of_all_steps(answers, items)
-        check_chats(vlm, items, step_replies(answers))
+        check_lengths(vlm, items, step_replies(answers))
     making = {"batch_size": batch_size, "shard": shard}
     with ShardedStore(store, _header(vlm, items, answers, reading), making) as shards:
         if shards.finished:
@@ -126,7 +125,8 @@ def capture(
                 f"{shards.folder} needs {needed / 1e9:.1f} GB (shards and the whole); {free / 1e9:.1f} GB are free"
             )
         if answers is None:
-            answers = _of_all_steps(_kept_answers(vlm, items, shards.folder, progress), items)
+            found = answer(vlm, items, progress=progress, resume=shards.folder / "replies.json")
+            answers = _of_all_steps(found, items)
         reader = _Reader(vlm, items, step_replies(answers), reading)
         size = batch_size or shards.remember("batch_size", reader.measured_batch_size)
         for first in tqdm(range(0, len(items), shard), desc="capture", disable=not progress):
@@ -268,28 +268,11 @@ def _of_all_steps(answers: pd.DataFrame, items: list[Item]) -> pd.DataFrame:
     return table[table["step"] != MAIN]
 
 
-def _kept_answers(vlm, items, folder: Path, progress: bool):
-    """The model's answers, kept beside the shards so that a killed run does not ask again."""
-    path = folder / "answers.parquet"
-    if not path.exists():
-        found = answer(vlm, items, progress=progress)
-        with replacing(path) as partial:
-            found.to_parquet(partial)
-    return read_whole(path, pd.read_parquet, AGAIN)
-
-
 def _header(vlm: VLM, items: list[Item], answers, reading: Reading) -> dict:
-    import transformers
-
     given = None if answers is None else answers[["uid", "step", "prediction"]].sort_values(["uid", "step"])
     content_tokens = reading.content_tokens if reading.position == "answer_content" else None
     return {
-        "model": vlm.name, "revision": vlm.revision, "quantize": vlm.quantize, "dtype": str(vlm.model.dtype),
-        "weights": vlm.weights_digest, "data": items_digest(items),
-        "edits": digest(*map(str, vlm.active_edits)) if vlm.active_edits else "none",
-        "pictures": digest(json.dumps(vlm.processor.image_processor.to_dict(), sort_keys=True, default=str)),
-        "prompt": digest(INSTRUCTION, CLOSING, str(vlm.processor.chat_template)),
+        **chat_settings(vlm, items),
         "answers": "the model's own" if given is None else digest(given.to_csv(index=False)),
         "modules": list(vlm.heads.projections), **asdict(reading), "content_tokens": content_tokens,
-        "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
     }  # fmt: skip

@@ -12,7 +12,7 @@ import torch
 
 from cogvsr_utils.dataset.items import Item
 from cogvsr_utils.models.batching import batched, require_count
-from cogvsr_utils.models.chat import check_chats, right_answers
+from cogvsr_utils.models.chat import check_items, check_lengths, right_answers
 from cogvsr_utils.models.generation import image_features_once
 from cogvsr_utils.models.interventions import Edit, intervene
 from cogvsr_utils.models.positions import encode_chats
@@ -49,7 +49,8 @@ class TeacherForcedScorer:
         require_count("batch_size", batch_size)
         self.vlm, self.batches, rows = vlm, [], []
         answers = right_answers(items)
-        check_chats(vlm, items, answers)
+        check_items(vlm, items)
+        check_lengths(vlm, items, answers)
         items = sorted(
             (x for x in items if x.steps), key=lambda item: (item.image is None, len(item.steps), len(item.question))
         )

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import torch
+from PIL import Image
 from transformers import PreTrainedTokenizerBase
 from transformers.utils import ModelOutput
 
@@ -69,6 +70,18 @@ class VLM:
     def context(self) -> int | None:
         """How many tokens a chat may have, where the configuration says so."""
         return getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
+
+    def picture_tokens(self, size: tuple[int, int]) -> int:
+        """How many tokens a picture of some width and height adds to a chat as the template renders it."""
+        if size not in self._picture_tokens:
+            chat = self.render([{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "?"}]}], True)
+            grown = self.encode([chat], [Image.new("RGB", size)])["input_ids"].shape[1]
+            self._picture_tokens[size] = grown - len(self.tokenizer(chat, add_special_tokens=False)["input_ids"])
+        return self._picture_tokens[size]
+
+    @cached_property
+    def _picture_tokens(self) -> dict[tuple[int, int], int]:
+        return {}
 
     @property
     def causal(self) -> bool:

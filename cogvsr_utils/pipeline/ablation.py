@@ -12,6 +12,7 @@ scaled, steered                  spatial heads scaled up, and shifted towards co
 
 from collections import Counter
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -71,13 +72,13 @@ ABLATIONS = MASKED | {"mean_ablated": single_ablations["mean"]}
 
 
 @result(variants=NAMES, splits=C, gpu=True)
-def ablated_answers(experiment: Experiment, function: str, rankings: Rankings) -> pd.DataFrame:
+def ablated_answers(experiment: Experiment, function: str, rankings: Rankings, resume: Path) -> pd.DataFrame:
     """Judged replies to all of C with the function's top heads by the paper's importance ablated."""
     from cogvsr_utils.models.answering import answer
     from cogvsr_utils.models.interventions import mask
 
     heads = top_heads_by(rankings, IMPORTANCE, n_top(len(rankings.heads))).of(function)
-    return judge(answer(experiment.vlm, experiment.items(TEST), edits=mask(heads)))
+    return judge(answer(experiment.vlm, experiment.items(TEST), edits=mask(heads), resume=resume))
 
 
 ABLATED = {f"ablated_{number}": ablated_answers[name] for number, name in enumerate(NAMES)}

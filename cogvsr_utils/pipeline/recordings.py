@@ -26,19 +26,19 @@ CONTROL_CASES = ("untrained", "grey picture", "other picture")
 
 
 @result(variants=ALL_SPLITS, splits=lambda split: (split,), gpu=True)
-def answers(experiment: Experiment, split: str) -> pd.DataFrame:
+def answers(experiment: Experiment, split: str, resume: Path) -> pd.DataFrame:
     """Judged replies to every step and main question of a split; see ``answering.answer`` and ``scoring.judge``."""
     from cogvsr_utils.models.answering import answer
 
-    return judge(answer(experiment.vlm, experiment.items(split)))
+    return judge(answer(experiment.vlm, experiment.items(split), resume=resume))
 
 
 @result(splits=(TEST,), gpu=True)
-def direct_answers(experiment: Experiment) -> pd.DataFrame:
+def direct_answers(experiment: Experiment, resume: Path) -> pd.DataFrame:
     """Judged replies to the main questions of C alone, without steps."""
     from cogvsr_utils.models.answering import answer
 
-    return judge(answer(experiment.vlm, experiment.items(TEST), steps=False))
+    return judge(answer(experiment.vlm, experiment.items(TEST), steps=False, resume=resume))
 
 
 @result(
@@ -55,11 +55,11 @@ def activations(experiment: Experiment, split: str, answers: pd.DataFrame, store
 
 
 @result(splits=(TEST,), gpu=True)
-def four_bit_answers(experiment: Experiment) -> pd.DataFrame:
+def four_bit_answers(experiment: Experiment, resume: Path) -> pd.DataFrame:
     """Judged replies to C of the same weights in 4-bit."""
     from cogvsr_utils.models.answering import answer
 
-    return judge(answer(experiment.quantized().vlm, experiment.items(TEST)))
+    return judge(answer(experiment.quantized().vlm, experiment.items(TEST), resume=resume))
 
 
 @result(splits=(SELECTION,), needs={"answers": answers[SELECTION]}, gpu=True)

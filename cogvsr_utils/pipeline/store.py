@@ -98,8 +98,10 @@ class Result:
         log.info("making %s for %s", self.name, experiment.title)
         path, start = self.data_path(experiment), time.perf_counter()
         scope = experiment.restricted(self.splits)
-        if "store" in inspect.signature(self.make).parameters:
-            needed["store"] = path
+        # Where what is made keeps itself, and where what took long before it was whole is kept meanwhile.
+        resume = path.with_name(f"{self.name}.{self.key(experiment)}.begun.json")
+        beside = {"store": path, "resume": resume}
+        needed |= {name: beside[name] for name in inspect.signature(self.make).parameters if name in beside}
         value = self.make(scope, *self.variant, **needed)
         if isinstance(value, pd.DataFrame):
             with replacing(path) as partial:
@@ -111,6 +113,7 @@ class Result:
                  "seconds": round(time.perf_counter() - start, 1)}  # fmt: skip
         with replacing(self.stamp_path(experiment)) as partial:
             partial.write_text(json.dumps(stamp, indent=1))
+        resume.unlink(missing_ok=True)
         self._remove_older(experiment)
 
     def _parts(self, experiment: Experiment) -> dict:
@@ -158,7 +161,8 @@ def result(
 
     An argument named as a result declared before is that result; ``needs`` maps other argument names to results, and
     ``splits`` are those whose items may be read; both may be functions of the variant. The type that ``make`` returns
-    decides how it is kept; a function with an argument ``store`` is given the path to keep its data at.
+    decides how it is kept; a function with an argument ``store`` is given the path to keep its data at, one with
+    ``resume`` a file to keep what it has done until it is whole.
     """
 
     def declare(make: Callable):
@@ -168,8 +172,8 @@ def result(
         def one(name, *variant):
             more, may_read = (value(*variant) if callable(value) else value for value in (needs, splits))
             for each in arguments:
-                optional = each.default is not each.empty or each.kind is each.VAR_KEYWORD or each.name == "store"
-                if not (optional or each.name in named or each.name in (more or {})):
+                optional = each.default is not each.empty or each.kind is each.VAR_KEYWORD
+                if not (optional or each.name in named or each.name in ("store", "resume", *(more or ()))):
                     raise TypeError(f"{name} takes {each.name!r}; expected a result declared before, or in needs")
             if name in DECLARED:
                 raise ValueError(f"two results are named {name!r}; expected one")

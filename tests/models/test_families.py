@@ -32,6 +32,14 @@ def last(vlm, inputs, edits=None):
         return vlm.model(**inputs, use_cache=False).logits[:, -1]
 
 
+def test_tokens_of_a_chat_are_counted_without_its_picture_read(tiny, asked):
+    for item in asked[:2]:
+        chat = tiny.render(conversation(item, ["a reply"], 1), prompt=True)
+        whole = tiny.encode([chat], [open_image(item)])["input_ids"].shape[1]
+        text = len(tiny.tokenizer(chat, add_special_tokens=False)["input_ids"])
+        assert whole == text + tiny.picture_tokens(open_image(item).size)
+
+
 def test_map_masking_and_generation(tiny, asked):
     layers = LAYERS.get(tiny.name, [0, 1])
     assert sorted(set(tiny.heads.table["layer"])) == layers and len(tiny.heads) == 4 * len(layers)

@@ -1,80 +1,64 @@
 """Nothing of a capture is lost or silently wrong, however it was stopped and with whatever it is taken up."""
 
 import json
+import random
 import signal
 import subprocess
 import sys
+import time
 from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 import pytest
+from killing import end, start
 
 from cogvsr_utils.dataset.images import open_image
+from cogvsr_utils.dataset.loading import load_items
 from cogvsr_utils.models.activations import HeadActivations, ShardedStore
 from cogvsr_utils.models.chat import conversation
 from cogvsr_utils.models.interventions import intervene, mask
+from cogvsr_utils.models.loading import load_vlm
 from cogvsr_utils.models.recording import capture
 
 MAKING = {"batch_size": 5, "shard": 4}
 
-# A process that loads the model once and then lets children capture, each killed at a random moment, some of them with
-# other sizes of batch and shard. Threads are off, since a child cannot use its parent's.
-CHAOS = """
-import os, random, signal, sys, time
-import pandas as pd, torch
-torch.set_num_threads(1)
-from pathlib import Path
-from cogvsr_utils import capture, load_items, load_vlm
-folder, source = Path(sys.argv[1]), sys.argv[2]
-vlm, items = load_vlm("nano-internvl"), load_items(source)[:12]
-answers = pd.read_parquet(folder / "answers.parquet")
-rng, kills, refused, store = random.Random(0), 0, 0, 0
 
-def child(**making):
-    pid = os.fork()
-    if pid == 0:
-        try:
-            capture(vlm, items, store=folder / f"store-{store}", answers=answers, progress=False, **making)
-            os._exit(0)
-        except ValueError as error:
-            os._exit(3 if "made from other settings" in str(error) else 4)
-        except BaseException:
-            os._exit(5)
-    return pid
-
-start = time.perf_counter()
-os.waitpid(child(batch_size=5, shard=1), 0)  # undisturbed
-whole = time.perf_counter() - start
-while kills < 50:
-    store += 1
-    while not (folder / f"store-{store}" / "header.json").exists():
-        begun = (folder / f"store-{store}" / "settings.json").exists()
-        other = begun and rng.random() < 0.3
-        pid = child(**({"batch_size": rng.choice([2, 5]), "shard": rng.choice([3, 7])} if other
-                       else {"batch_size": 5, "shard": 1}))
-        time.sleep(rng.random() * whole)
-        os.kill(pid, signal.SIGKILL)
-        status = os.waitpid(pid, 0)[1]
-        kills += os.WIFSIGNALED(status)
-        code = os.WEXITSTATUS(status) if os.WIFEXITED(status) else None
-        refused += code == 3
-        assert code in ((3, None) if other else (0, None)), (code, other)
-print(store, kills, refused)
-"""
+def captures(folder, number, source, making):
+    """A capture in a process of its own; it leaves with 3 where the store is of other settings."""
+    vlm, items = load_vlm("nano-internvl"), load_items(source)[:6]
+    yield
+    try:
+        capture(vlm, items, store=folder / f"store-{number}", **making)
+    except ValueError as error:
+        assert "made from other settings" in str(error)
+        sys.exit(3)
 
 
-def test_captures_killed_at_fifty_moments_give_the_bytes_of_an_undisturbed_one(answers, small_set, tmp_path):
-    answers.to_parquet(tmp_path / "answers.parquet")
-    command = [sys.executable, "-c", CHAOS, str(tmp_path), str(small_set)]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    stores, kills, refused = map(int, done.stdout.split())
+def test_captures_killed_at_fifty_moments_give_the_bytes_of_an_undisturbed_one(small_set, tmp_path):
+    making = {"batch_size": 5, "shard": 1}
+    undisturbed = start(captures, tmp_path, 0, small_set, making)
+    begun = time.perf_counter()
+    assert end(undisturbed) == 0
+    seconds = time.perf_counter() - begun
+    rng, kills, refused, number = random.Random(0), 0, 0, 0
+    while kills < 50:
+        number += 1
+        store = tmp_path / f"store-{number}"
+        while not (store / "header.json").exists():
+            other = (store / "settings.json").exists() and rng.random() < 0.3
+            now = {"batch_size": rng.choice([2, 5]), "shard": rng.choice([3, 7])} if other else making
+            process = start(captures, tmp_path, number, small_set, now)
+            time.sleep(rng.random() * seconds)
+            code = end(process, kill=True)
+            assert code in (-signal.SIGKILL, 3 if other else 0), (code, other)
+            kills += code == -signal.SIGKILL
+            refused += code == 3
+    assert refused
     whole = HeadActivations.open(tmp_path / "store-0")
-    for number in range(1, stores + 1):
-        again = HeadActivations.open(tmp_path / f"store-{number}")
+    for each in range(1, number + 1):
+        again = HeadActivations.open(tmp_path / f"store-{each}")
         assert again.features.tobytes() == whole.features.tobytes() and again.index.equals(whole.index)
-    assert kills >= 50 and refused > 0
 
 
 @pytest.fixture
@@ -140,9 +124,10 @@ def test_kept_answers_that_are_damaged_are_named(vlm, items, tmp_path, monkeypat
     monkeypatch.setattr(ShardedStore, "join", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         capture(vlm, items[:2], store=tmp_path)
-    (tmp_path / "answers.parquet").write_bytes(b"PAR1")
-    with pytest.raises(ValueError, match=r"answers\.parquet is damaged .*take this one file away and run again"):
-        capture(vlm, items[:2], store=tmp_path)
+    for harm in ("{", "[]", "{}", '{"replies": {}}'):
+        (tmp_path / "replies.json").write_text(harm)
+        with pytest.raises(ValueError, match=r"replies\.json is damaged .*take this one file away and run again"):
+            capture(vlm, items[:2], store=tmp_path)
 
 
 @pytest.mark.parametrize("name, harm", [

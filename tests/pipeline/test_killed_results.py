@@ -1,15 +1,16 @@
 """Results whose makers are killed at fifty moments, two of them at once, are those of an undisturbed run."""
 
-import subprocess
-import sys
+import random
+import signal
+import time
 
 import numpy as np
 import pytest
+from killing import end, start
 from own_data import write_own_data
 
 from cogvsr_utils import paths
 from cogvsr_utils.models.activations import HeadActivations
-from cogvsr_utils.paths import ROOT
 from cogvsr_utils.pipeline.experiment import Experiment, Profile
 from cogvsr_utils.pipeline.plan import RESULTS, rules
 from cogvsr_utils.pipeline.store import Result, _to_arrays
@@ -19,51 +20,15 @@ FEW = Profile(
     null_fits=1, permutations=5, bootstrap=10, matched_controls=4, control_items=2, ablation_items=2, planted=1
 )
 
-# A process that loads the model once; its children make the results. Threads are off, since a child cannot use its
-# parent's.
-CHAOS = f"""
-import os, random, signal, sys, time
-import torch
-torch.set_num_threads(1)
-from pathlib import Path
-from cogvsr_utils import paths
-from cogvsr_utils.pipeline.experiment import Experiment, Profile
-from cogvsr_utils.pipeline.plan import RESULTS
-folder, source, rng, kills = Path(sys.argv[1]), sys.argv[2], random.Random(0), 0
-Experiment("nano-internvl", profile={FEW}, source=source).vlm
 
-def maker():
-    pid = os.fork()
-    if pid == 0:
-        try:
-            experiment = Experiment("nano-internvl", profile={FEW}, source=source)
-            for name in {WANTED}:
-                RESULTS[name](experiment)
-            os._exit(0)
-        except BaseException:
-            import traceback
-            traceback.print_exc()
-            os._exit(1)
-    return pid
-
-def ended(pid, kill):
-    if kill:
-        os.kill(pid, signal.SIGKILL)
-    status = os.waitpid(pid, 0)[1]
-    assert os.WIFSIGNALED(status) or os.WEXITSTATUS(status) == 0
-    return os.WIFSIGNALED(status)
-
-paths.RESULTS = folder / "undisturbed"
-ended(maker(), False)
-paths.RESULTS = folder / "killed"
-while kills < 50:
-    makers = [maker() for _ in range(rng.choice([1, 1, 2]))]
-    time.sleep(rng.random() * 1.6)
-    kills += sum([ended(pid, True) for pid in makers])
-for pid in [maker(), maker()]:  # both to the end, one waiting for the other
-    ended(pid, False)
-print(kills)
-"""
+def makes(folder, source):
+    """All that is wanted, made in a process of its own."""
+    paths.RESULTS = folder
+    experiment = Experiment("nano-internvl", profile=FEW, source=source)
+    assert experiment.vlm
+    yield
+    for name in WANTED:
+        RESULTS[name](experiment)
 
 
 @pytest.fixture(scope="module")
@@ -71,12 +36,16 @@ def killed(tmp_path_factory):
     """The folder in which one set of results was made undisturbed and one by makers that were killed."""
     folder = tmp_path_factory.mktemp("chaos")
     source = write_own_data(folder / "data", n_pictures=24)
-    environment = {"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin", "OMP_NUM_THREADS": "1", "TQDM_DISABLE": "1",
-                   "TOKENIZERS_PARALLELISM": "false"}  # fmt: skip
-    command = [sys.executable, "-c", CHAOS, str(folder), str(source)]
-    done = subprocess.run(command, capture_output=True, text=True, env=environment)
-    assert done.returncode == 0, done.stderr
-    assert int(done.stdout) >= 50
+    assert end(start(makes, folder / "undisturbed", source)) == 0
+    rng, kills = random.Random(0), 0
+    while kills < 50:
+        makers = [start(makes, folder / "killed", source) for _ in range(rng.choice([1, 1, 2]))]
+        time.sleep(rng.random() * 1.6)
+        codes = [end(maker, kill=True) for maker in makers]
+        assert set(codes) <= {0, -signal.SIGKILL}
+        kills += codes.count(-signal.SIGKILL)
+    makers = [start(makes, folder / "killed", source) for _ in range(2)]  # both to the end, one waiting for the other
+    assert [end(maker) for maker in makers] == [0, 0]
     return folder
 
 

@@ -231,7 +231,7 @@ def test_a_kill_in_the_middle_loses_nothing(clone):
     command = [sys.executable, "-m", "snakemake", "--nolock", "--rerun-incomplete", *arguments]
     child = subprocess.Popen(command, cwd=clone, env=environment(clone), start_new_session=True,
                              stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)  # fmt: skip
-    while child.poll() is None and not list((clone / "results").rglob("answers-*.json")):
+    while child.poll() is None and not list((clone / "results").rglob("answers-*.parquet")):
         time.sleep(0.05)
     os.killpg(child.pid, signal.SIGKILL)
     child.wait()
