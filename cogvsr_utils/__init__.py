@@ -10,6 +10,7 @@ __version__ = "0.2.0"
 _HOME = {
     "Item": "dataset.items", "Step": "dataset.items", "load_items": "dataset.loading", "judge": "dataset.scoring",
     "check_items": "dataset.jsonl", "write_items": "dataset.jsonl", "BadRow": "dataset.jsonl",
+    "load_benchmark": "dataset.benchmarks.benchmark", "judge_official": "dataset.benchmarks.official",
     "audit_labels": "dataset.audit", "FUNCTIONS": "functions",
     "load_vlm": "models.loading", "HeadMap": "models.head_map", "answer": "models.answering",
     "capture": "models.recording", "estimate_capture": "models.recording", "HeadActivations": "models.activations",
@@ -21,6 +22,7 @@ _HOME = {
     "binary_accuracy": "analysis.head_probes", "head_table": "analysis.head_scores",
     "top_heads": "analysis.head_scores", "scarcity": "analysis.sparsity", "matched_controls": "analysis.matching",
     "compare": "analysis.accuracy", "accuracy_table": "analysis.accuracy",
+    "benchmark_scores": "analysis.benchmarks",
     "check_parity": "checks.parity",
     "Experiment": "pipeline.experiment", "evaluate": "pipeline.evaluation",
 }  # fmt: skip

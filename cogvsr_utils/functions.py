@@ -1,7 +1,8 @@
 """The eight cognitive functions of the paper, in its order.
 
 FUNCTIONS           every function, the two spatial ones first
-NAMES, SPATIAL      names of all functions, and of the two spatial ones; MAIN_NAME, of the main question in tables
+NAMES, SPATIAL      names of all functions, and of the two spatial ones; MAIN and MAIN_NAME, the main question's
+                    step and name in tables
 find_function(name) the function that a name, alias or spelling of another data set means
 """
 
@@ -47,7 +48,7 @@ NAMES = tuple(function.name for function in FUNCTIONS)
 (
     SPATIAL_PERCEPTION, RELATIONAL_REASONING, LOW_LEVEL, HIGH_LEVEL, INFORMATION, KNOWLEDGE, MATH, DECISION,
 ) = NAMES  # fmt: skip
-MAIN_NAME = "Main question"
+MAIN, MAIN_NAME = -1, "Main question"
 SPATIAL = tuple(function.name for function in FUNCTIONS if function.spatial)
 _BY_NAME = {alias.lower(): f for f in FUNCTIONS for alias in (f.name, *f.aliases)}
 

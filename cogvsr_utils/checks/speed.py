@@ -28,8 +28,9 @@ import torch
 
 from cogvsr_utils.dataset.images import open_image
 from cogvsr_utils.dataset.items import Item
+from cogvsr_utils.functions import MAIN
 from cogvsr_utils.models.answering import answer
-from cogvsr_utils.models.chat import MAIN, conversation
+from cogvsr_utils.models.chat import conversation
 from cogvsr_utils.models.hooks import projection_hooks
 from cogvsr_utils.models.interventions import mask
 from cogvsr_utils.models.positions import encode_chats, group_steps

@@ -1,35 +1,51 @@
 """From a name or a path to items.
 
-load_items(source, ...)    "synth" or the path of a CogVSR .jsonl file -> list of Item
+load_items(source, ...)    "synth", the path of a CogVSR .jsonl file, or a benchmark and its path -> list of Item
+BENCHMARKS                 the benchmarks by their names
 """
 
 from pathlib import Path
 
 import numpy as np
 
+from cogvsr_utils.dataset.benchmarks.benchmark import load_benchmark
+from cogvsr_utils.dataset.benchmarks.cogvsr import COGVSR
+from cogvsr_utils.dataset.benchmarks.spatial457 import SPATIAL457
+from cogvsr_utils.dataset.benchmarks.spatialeval import SPATIALEVAL
+from cogvsr_utils.dataset.benchmarks.threedsrbench import THREEDSRBENCH
+from cogvsr_utils.dataset.benchmarks.vsr import VSR
 from cogvsr_utils.dataset.items import Item
 from cogvsr_utils.dataset.jsonl import read_items
 from cogvsr_utils.dataset.synth.build import build_synth
+
+BENCHMARKS = {each.name: each for each in (VSR, SPATIALEVAL, SPATIAL457, THREEDSRBENCH, COGVSR)}
 
 
 def load_items(source: str | Path, *, split: str | None = None, limit: int | None = None, seed: int = 0) -> list[Item]:
     """Load main questions.
 
-    ``source`` is ``"synth"`` (CogVSR-Synth, built if it is not there yet) or the path of a CogVSR ``.jsonl`` file.
-    ``split`` keeps one split; ``limit`` keeps that many items, drawn by whole groups with ``seed``. Raises
-    FileNotFoundError, BadRow, or ValueError where a split is empty or the limit below 1.
+    ``source`` is ``"synth"`` (CogVSR-Synth, built if it is not there yet), the path of a CogVSR ``.jsonl`` file, or a
+    benchmark and the path of your copy of it, a table or a folder of tables: ``"vsr:PATH"``, ``"spatialeval:PATH"``,
+    ``"spatial457:PATH"``, ``"3dsrbench:PATH"``, ``"cogvsr:PATH"``. Its rows that cannot be used are counted in the log
+    (``load_benchmark`` names them). ``split`` keeps one split; ``limit`` keeps that many items, drawn by whole groups
+    with ``seed``. Raises FileNotFoundError, BadRow, or ValueError where a split is empty, the limit below 1, or a table
+    is not of the benchmark.
 
     >>> items = load_items("synth", split="C", limit=5)  # doctest: +SKIP
     """
     if limit is not None and limit < 1:
         raise ValueError(f"limit is {limit}; expected at least 1")
-    if source == "synth":
-        path = build_synth()
+    name, _, place = str(source).partition(":")
+    path = build_synth() if source == "synth" else Path(place if name in BENCHMARKS else source)
+    if name in BENCHMARKS:
+        items = load_benchmark(BENCHMARKS[name], path).items
+    elif path.is_file():
+        items = read_items(path)
     else:
-        path = Path(source)
-        if not path.is_file():
-            raise FileNotFoundError(f'no data at {source!r}; expected "synth" or the path of a .jsonl file')
-    items = read_items(path)
+        known = ", ".join(f'"{each}:PATH"' for each in BENCHMARKS)
+        raise FileNotFoundError(
+            f'no data at {source!r}; expected "synth", the path of a .jsonl file, or one of {known}'
+        )
     if split is not None:
         present = sorted({item.split for item in items})
         items = [item for item in items if item.split == split]

@@ -17,9 +17,9 @@ from tqdm import tqdm
 
 from cogvsr_utils.dataset.items import Item
 from cogvsr_utils.files import read_json, read_whole, replacing, require_same
-from cogvsr_utils.functions import MAIN_NAME
+from cogvsr_utils.functions import MAIN, MAIN_NAME
 from cogvsr_utils.models.batching import FIRST, in_halves, measure_batch, require_count
-from cogvsr_utils.models.chat import MAIN, chat_settings, check_items, check_lengths, conversation
+from cogvsr_utils.models.chat import chat_settings, check_items, check_lengths, conversation
 from cogvsr_utils.models.generation import CachedGeneration
 from cogvsr_utils.models.interventions import Edit, intervene
 from cogvsr_utils.models.vlm import VLM

@@ -19,11 +19,11 @@ import transformers
 from cogvsr_utils.dataset.images import image_size, items_digest, open_image
 from cogvsr_utils.dataset.items import Item
 from cogvsr_utils.files import digest
+from cogvsr_utils.functions import MAIN
 from cogvsr_utils.models.vlm import VLM
 
 INSTRUCTION = "Answer in a few words."
 CLOSING = "Answer the question."
-MAIN = -1  # the step number of the main question
 
 
 class BadChat(ValueError):

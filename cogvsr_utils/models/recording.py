@@ -23,10 +23,11 @@ from cogvsr_utils.dataset.images import image_size
 from cogvsr_utils.dataset.items import Item
 from cogvsr_utils.dataset.scoring import judge, require_columns
 from cogvsr_utils.files import digest
+from cogvsr_utils.functions import MAIN
 from cogvsr_utils.models.activations import HeadActivations, ShardedStore
 from cogvsr_utils.models.answering import answer, answer_table
 from cogvsr_utils.models.batching import FIRST, batched, in_halves, measure_batch, require_count
-from cogvsr_utils.models.chat import MAIN, chat_settings, check_items, check_lengths, right_answers, step_replies
+from cogvsr_utils.models.chat import chat_settings, check_items, check_lengths, right_answers, step_replies
 from cogvsr_utils.models.hooks import projection_hooks
 from cogvsr_utils.models.positions import POSITIONS, encode_chats, group_steps
 from cogvsr_utils.models.vlm import VLM

@@ -9,8 +9,7 @@ import typer
 
 from cogvsr_utils.analysis.accuracy import accuracy_table
 from cogvsr_utils.dataset.splits import TEST
-from cogvsr_utils.functions import MAIN_NAME, SPATIAL
-from cogvsr_utils.models.chat import MAIN
+from cogvsr_utils.functions import MAIN, MAIN_NAME, SPATIAL
 from cogvsr_utils.paths import NANO
 from cogvsr_utils.pipeline.experiment import Experiment
 from cogvsr_utils.pipeline.recordings import answers

@@ -31,7 +31,7 @@ from cogvsr_utils.pipeline.experiment import Experiment
 from cogvsr_utils.source_code import code_digest
 
 # What enters a key by its value, or concerns where and by whom a result is kept, does not count as code.
-BY_THEMSELVES = frozenset({"PROFILES", "built_stamp", "weights_digest", "results_folder", "environment"})
+BY_THEMSELVES = frozenset({"PROFILES", "built_stamp", "load_items", "weights_digest", "results_folder", "environment"})
 
 log = logging.getLogger(__name__)
 DECLARED: dict[str, Result] = {}  # every result by name, in the order of declaration

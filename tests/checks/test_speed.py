@@ -13,8 +13,8 @@ from cogvsr_utils.checks.speed import (
     throughput,
     tower_benchmark,
 )
+from cogvsr_utils.functions import MAIN
 from cogvsr_utils.models.answering import answer
-from cogvsr_utils.models.chat import MAIN
 from cogvsr_utils.models.loading import load_vlm
 from cogvsr_utils.models.recording import capture
 

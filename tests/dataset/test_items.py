@@ -32,7 +32,7 @@ def test_splits_share_no_scene_and_limits_are_stable(small_set):
     assert some == load_items(small_set, split="C", limit=5) and len(some) == 5
     with pytest.raises(ValueError, match="split 'D' has no items"):
         load_items(small_set, split="D")
-    with pytest.raises(FileNotFoundError, match='expected "synth" or the path'):
+    with pytest.raises(FileNotFoundError, match='expected "synth", the path'):
         load_items("nowhere.jsonl")
 
 

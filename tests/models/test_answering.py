@@ -6,9 +6,10 @@ import pytest
 import torch
 
 from cogvsr_utils.dataset.images import open_image
+from cogvsr_utils.functions import MAIN
 from cogvsr_utils.models import answering
 from cogvsr_utils.models.answering import answer
-from cogvsr_utils.models.chat import MAIN, BadChat, conversation
+from cogvsr_utils.models.chat import BadChat, conversation
 from cogvsr_utils.models.generation import CachedGeneration
 from cogvsr_utils.models.interventions import mask
 from cogvsr_utils.models.recording import capture

@@ -7,8 +7,9 @@ from families import FAMILIES, build
 
 from cogvsr_utils.checks.parity import check_parity
 from cogvsr_utils.dataset.images import open_image
+from cogvsr_utils.functions import MAIN
 from cogvsr_utils.models.answering import answer
-from cogvsr_utils.models.chat import MAIN, conversation
+from cogvsr_utils.models.chat import conversation
 from cogvsr_utils.models.interventions import intervene, mask
 from cogvsr_utils.models.positions import chat_spans
 from cogvsr_utils.models.recording import capture

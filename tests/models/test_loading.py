@@ -8,8 +8,9 @@ import torch
 from PIL import Image
 
 from cogvsr_utils.dataset.scoring import judge
+from cogvsr_utils.functions import MAIN
 from cogvsr_utils.models.answering import answer
-from cogvsr_utils.models.chat import MAIN, conversation
+from cogvsr_utils.models.chat import conversation
 from cogvsr_utils.models.loading import images_only, load_vlm
 from cogvsr_utils.models.vlm import VLM
 from cogvsr_utils.models.weights import nano_names

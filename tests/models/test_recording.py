@@ -6,9 +6,10 @@ import pytest
 import torch
 
 from cogvsr_utils.dataset.images import open_image
+from cogvsr_utils.functions import MAIN
 from cogvsr_utils.models import recording
 from cogvsr_utils.models.activations import HeadActivations
-from cogvsr_utils.models.chat import MAIN, conversation
+from cogvsr_utils.models.chat import conversation
 from cogvsr_utils.models.positions import POSITIONS, chat_spans
 from cogvsr_utils.models.recording import capture, estimate_capture, read_heads
 

@@ -1,0 +1,1 @@
+"""The public benchmarks of spatial reasoning, from the user's own copies."""
