@@ -15,6 +15,7 @@ ROOT = _CLONE if IN_CLONE else Path.cwd()
 DATA = _CLONE / "data" if IN_CLONE else _PACKAGE / "data"
 NANO = DATA / "nano"
 MEASURED = DATA / "measured"
+PUBLISHED = DATA / "published"
 NOTEBOOKS = ROOT / "notebooks"
 RESULTS = ROOT / "results"
 SYNTH = RESULTS / "synth"

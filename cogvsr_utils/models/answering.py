@@ -60,18 +60,24 @@ def answer(
     check_items(vlm, items)
     check_lengths(vlm, items, reply_tokens=max_new_tokens)
 
+    given = [edits] if isinstance(edits, Edit) else list(edits or ())
+    making = {"batch_size": batch_size, "max_new_tokens": max_new_tokens}
+    settings = chat_settings(vlm, items, given) | making if resume else {}
+    replies, size = _read_replies(resume, settings)
+    size = size or batch_size or (CPU_BATCH if vlm.device.type == "cpu" else None)
+    # Replies come batch by batch in this order, so what is left of it makes the same batches again.
+    left = [[item for item in alike if item.uid not in replies] for alike in _alike(items)]
+    if not any(left):  # edits that have nothing to do would be an error
+        return answer_table(items, replies)
+
     def converse(batch):
         return _converse(vlm, batch, max_new_tokens)
 
-    with intervene(vlm, edits), tqdm(total=len(items), desc="answering", disable=not progress) as bar:
-        making = {"batch_size": batch_size, "max_new_tokens": max_new_tokens}
-        settings = chat_settings(vlm, items) | making if resume else {}
-        replies, size = _read_replies(resume, settings)
-        size = size or batch_size or (CPU_BATCH if vlm.device.type == "cpu" else None)
-        bar.update(len(replies))
-        for alike in _alike(items):
-            # Replies come batch by batch in this order, so what is left of it makes the same batches again.
-            group = [item for item in alike if item.uid not in replies]
+    with (
+        intervene(vlm, given),
+        tqdm(total=len(items), initial=len(replies), desc="answering", disable=not progress) as bar,
+    ):
+        for group in left:
             while group:
                 batch, group = group[: size or FIRST], group[size or FIRST :]
                 if size:

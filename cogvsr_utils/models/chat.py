@@ -20,6 +20,7 @@ from cogvsr_utils.dataset.images import image_size, items_digest, open_image
 from cogvsr_utils.dataset.items import Item
 from cogvsr_utils.files import digest
 from cogvsr_utils.functions import MAIN
+from cogvsr_utils.models.interventions import Edit
 from cogvsr_utils.models.vlm import VLM
 
 INSTRUCTION = "Answer in a few words."
@@ -98,12 +99,14 @@ def check_lengths(
             raise BadChat(f"item {item.uid!r}: a chat of {n} tokens{replied}; {vlm.name} reads at most {vlm.context}")
 
 
-def chat_settings(vlm: VLM, items: Sequence[Item]) -> dict:
-    """What of a model and of items determines its replies and activations, as short texts to compare."""
+def chat_settings(vlm: VLM, items: Sequence[Item], edits: Sequence[Edit] = ()) -> dict:
+    """What of a model, of the edits that run and of ``edits``, and of items determines its replies and activations, as
+    short texts to compare."""
+    edits = [*vlm.active_edits, *edits]
     return {
         "model": vlm.name, "revision": vlm.revision, "quantize": vlm.quantize, "dtype": str(vlm.model.dtype),
         "weights": vlm.weights_digest, "data": items_digest(items),
-        "edits": digest(*map(str, vlm.active_edits)) if vlm.active_edits else "none",
+        "edits": digest(*map(str, edits)) if edits else "none",
         "pictures": digest(json.dumps(vlm.processor.image_processor.to_dict(), sort_keys=True, default=str)),
         "prompt": digest(INSTRUCTION, CLOSING, str(vlm.processor.chat_template)),
         "versions": {"torch": torch.__version__, "transformers": transformers.__version__},

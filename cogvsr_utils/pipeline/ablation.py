@@ -244,7 +244,7 @@ def scaled(experiment: Experiment, rankings: Rankings, tuning: pd.DataFrame, tes
     """Spatial heads scaled up: the factor is tuned on B, its effect tested on C; see ``_tuned`` for the columns."""
     from cogvsr_utils.models.interventions import scale
 
-    heads = _spatial_heads(rankings)
+    heads = spatial_heads(rankings)
     return _tuned(experiment, "scale", {factor: scale(heads, factor) for factor in SCALES}, tuning, test)
 
 
@@ -260,12 +260,13 @@ def steered(
     C."""
     from cogvsr_utils.models.interventions import directions, steer
 
-    heads, index = _spatial_heads(rankings), activations.index
+    heads, index = spatial_heads(rankings), activations.index
     vectors = directions(activations, heads, index["function"].isin(SPATIAL).to_numpy(), index["correct"].to_numpy())
     return _tuned(experiment, "steer", {s: steer(heads, vectors, s) for s in STRENGTHS}, tuning, test)
 
 
-def _spatial_heads(rankings: Rankings) -> list[tuple[int, int]]:
+def spatial_heads(rankings: Rankings) -> list[tuple[int, int]]:
+    """The top heads of both spatial functions by the paper's importance, each once."""
     sets = top_heads_by(rankings, IMPORTANCE, n_top(len(rankings.heads)))
     return list(dict.fromkeys(head for name in SPATIAL for head in sets.of(name)))
 

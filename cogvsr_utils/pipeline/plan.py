@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from cogvsr_utils.pipeline import baselines, prediction, recordings, validation  # noqa: F401
+from cogvsr_utils.pipeline import baselines, benchmarks, prediction, recordings, validation  # noqa: F401
 from cogvsr_utils.pipeline.experiment import ALL_SPLITS, Experiment
 from cogvsr_utils.pipeline.store import DECLARED, Result
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 from cogvsr_utils.dataset.splits import SELECTION, TEST, TUNING
 from cogvsr_utils.models.weights import nano_names
-from cogvsr_utils.pipeline import ablation, baselines, prediction, recordings, selection, validation
+from cogvsr_utils.pipeline import ablation, baselines, benchmarks, prediction, recordings, selection, validation
 from cogvsr_utils.pipeline.experiment import Experiment
 from cogvsr_utils.pipeline.measured import is_measured
 from cogvsr_utils.pipeline.plan import results_of
@@ -66,6 +66,7 @@ PAGES = {
         first=(validation.quantization,),
         parameters=("profile",),
     ),
+    "08_benchmarks": Page(tuple(benchmarks.lookalike_effects[name] for name in benchmarks.ASKED)),
     "A1_speed": Page((recordings.answers[TUNING],), timed=True),
 }  # fmt: skip
 

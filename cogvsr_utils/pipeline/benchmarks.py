@@ -1,0 +1,92 @@
+"""The benchmarks with spatial heads ablated and scaled, on copies of them or on look-alikes.
+
+effects_by_benchmark(experiment, ...) scores with edits of every benchmark: copies in a folder, or look-alikes
+lookalike_effects[benchmark]          scores on look-alikes made of split C, base and edited, paired
+benchmark_effects(vlm, items, ...)    the same of any items of benchmarks
+spatial_edits(rankings, scaled)       the edits: the spatial functions' heads, the strength tuned on B
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pandas as pd
+
+from cogvsr_utils.analysis.benchmarks import benchmark_scores
+from cogvsr_utils.dataset.benchmarks.lookalikes import write_lookalikes
+from cogvsr_utils.dataset.items import Item
+from cogvsr_utils.dataset.jsonl import read_items
+from cogvsr_utils.dataset.loading import load_items
+from cogvsr_utils.dataset.splits import TEST
+from cogvsr_utils.dataset.synth.build import build_synth
+from cogvsr_utils.pipeline import ablation
+from cogvsr_utils.pipeline.experiment import Experiment
+from cogvsr_utils.pipeline.selection import Rankings, rankings
+from cogvsr_utils.pipeline.store import result
+
+if TYPE_CHECKING:
+    from cogvsr_utils.models.interventions import Edit
+    from cogvsr_utils.models.vlm import VLM
+
+ASKED = ("vsr", "spatialeval", "spatial457", "3dsrbench")  # by their main questions alone
+BASE = "base"
+
+
+def spatial_edits(rankings: Rankings, scaled: pd.DataFrame) -> dict[str, Edit]:
+    """Edits by name: the spatial functions' top heads by the paper's importance, ablated, and scaled by the strength
+    that was best on B."""
+    from cogvsr_utils.models.interventions import mask, scale
+
+    heads = ablation.spatial_heads(rankings)
+    strength = scaled.loc[scaled["split"] == TEST, "strength"].iloc[0]
+    return {"ablated": mask(heads), "scaled": scale(heads, float(strength))}
+
+
+def benchmark_effects(
+    vlm: VLM, items: list[Item], edits: Mapping[str, Edit], folder: Path | None = None
+) -> pd.DataFrame:
+    """Scores without and with each edit: the columns of ``benchmark_scores``, and ``condition``, ``"base"`` or the name
+    of the edit. Replies are kept in ``folder`` batch by batch, where one is given, so that a stopped run goes on."""
+    from cogvsr_utils.models.answering import answer
+
+    def replies(name, edit):
+        return answer(vlm, items, edits=edit, steps=False, resume=folder and folder / f"{name}.json")
+
+    before = replies(BASE, None)
+    scores = [benchmark_scores(before, items).assign(condition=BASE)]
+    for name, edit in edits.items():
+        scores.append(benchmark_scores(replies(name, edit), items, before).assign(condition=name))
+    return pd.concat(scores, ignore_index=True)
+
+
+@result(variants=ASKED, splits=(TEST,), gpu=True)
+def lookalike_effects(experiment: Experiment, benchmark: str, rankings: Rankings, scaled: pd.DataFrame) -> pd.DataFrame:
+    """``benchmark_effects`` of a benchmark's look-alike: synthetic questions of split C in its files, read by its
+    loader, whatever the data on which the heads were selected."""
+    questions = [item for item in read_items(build_synth()) if item.split == TEST]
+    with tempfile.TemporaryDirectory() as folder:
+        copies = write_lookalikes(questions, folder)
+        items = load_items(f"{benchmark}:{copies[benchmark]}")
+        return benchmark_effects(experiment.vlm, items, spatial_edits(rankings, scaled))
+
+
+def effects_by_benchmark(experiment: Experiment, data_root: str = "") -> dict[str, pd.DataFrame]:
+    """``benchmark_effects`` of every copy in ``data_root``, in a folder of its benchmark's name; of look-alikes where
+    there is no ``data_root``.
+
+    Raises FileNotFoundError for a folder without a copy.
+    """
+    if not data_root:
+        return {name: lookalike_effects[name](experiment) for name in ASKED}
+    copies = {name: Path(data_root) / name for name in ASKED if (Path(data_root) / name).exists()}
+    if not copies:
+        raise FileNotFoundError(f"no copy of a benchmark in {data_root!r}; expected folders such as {', '.join(ASKED)}")
+    edits = spatial_edits(rankings(experiment), ablation.scaled(experiment))
+    folder = experiment.folder / "benchmarks"
+    return {
+        name: benchmark_effects(experiment.vlm, load_items(f"{name}:{path}"), edits, folder / name)
+        for name, path in copies.items()
+    }
