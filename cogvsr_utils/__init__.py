@@ -11,6 +11,7 @@ _HOME = {
     "Item": "dataset.items", "Step": "dataset.items", "load_items": "dataset.loading", "judge": "dataset.scoring",
     "check_items": "dataset.jsonl", "write_items": "dataset.jsonl", "BadRow": "dataset.jsonl",
     "load_benchmark": "dataset.benchmarks.benchmark", "judge_official": "dataset.benchmarks.official",
+    "judge_strict": "dataset.benchmarks.lettered",
     "audit_labels": "dataset.audit", "FUNCTIONS": "functions",
     "load_vlm": "models.loading", "HeadMap": "models.head_map", "answer": "models.answering",
     "capture": "models.recording", "estimate_capture": "models.recording", "HeadActivations": "models.activations",

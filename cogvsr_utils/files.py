@@ -37,7 +37,7 @@ def read_whole(path: Path, read: Callable[[Path], Any], advice: str) -> Any:
     """``read(path)``; raises ValueError that names the file, with ``advice``, where its content is damaged."""
     try:
         return read(path)
-    except (FileNotFoundError, PermissionError):
+    except (FileNotFoundError, PermissionError, OtherSettings):
         raise
     except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
         raise ValueError(f"{path} is damaged ({error}); {advice}") from None
@@ -51,12 +51,16 @@ def read_json(path: Path, kind: type = dict) -> Any:
     return content
 
 
-def require_same(path: Path, there: dict, here: dict) -> None:
-    """Raise ValueError, with the entries that differ, unless all settings of ``here`` are those ``there``, which made
-    what ``path`` has."""
+class OtherSettings(ValueError):
+    """What is kept was made from other settings than those of this run."""
+
+
+def require_same(path: Path, there: dict, here: dict, advice: str) -> None:
+    """Raise OtherSettings, a ValueError with the entries that differ and ``advice``, unless all settings of ``here``
+    are those ``there``, which made what ``path`` has."""
     if differing := [name for name in here if here[name] != there.get(name)]:
         pairs = "; ".join(f"{name}: there {there.get(name)!r}, now {here[name]!r}" for name in differing)
-        raise ValueError(f"{path} was made from other settings ({pairs}); give those, or another store")
+        raise OtherSettings(f"{path} was made from other settings ({pairs}); {advice}")
 
 
 def digest(*parts: str | bytes) -> str:

@@ -2,6 +2,7 @@
 
 wilson(correct)                                a proportion with its Wilson interval
 clustered_mean(values, groups)                 a mean with its bootstrap interval over groups
+clustered_share(values, groups, lowest)        the same of shares and their differences, where groups do not vary too
 paired_difference(after, before, groups)       a mean difference, its interval, and a sign-flip p over groups
 percentile_interval(draws)                     the middle 95 % of bootstrap draws
 false_discovery_rate(p)                        Benjamini and Hochberg's q values
@@ -56,6 +57,25 @@ def clustered_mean(
     draws = np.random.default_rng(seed).integers(len(sums), size=(n_bootstrap, len(sums)))
     low, high = percentile_interval(sums[draws].sum(1) / counts[draws].sum(1))
     return float(sums.sum() / counts.sum()), float(low), float(high)
+
+
+def clustered_share(
+    values: ArrayLike, groups: ArrayLike, lowest: int, n_bootstrap: int = N_BOOTSTRAP, seed: int = 0
+) -> tuple[float, float, float]:
+    """``clustered_mean`` of ``values`` (rows,) from ``lowest`` (0, or -1 for differences) to 1, with an interval also
+    where all groups have one mean, of which no draw differs.
+
+    There it is how far the mean would be off if as large a share of groups were at either end as may have gone unseen:
+    Clopper and Pearson's upper limit for none of n groups, 1 - 0.025 ** (1 / n).
+
+    >>> [round(end, 2) for end in clustered_share([0, 0, 0], ["a", "b", "c"], lowest=0)]
+    [0.0, 0.0, 0.71]
+    """
+    mean, low, high = clustered_mean(values, groups, n_bootstrap, seed)
+    if low == high:
+        unseen = 1 - (ALPHA / 2) ** (1 / len(set(groups)))
+        low, high = mean - unseen * (mean - lowest), mean + unseen * (1 - mean)
+    return mean, low, high
 
 
 def paired_difference(

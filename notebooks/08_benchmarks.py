@@ -40,11 +40,13 @@ data_root: str = ""  # a folder with a copy of each benchmark in a folder of its
 import pandas as pd
 
 from cogvsr_utils import Experiment
+from cogvsr_utils.dataset.loading import BENCHMARKS
 from cogvsr_utils.paths import PUBLISHED
 from cogvsr_utils.pipeline import benchmarks
 from cogvsr_utils.report.figures import forest_figure
 from cogvsr_utils.report.pages import paragraph, show, span, start, verdict, with_interval
 
+TITLES = {name: benchmark.title for name, benchmark in BENCHMARKS.items()}
 experiment = Experiment(model, quantize, profile, source)
 start(experiment)
 
@@ -57,7 +59,7 @@ start(experiment)
 tables = benchmarks.effects_by_benchmark(experiment, data_root)
 kind = "your copies" if data_root else "look-alikes"
 scores = pd.concat(tables.values(), ignore_index=True)
-whole = scores[scores["subset"] == "all"].assign(data=kind)
+whole = scores[scores["subset"] == "all"].assign(data=kind, benchmark=lambda rows: rows["benchmark"].map(TITLES))
 
 # %% [markdown]
 # ## Scores
@@ -106,6 +108,7 @@ paragraph(f"VSR has two classes; {masked.min():.1f} to {masked.max():.1f} %, as 
 # figures: no source says for which model its five main figures are.
 
 # %% tags=["hide-input"]
+published = published.assign(benchmark=published["benchmark"].map(TITLES))
 show(published[["benchmark", "metric", "protocol", "model", "value", "grade", "source"]], digits=1)
 
 # %% [markdown]

@@ -9,11 +9,10 @@ import numpy as np
 import pandas as pd
 
 from cogvsr_utils.analysis.accuracy import accuracy_table
-from cogvsr_utils.dataset import scoring
-from cogvsr_utils.dataset.benchmarks import official, threedsrbench
+from cogvsr_utils.dataset.benchmarks import lettered, official, threedsrbench
 from cogvsr_utils.dataset.items import Item
 from cogvsr_utils.functions import MAIN
-from cogvsr_utils.stats import clustered_mean, paired_difference, wilson
+from cogvsr_utils.stats import clustered_share, paired_difference
 
 ALL = "all"
 KEY = ("benchmark", "subset", "scorer", "version", "protocol")
@@ -24,8 +23,8 @@ def benchmark_scores(answers: pd.DataFrame, items: Sequence[Item], before: pd.Da
 
     ``answers`` are what ``answer`` returned for the ``items``, ``before`` what it returned without an edit. Columns:
     benchmark, subset, scorer, version (of the scorer), protocol, n, n_unparsed, n_correct, accuracy, ci_low and ci_high
-    (95 %, bootstrap over groups), chance (NaN where some answers have no options), majority, n_incomplete, and with
-    ``before`` the paired change, change_low, change_high and p (sign flips over groups). Where the official rule of a
+    (95 %, bootstrap over groups), chance (NaN where some answers have no options), majority (NaN where replies count
+    together), n_incomplete, and with ``before`` the paired change, change_low, change_high and p (sign flips over groups). Where the official rule of a
     benchmark is known there are rows for it beside the strict ones. 3DSRBench has a protocol for each of its settings,
     whose n counts what has to be right together and whose n_incomplete what had to be left out; the other benchmarks
     count single replies. Raises ValueError for replies to other questions than before.
@@ -33,7 +32,7 @@ def benchmark_scores(answers: pd.DataFrame, items: Sequence[Item], before: pd.Da
     earlier = None if before is None else dict(_scored(before, items))
     rows = []
     for key, (judged, n_incomplete) in _scored(answers, items):
-        row = dict(zip(KEY, key, strict=True)) | _row(judged) | {"n_incomplete": n_incomplete}
+        row = dict(zip(KEY, key, strict=True)) | _row(judged, key[-1]) | {"n_incomplete": n_incomplete}
         rows.append(row if earlier is None else row | _change(judged, earlier.get(key)))
     return pd.DataFrame(rows)
 
@@ -42,37 +41,46 @@ def _scored(answers: pd.DataFrame, items: Sequence[Item]) -> Iterator[tuple[tupl
     """Judged rows and how many groups were left out, by what ``KEY`` names."""
     main = answers[answers["step"] == MAIN]
     main = main.assign(benchmark=main["uid"].map({item.uid: item.benchmark for item in items}))
+    if main["benchmark"].isna().any():
+        other = main.loc[main["benchmark"].isna(), "uid"]
+        raise ValueError(f"{len(other)} replies are to other items, such as {other.iloc[0]!r}; expected those answered")
     for benchmark, part in main.groupby("benchmark", sort=False):
-        judged = {("strict", scoring.VERSION): scoring.judge(part)}
+        own = [item for item in items if item.benchmark == benchmark]
+        judged = {("strict", lettered.VERSION): lettered.judge_strict(part, own)}
         if benchmark in official.OFFICIAL:
-            own = [item for item in items if item.benchmark == benchmark]
             judged["official", official.VERSION] = official.judge_official(part, own)
         for (scorer, version), replies in judged.items():
             for protocol, scored, incomplete in _protocols(benchmark, replies):
-                for subset, each in [(ALL, scored), *scored.groupby("subset")]:
-                    yield (benchmark, subset, scorer, version, protocol), (each, len(incomplete))
+                for subset in (ALL, *sorted(set(replies["subset"]))):
+                    rows, out = (x if subset == ALL else x[x["subset"] == subset] for x in (scored, incomplete))
+                    yield (benchmark, subset, scorer, version, protocol), (rows, len(out))
 
 
 def _protocols(benchmark: str, judged: pd.DataFrame):
     if benchmark != threedsrbench.THREEDSRBENCH.name:
-        return [("single", judged, [])]
+        return [("single", judged, judged[:0])]
     return [(setting, *threedsrbench.right_together(judged, setting)) for setting in threedsrbench.SETTINGS]
 
 
-def _row(judged: pd.DataFrame) -> dict:
-    """One row of ``accuracy_table``, its interval over groups; where replies count together, so does chance."""
+def _row(judged: pd.DataFrame, protocol: str) -> dict:
+    """One row of ``accuracy_table``, its interval over groups; where replies count together, so does chance, and no
+    single answer is the commonest."""
+    if not len(judged):
+        counts = {"n": 0, "n_unparsed": 0, "n_correct": 0}
+        return counts | dict.fromkeys(("accuracy", "ci_low", "ci_high", "chance", "majority"), np.nan)
     row = accuracy_table(judged.assign(subset=ALL), by="subset").iloc[0].drop("subset").to_dict()
-    mean, low, high = clustered_mean(judged["correct"], judged["group_id"])
-    if low == high:  # groups all alike, of which draws give no interval: Wilson's, with groups as trials
-        n = judged["group_id"].nunique()
-        _, low, high = wilson(np.arange(n) < round(mean * n))
+    _, low, high = clustered_share(judged["correct"], judged["group_id"], lowest=0)
     chance = judged["chance"].mean() if "chance" in judged else row["chance"]
-    return row | {"ci_low": low, "ci_high": high, "chance": float(np.round(chance, 6))}
+    majority = row["majority"] if protocol in ("single", "vanilla") else np.nan
+    return row | {"ci_low": low, "ci_high": high, "chance": float(np.round(chance, 6)), "majority": majority}
 
 
 def _change(judged: pd.DataFrame, earlier: tuple[pd.DataFrame, int] | None) -> dict:
     if earlier is None or set(earlier[0]["uid"]) != set(judged["uid"]):
         raise ValueError("the replies before are to other questions; expected the same")
+    if not len(judged):
+        return dict.fromkeys(("change", "change_low", "change_high", "p"), np.nan)
     was = earlier[0].set_index("uid")["correct"].loc[judged["uid"]].to_numpy()
-    values = paired_difference(judged["correct"], was, judged["group_id"])
-    return dict(zip(("change", "change_low", "change_high", "p"), values, strict=True))
+    change, _, _, p = paired_difference(judged["correct"], was, judged["group_id"])
+    _, low, high = clustered_share(judged["correct"].astype(int) - was.astype(int), judged["group_id"], lowest=-1)
+    return {"change": change, "change_low": low, "change_high": high, "p": p}

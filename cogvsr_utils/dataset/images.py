@@ -66,10 +66,17 @@ def image_bytes(item: Item) -> bytes:
 
 def items_digest(items: list[Item]) -> str:
     """Hash of the items' rows and the content of their pictures; paths and ``meta`` do not count."""
-    parts: list[str | bytes] = []
+    parts: list[str] = []
+    of_path: dict[str, str] = {}  # several questions may be about one picture
     for item in items:
         row = {name: value for name, value in asdict(item).items() if name not in ("image", "meta")}
-        parts += [json.dumps(row, sort_keys=True), image_bytes(item)]
+        if isinstance(item.image, str):
+            if item.image not in of_path:
+                of_path[item.image] = digest(image_bytes(item))
+            picture = of_path[item.image]
+        else:
+            picture = digest(image_bytes(item))
+        parts += [json.dumps(row, sort_keys=True), picture]
     return digest(*parts)
 
 

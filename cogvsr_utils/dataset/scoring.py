@@ -8,22 +8,16 @@ check_scorer, require_columns      refuse an unknown scorer, and a table without
 counted as unparsed, never guessed at.
 """
 
-import re
 import unicodedata
 from collections.abc import Iterable, Sequence
 
 import pandas as pd
 
 SCORERS = ("strict",)
-VERSION = 2  # of the strict rule; since 2 a choice may be stated by its letter
 NUMBERS = {
     w: str(i)
     for i, w in enumerate(["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"])
 }
-
-
-# A letter alone, or marked as one and followed by more.
-_LETTER = re.compile(r"\s*(?:(?:[Tt]he )?[Aa]nswer(?: is|:)\s*)?\(?([A-Z])(?:\s*$|[.):]+\s*(.*))", re.DOTALL)
 
 
 def judge(answers: pd.DataFrame, scorer: str = "strict") -> pd.DataFrame:
@@ -59,12 +53,8 @@ def require_columns(table: pd.DataFrame, names: Iterable[str], expected: str) ->
 def parse(reply: str, answer_type: str, options: Sequence[str] | None = None) -> str | None:
     """The answer of its type that a reply states; None where it states none or more than one.
 
-    Of a choice, the option's text or its letter, by the order of ``options``; "A man" names no letter.
-
     >>> parse("Yes, it is.", "yesno"), parse("There are three.", "int"), parse("maybe", "yesno")
     ('yes', '3', None)
-    >>> parse("(B)", "choice", ["left", "right"]), parse("A. right", "choice", ["left", "right"])
-    ('right', None)
     """
     if not isinstance(reply, str):
         return None
@@ -78,11 +68,6 @@ def parse(reply: str, answer_type: str, options: Sequence[str] | None = None) ->
         return found[0] if len(found) == 1 else None
     if answer_type == "choice" and options is not None:
         known = [normalise(option) for option in options]
-        if reply.strip() in options:
-            return text
-        if (lettered := _LETTER.match(reply)) and (number := ord(lettered[1]) - ord("A")) < len(known):
-            rest = normalise(lettered[2] or "")
-            return known[number] if rest in ("", known[number]) else None
         if text in known:
             return text
         found = [o for o in known if f" {o} " in f" {text} "]

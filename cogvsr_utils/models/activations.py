@@ -180,7 +180,7 @@ class ShardedStore:
             self._write(path, lambda file: file.write_text(json.dumps(here, indent=1)))
         there = read_whole(path, read_json, COPY)
         # How it was made in parts does not matter any more for what is whole.
-        require_same(self.folder, there, self.header if self.finished else here)
+        require_same(self.folder, there, self.header if self.finished else here, "give those, or another store")
         for partial in filter(_is_partial, self.folder.iterdir()):  # what a killed writer left
             partial.unlink()
 

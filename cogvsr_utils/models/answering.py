@@ -7,6 +7,7 @@ The main question opens the chat; each step is a turn, and the model reads its o
 """
 
 import json
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import groupby
@@ -21,7 +22,7 @@ from cogvsr_utils.functions import MAIN, MAIN_NAME
 from cogvsr_utils.models.batching import FIRST, in_halves, measure_batch, require_count
 from cogvsr_utils.models.chat import chat_settings, check_items, check_lengths, conversation
 from cogvsr_utils.models.generation import CachedGeneration
-from cogvsr_utils.models.interventions import Edit, intervene
+from cogvsr_utils.models.interventions import Edit, Fired, intervene
 from cogvsr_utils.models.vlm import VLM
 
 CPU_BATCH = 64
@@ -61,10 +62,10 @@ def answer(
     check_lengths(vlm, items, reply_tokens=max_new_tokens)
 
     given = [edits] if isinstance(edits, Edit) else list(edits or ())
-    making = {"batch_size": batch_size, "max_new_tokens": max_new_tokens}
+    making = {"batch_size": batch_size and int(batch_size), "max_new_tokens": int(max_new_tokens)}
     settings = chat_settings(vlm, items, given) | making if resume else {}
-    replies, size = _read_replies(resume, settings)
-    size = size or batch_size or (CPU_BATCH if vlm.device.type == "cpu" else None)
+    replies, size, counts = _read_replies(resume, settings, items)
+    size = size or (batch_size and int(batch_size)) or (CPU_BATCH if vlm.device.type == "cpu" else None)
     # Replies come batch by batch in this order, so what is left of it makes the same batches again.
     left = [[item for item in alike if item.uid not in replies] for alike in _alike(items)]
     if not any(left):  # edits that have nothing to do would be an error
@@ -74,9 +75,11 @@ def answer(
         return _converse(vlm, batch, max_new_tokens)
 
     with (
-        intervene(vlm, given),
+        intervene(vlm, given) as fired,
         tqdm(total=len(items), initial=len(replies), desc="answering", disable=not progress) as bar,
     ):
+        for counter, kept in zip(_counters(fired), counts, strict=True):
+            counter.update(kept)
         for group in left:
             while group:
                 batch, group = group[: size or FIRST], group[size or FIRST :]
@@ -86,8 +89,9 @@ def answer(
                     found, size = measure_batch(converse, batch, vlm.device)
                 replies.update(zip([item.uid for item in batch], found, strict=True))
                 if resume:
+                    kept = {"settings": settings, "size": size, "counts": _counters(fired), "replies": replies}
                     with replacing(resume) as partial:
-                        partial.write_text(json.dumps({"settings": settings, "size": size, "replies": replies}))
+                        partial.write_text(json.dumps(kept))
                 bar.update(len(batch))
     return answer_table(items, replies)
 
@@ -108,18 +112,26 @@ def answer_table(items: list[Item], replies: dict[str, list[str]]) -> pd.DataFra
     return pd.DataFrame(rows)
 
 
-def _read_replies(path: str | Path | None, settings: dict) -> tuple[dict[str, list[str]], int | None]:
-    """The replies that a file keeps, and the size of batch that was found; none where there is no file."""
+def _counters(fired: Fired) -> list[Counter]:
+    """How often edits fired, in how many chats they could not, and how many chats carried them."""
+    return [fired, fired.without, fired.chats]
+
+
+def _read_replies(path: str | Path | None, settings: dict, items: list[Item]) -> tuple[dict, int | None, list[dict]]:
+    """The replies that a file keeps by uid, the size of batch that was found, and the counts of what edits did; none
+    where there is no file."""
     if path is None or not Path(path).exists():
-        return {}, None
+        return {}, None, [{}, {}, {}]
+    n_replies = {item.uid: len(item.steps) + 1 for item in items}
 
     def read(path):
         kept = read_json(path)
-        return kept["settings"], kept["replies"], kept["size"]
+        require_same(path, kept["settings"], settings, "give those, or take the file away to have all answered anew")
+        if wrong := [uid for uid, replies in kept["replies"].items() if len(replies) != n_replies[uid]]:
+            raise KeyError(f"replies to {wrong[:3]}")
+        return kept["replies"], kept["size"], kept["counts"]
 
-    there, replies, size = read_whole(Path(path), read, "take this one file away and run again: all is answered anew")
-    require_same(Path(path), there, settings)
-    return replies, size
+    return read_whole(Path(path), read, "take this one file away and run again: all is answered anew")
 
 
 def _alike(items: list[Item]) -> list[list[Item]]:

@@ -8,6 +8,7 @@ spatial_edits(rankings, scaled)       the edits: the spatial functions' heads, t
 
 from __future__ import annotations
 
+import json
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,12 +17,14 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from cogvsr_utils.analysis.benchmarks import benchmark_scores
+from cogvsr_utils.dataset.benchmarks.benchmark import load_benchmark
 from cogvsr_utils.dataset.benchmarks.lookalikes import write_lookalikes
 from cogvsr_utils.dataset.items import Item
 from cogvsr_utils.dataset.jsonl import read_items
-from cogvsr_utils.dataset.loading import load_items
+from cogvsr_utils.dataset.loading import BENCHMARKS
 from cogvsr_utils.dataset.splits import TEST
 from cogvsr_utils.dataset.synth.build import build_synth
+from cogvsr_utils.files import digest
 from cogvsr_utils.pipeline import ablation
 from cogvsr_utils.pipeline.experiment import Experiment
 from cogvsr_utils.pipeline.selection import Rankings, rankings
@@ -33,6 +36,7 @@ if TYPE_CHECKING:
 
 ASKED = ("vsr", "spatialeval", "spatial457", "3dsrbench")  # by their main questions alone
 BASE = "base"
+MARGIN = 8  # tokens of a reply beyond the longest option: its letter, a full stop, a short introduction
 
 
 def spatial_edits(rankings: Rankings, scaled: pd.DataFrame) -> dict[str, Edit]:
@@ -51,9 +55,14 @@ def benchmark_effects(
     """Scores without and with each edit: the columns of ``benchmark_scores``, and ``condition``, ``"base"`` or the name
     of the edit. Replies are kept in ``folder`` batch by batch, where one is given, so that a stopped run goes on."""
     from cogvsr_utils.models.answering import answer
+    from cogvsr_utils.models.chat import chat_settings
+
+    longest = max(len(vlm.tokenizer(option)["input_ids"]) for item in items for option in item.options or [item.answer])
 
     def replies(name, edit):
-        return answer(vlm, items, edits=edit, steps=False, resume=folder and folder / f"{name}.json")
+        edits = [edit] if edit else []
+        kept = folder and folder / f"{name}.{digest(json.dumps(chat_settings(vlm, items, edits)))}.json"
+        return answer(vlm, items, edits=edits, steps=False, max_new_tokens=longest + MARGIN, resume=kept)
 
     before = replies(BASE, None)
     scores = [benchmark_scores(before, items).assign(condition=BASE)]
@@ -69,7 +78,7 @@ def lookalike_effects(experiment: Experiment, benchmark: str, rankings: Rankings
     questions = [item for item in read_items(build_synth()) if item.split == TEST]
     with tempfile.TemporaryDirectory() as folder:
         copies = write_lookalikes(questions, folder)
-        items = load_items(f"{benchmark}:{copies[benchmark]}")
+        items = load_benchmark(BENCHMARKS[benchmark], copies[benchmark]).items
         return benchmark_effects(experiment.vlm, items, spatial_edits(rankings, scaled))
 
 
@@ -87,6 +96,6 @@ def effects_by_benchmark(experiment: Experiment, data_root: str = "") -> dict[st
     edits = spatial_edits(rankings(experiment), ablation.scaled(experiment))
     folder = experiment.folder / "benchmarks"
     return {
-        name: benchmark_effects(experiment.vlm, load_items(f"{name}:{path}"), edits, folder / name)
+        name: benchmark_effects(experiment.vlm, load_benchmark(BENCHMARKS[name], path).items, edits, folder / name)
         for name, path in copies.items()
     }

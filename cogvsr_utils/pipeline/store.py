@@ -26,7 +26,7 @@ import numpy as np
 import pandas as pd
 from filelock import FileLock
 
-from cogvsr_utils.files import digest, read_whole, replacing
+from cogvsr_utils.files import OtherSettings, digest, read_whole, replacing
 from cogvsr_utils.pipeline.experiment import Experiment
 from cogvsr_utils.source_code import code_digest
 
@@ -102,7 +102,13 @@ class Result:
         resume = path.with_name(f"{self.name}.{self.key(experiment)}.begun.json")
         beside = {"store": path, "resume": resume}
         needed |= {name: beside[name] for name in inspect.signature(self.make).parameters if name in beside}
-        value = self.make(scope, *self.variant, **needed)
+        try:
+            value = self.make(scope, *self.variant, **needed)
+        except OtherSettings as error:  # such as other versions of libraries; what was begun with them is no result
+            log.warning("%s is begun anew: %s", self.name, error)
+            resume.unlink(missing_ok=True)
+            shutil.rmtree(path, ignore_errors=True)
+            value = self.make(scope, *self.variant, **needed)
         if isinstance(value, pd.DataFrame):
             with replacing(path) as partial:
                 value.to_parquet(partial)

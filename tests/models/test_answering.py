@@ -1,6 +1,8 @@
+import json
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -101,7 +103,7 @@ def test_what_was_stopped_goes_on_at_its_batch_and_is_the_same(vlm, items, answe
 def test_replies_of_other_settings_are_refused(vlm, items, tmp_path, other, differs):
     path = tmp_path / "r.json"
     kept = answer(vlm, items[:2], batch_size=2, resume=path)
-    with pytest.raises(ValueError, match=rf"r\.json was made from other settings \({differs}.*give those, or another"):
+    with pytest.raises(ValueError, match=rf"r\.json was made from other settings \({differs}.*or take the file"):
         answer(vlm, items[:2], resume=path, **{"batch_size": 2} | other)
     with pytest.raises(ValueError, match="data: there"):
         answer(vlm, items[:3], batch_size=2, resume=path)
@@ -123,3 +125,32 @@ def test_what_would_stop_it_later_is_refused_before_anything_is_asked(vlm, asked
     said = [{"uid": long.uid, "step": step, "prediction": "red " * 40} for step in range(2)]
     with pytest.raises(BadChat, match=r"item '2': a chat of 1\d\d\d tokens; nano-internvl reads at most 1024"):
         capture(vlm, [long], store=tmp_path / "s", answers=pd.DataFrame(said))
+
+
+def test_an_edit_that_fired_before_the_stop_need_not_fire_after_it(vlm, asked, asks, tmp_path):
+    """Items with a picture come first; those without have no token in the scope."""
+    items = [*asked[:2], *(replace(item, image=None) for item in asked[2:])]
+    edit = mask([(0, 0)], scope="image")
+    whole = answer(vlm, items, edits=edit, batch_size=1)
+    first = [batch[0] for batch in asks()]
+    asks().clear()
+    asks.stop = 1 + max(n for n, uid in enumerate(first) if uid in ("0", "1"))  # all with a picture before it
+    asks.stop += 1
+    with pytest.raises(KeyboardInterrupt):
+        answer(vlm, items, edits=edit, batch_size=1, resume=tmp_path / "r.json")
+    asks.stop = None
+    assert answer(vlm, items, edits=edit, batch_size=1, resume=tmp_path / "r.json").equals(whole)
+    assert answer(vlm, items, edits=edit, batch_size=1, resume=tmp_path / "r.json").equals(whole)
+
+
+def test_kept_replies_that_are_damaged_are_named(vlm, asked, tmp_path):
+    path = tmp_path / "r.json"
+    answer(vlm, asked, resume=path, batch_size=np.int64(2))
+    content = json.loads(path.read_text())
+    for harm in (lambda c: c["replies"].update({"0": []}), lambda c: c["replies"].update({"else": ["x"]}),
+                 lambda c: c.pop("size")):  # fmt: skip
+        harmed = json.loads(json.dumps(content))
+        harm(harmed)
+        path.write_text(json.dumps(harmed))
+        with pytest.raises(ValueError, match=r"r\.json is damaged .*take this one file away and run again"):
+            answer(vlm, asked, resume=path, batch_size=2)

@@ -13,8 +13,6 @@ from cogvsr_utils.dataset.benchmarks.pictures import Pictures
 from cogvsr_utils.dataset.benchmarks.tables import SUFFIXES, read_rows
 from cogvsr_utils.dataset.items import Item
 
-INNER = ("questions", "data")  # folders in which some benchmarks keep their tables
-
 log = logging.getLogger(__name__)
 
 
@@ -39,22 +37,23 @@ class Benchmark:
 
 @dataclass(frozen=True)
 class Loaded:
-    """The items of a copy of a benchmark, and the rows left out: (file and row, reason)."""
+    """The items of a copy of a benchmark, and the rows and tables left out: (file and row, reason)."""
 
     items: list[Item]
     skipped: list[tuple[str, str]]
 
 
 def load_benchmark(benchmark: Benchmark, path: str | Path) -> Loaded:
-    """Read a file of a benchmark, or all tables of it in a folder.
+    """Read a file of a benchmark, or all tables of it in a folder and the folders in it.
 
-    Rows that cannot be used, such as those whose picture is missing, are left out, counted in the log and named in
-    ``skipped``. Raises FileNotFoundError where there is no table, ValueError where none is of this benchmark.
+    Rows that cannot be used, such as those whose picture is missing, and tables of other things are left out, counted
+    in the log and named in ``skipped``. Raises FileNotFoundError where there is no table, ValueError where none is of
+    this benchmark or no row can be used.
     """
-    tables = _tables(Path(path), benchmark)
-    pictures = Pictures(Path(path) if Path(path).is_dir() else Path(path).parent)
+    path = Path(path)
+    tables, skipped = _tables(path, benchmark)
+    pictures = Pictures(path if path.is_dir() else path.parent)
     items: dict[str, Item] = {}
-    skipped: list[tuple[str, str]] = []
     for file, rows in tables.items():
         for number, row in enumerate(rows, 1):
             try:
@@ -62,29 +61,40 @@ def load_benchmark(benchmark: Benchmark, path: str | Path) -> Loaded:
                 if twice := [item.uid for item in found if item.uid in items]:
                     raise ValueError(f"{twice[0]!r} is there already")
             except (ValueError, TypeError, KeyError) as error:
-                skipped.append((f"{file.name}, row {number}", str(error)))
+                reason = f"it has no field {error}" if isinstance(error, KeyError) else str(error)
+                skipped.append((f"{file.name}, row {number}", reason))
             else:
                 items |= {item.uid: item for item in found}
     log.info("%s: %d items of %d rows in %s", benchmark.title, len(items), sum(map(len, tables.values())), path)
+    if not items:
+        raise ValueError(f"no row of {path} can be used, such as {skipped[0][0]}: {skipped[0][1]}")
     if skipped:
-        log.warning("%s: %d rows of %s left out, such as %s: %s", benchmark.title, len(skipped), path, *skipped[0])
+        log.warning("%s: %d rows or tables of %s left out, such as %s: %s", benchmark.title, len(skipped), path,
+                    *skipped[0])  # fmt: skip
     return Loaded(list(items.values()), skipped)
 
 
-def _tables(path: Path, benchmark: Benchmark) -> dict[Path, list[dict]]:
-    """The rows of each table that has the benchmark's fields."""
+def _tables(path: Path, benchmark: Benchmark) -> tuple[dict[Path, list[dict]], list[tuple[str, str]]]:
+    """The rows of each table with the benchmark's fields, and the tables without, with the reason."""
     if not path.exists():
         raise FileNotFoundError(f"no copy of {benchmark.title} at {str(path)!r}; expected a table or a folder")
-    folders = [path, *(path / name for name in INNER)]
-    files = [path] if path.is_file() else [f for each in folders if each.is_dir() for f in sorted(each.iterdir())]
-    tables = {file: read_rows(file) for file in files if path.is_file() or file.suffix in SUFFIXES}
-    if not tables:
+    if path.is_file():
+        files = [path]
+    else:
+        files = sorted(f for pattern in ("*", "*/*") for f in path.glob(pattern) if f.suffix in SUFFIXES)
+    if not files:
         raise FileNotFoundError(f"no table in {path}; expected files of one of {SUFFIXES}")
-    right = {file: rows for file, rows in tables.items() if not benchmark.lacks(rows[0])}
+    right, other = {}, []
+    for file in files:
+        try:
+            rows = read_rows(file)
+            if lacking := benchmark.lacks(rows[0]):
+                raise ValueError(
+                    f"{file} has the fields {sorted(rows[0])}, without {lacking}; expected a table of {benchmark.title}"
+                )
+            right[file] = rows
+        except ValueError as error:
+            other.append((str(file.relative_to(path.parent)), str(error)))
     if not right:
-        file, rows = next(iter(tables.items()))
-        raise ValueError(
-            f"{file} has the fields {sorted(rows[0])}, without {benchmark.lacks(rows[0])}; expected a table of "
-            f"{benchmark.title}"
-        )
-    return right
+        raise ValueError(other[0][1])
+    return right, other

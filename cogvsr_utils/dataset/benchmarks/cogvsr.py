@@ -62,7 +62,7 @@ def _text(value: object) -> str:
     >>> _text("Where?\\\\nOptions: "), _text(3)
     ('Where?\\nOptions:', '3')
     """
-    text = str(value).replace("\\n", "\n").strip()
+    text = "" if is_absent(value) else str(value).replace("\\n", "\n").strip()
     if not text:
         raise ValueError("a question or an answer is blank")
     return text

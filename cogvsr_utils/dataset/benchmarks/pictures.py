@@ -6,7 +6,10 @@ Pictures(folder)     finds a picture by its file's name, wherever below the fold
 import base64
 import binascii
 from functools import cached_property
+from io import BytesIO
 from pathlib import Path, PurePosixPath
+
+from PIL import Image, UnidentifiedImageError
 
 from cogvsr_utils.dataset.benchmarks.tables import is_absent
 
@@ -25,7 +28,8 @@ class Pictures:
     def of(self, value: object) -> str | bytes:
         """The picture that a field means: embedded, as bytes or base64, or a path or an address, found by its name.
 
-        Raises ValueError where there is none.
+        Of several files of that name the one is meant whose folders are those of the field. Raises ValueError where
+        there is none, and where several different ones may be meant.
         """
         if isinstance(value, dict):
             value = value.get("path") if is_absent(value.get("bytes")) else value["bytes"]
@@ -33,25 +37,46 @@ class Pictures:
             return value
         if is_absent(value) or not isinstance(value, str):
             raise ValueError("no picture is named")
-        name = PurePosixPath(value.replace("\\", "/")).name
-        if Path(name).suffix.lower() in SUFFIXES:
-            found = self._paths.get(name)
-            if found is None:
-                raise ValueError(f"the picture {name} is not below {self.folder} or in a folder beside it")
-            return found
-        try:
-            return base64.b64decode(value, validate=True)
-        except binascii.Error:
-            raise ValueError(f"{value!r:.60} is neither a picture's name nor base64") from None
+        parts = PurePosixPath(value.replace("\\", "/")).parts
+        return self._found(parts) if Path(parts[-1]).suffix.lower() in SUFFIXES else _decoded(value)
+
+    def _found(self, parts: tuple[str, ...]) -> str:
+        found = self._paths.get(parts[-1], [])
+        if not found:
+            raise ValueError(f"the picture {parts[-1]} is not below {self.folder} or in a folder beside it")
+        shared = [_shared_end(path.parts, parts) for path in found]
+        best = [path for path, n in zip(found, shared, strict=True) if n == max(shared)]
+        if len(best) > 1 and len({path.read_bytes() for path in best}) > 1:
+            raise ValueError(f"{len(best)} different pictures are named {parts[-1]}, such as {best[0]} and {best[1]}")
+        return str(best[0])
 
     @cached_property
-    def _paths(self) -> dict[str, str]:
-        """Path by name; of two pictures of one name the first in order of their paths."""
+    def _paths(self) -> dict[str, list[Path]]:
+        """Paths by name."""
         above = [self.folder, *self.folder.resolve().parents][: LEVELS + 1]
         roots = [self.folder, *(parent / name for parent in above[1:] for name in NEIGHBOURS)]
-        found: dict[str, str] = {}
+        found: dict[str, list[Path]] = {}
         for root in filter(Path.is_dir, roots):
             for path in sorted(root.rglob("*")):
                 if path.suffix.lower() in SUFFIXES:
-                    found.setdefault(path.name, str(path))
+                    found.setdefault(path.name, []).append(path)
         return found
+
+
+def _shared_end(one: tuple[str, ...], other: tuple[str, ...]) -> int:
+    """How many parts two paths have in common, from their ends.
+
+    >>> _shared_end(("data", "a", "0.png"), ("b", "a", "0.png"))
+    2
+    """
+    ends = [a == b for a, b in zip(reversed(one), reversed(other), strict=False)]
+    return ends.index(False) if False in ends else len(ends)
+
+
+def _decoded(text: str) -> bytes:
+    try:
+        content = base64.b64decode(text, validate=True)
+        with Image.open(BytesIO(content)):
+            return content
+    except (binascii.Error, UnidentifiedImageError):
+        raise ValueError(f"{text!r:.60} is neither a picture's name nor a picture in base64") from None

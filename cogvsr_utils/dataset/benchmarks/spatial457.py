@@ -10,6 +10,7 @@ from cogvsr_utils.dataset.benchmarks.benchmark import Benchmark
 from cogvsr_utils.dataset.benchmarks.pictures import Pictures
 from cogvsr_utils.dataset.benchmarks.tables import is_absent
 from cogvsr_utils.dataset.items import Item
+from cogvsr_utils.files import digest
 
 LEVELS = ("L1_single", "L2_objects", "L3_2d_spatial", "L4_occ", "L4_pose", "L5_6d_spatial", "L5_collision")
 CLASSES = {
@@ -31,21 +32,21 @@ YES = {"true": "yes", "false": "no", "yes": "yes", "no": "no"}
 def _make(row: dict, file: Path, pictures: Pictures) -> list[Item]:
     given = row["answer"]
     program = row.get("program")
-    if not isinstance(program, str) and program is not None and len(program) and "_output" in program[-1]:
-        output = program[-1]["_output"]
-        if str(output) != str(given):
-            raise ValueError(f"the answer is {given!r}, but its program ends with {output!r}")
     kind, answer = _typed(str(given).strip())
+    output = None if program is None or isinstance(program, str) or not len(program) else program[-1].get("_output")
+    if output is not None and _typed(str(output))[1] != answer:
+        raise ValueError(f"the answer is {given!r}, but its program ends with {output!r}")
     category = row.get("category", row.get("level"))
-    level = _level(file.stem if is_absent(category) else str(category))
+    level = _level(f"{file.parent.name} {file.stem}" if is_absent(category) else str(category))
     name = row.get("image_filename")
     image = pictures.of(row["image"] if not is_absent(row.get("image")) else name)
+    scene = name if not is_absent(name) else digest(image) if isinstance(image, bytes) else Path(image).name
     number = str(row.get("question_index", row.get("index")))
     return [Item(
-        uid=f"{level}.{number}", benchmark="spatial457", group_id=number if is_absent(name) else str(name),
+        uid=f"{level}.{number}", benchmark="spatial457", group_id=str(scene),
         subset=level, question=str(row["question"]), answer=answer,
         answer_type=kind if kind in ("yesno", "int") else "closed", options=list(VOCABULARY.get(kind, ())) or None,
-        steps=[], image=image, meta={"kind": kind, "gold": str(given)},
+        steps=[], image=image, meta={"kind": kind, "gold": answer.capitalize() if kind == "yesno" else str(given)},
     )]  # fmt: skip
 
 
@@ -58,8 +59,8 @@ def _typed(gold: str) -> tuple[str, str]:
     """
     if gold.lower() in YES:
         return "yesno", YES[gold.lower()]
-    if re.fullmatch(r"\d+", gold):
-        return "int", str(int(gold))
+    if re.fullmatch(r"\d+(\.0)?", gold):
+        return "int", str(int(float(gold)))
     for kind, words in VOCABULARY.items():
         if gold.lower() in words:
             return kind, gold.lower()

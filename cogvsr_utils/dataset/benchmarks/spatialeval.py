@@ -45,7 +45,8 @@ def _make(row: dict, file: Path, pictures: Pictures) -> list[Item]:
     return [Item(
         uid=str(row["id"]), benchmark="spatialeval", group_id=f"{task}.{number}", subset=f"{task} {family}",
         question=str(row["text"]), answer=answer, answer_type="choice", options=list(options.values()), steps=[],
-        image=image, meta={"task": task, "family": family, "mode": mode, "question": f"{task}.{number}.{family}"},
+        image=image, meta={"task": task, "family": family, "mode": mode, "question": f"{task}.{number}.{family}",
+                          "lettered": True},
     )]  # fmt: skip
 
 

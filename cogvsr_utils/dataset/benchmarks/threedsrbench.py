@@ -13,6 +13,7 @@ from cogvsr_utils.dataset.benchmarks.benchmark import Benchmark
 from cogvsr_utils.dataset.benchmarks.pictures import Pictures
 from cogvsr_utils.dataset.benchmarks.tables import is_absent
 from cogvsr_utils.dataset.items import Item
+from cogvsr_utils.files import digest
 
 LETTERS = "ABCD"
 # What has to be right together, by the parts of an item's uid: all rotations of its options, it and its mirror image.
@@ -24,14 +25,16 @@ SETTINGS = {
 }
 
 
-def right_together(judged: pd.DataFrame, setting: str) -> tuple[pd.DataFrame, list[str]]:
+def right_together(judged: pd.DataFrame, setting: str) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Judged replies to the main questions, put together to a row for what has to be right at once (``SETTINGS``).
 
     ``judged`` needs uid, correct and parsed, with all rotations; vanilla and flip take the first rotation alone.
     Returns the rows, correct where all are and parsed where all are, with ``chance`` that guesses are right together;
-    and the groups left out, since a rotation or the mirror image of them is missing. Raises ValueError for another
-    setting, and for replies to items of another benchmark.
+    and the first rows of the groups left out, since a rotation or the mirror image of them is missing. Raises
+    ValueError for another setting, for replies given twice, and for replies to items of another benchmark.
     """
+    if judged["uid"].duplicated().any():
+        raise ValueError(f"replies to {judged['uid'][judged['uid'].duplicated()].iloc[0]!r} twice; expected one")
     if setting not in SETTINGS:
         raise ValueError(f"setting is {setting!r}; expected one of {tuple(SETTINGS)}")
     parts = judged["uid"].str.extract(r"^(?P<base>.+?)(?P<flip>-flip)?#(?P<rotation>\d+)/(?P<n>\d+)$")
@@ -50,7 +53,7 @@ def right_together(judged: pd.DataFrame, setting: str) -> tuple[pd.DataFrame, li
         chance=(1 / rows["n"]) ** size,
     )
     whole, first = size == expected, ~rows.duplicated(list(SETTINGS[setting]))
-    return together[whole & first], sorted(rows.loc[~whole & first, "uid"].str.replace(r"#.*", "", regex=True))
+    return together[whole & first], together[~whole & first]
 
 
 def _make(row: dict, file: Path, pictures: Pictures) -> list[Item]:
@@ -59,15 +62,16 @@ def _make(row: dict, file: Path, pictures: Pictures) -> list[Item]:
     base, flip, rotation = found.groups()
     if rotation and file.suffix == ".tsv":
         return []  # rotations are made here, of the unturned row
-    options = [str(row[letter]) for letter in LETTERS if not is_absent(row.get(letter))]
-    letter = str(row["answer"]).strip()
-    if letter not in LETTERS[: len(options)]:
-        raise ValueError(f"the answer is {letter!r}; expected one of the letters of {options}")
-    answer = options[LETTERS.index(letter)]
+    lettered = {letter: str(row[letter]) for letter in LETTERS if not is_absent(row.get(letter))}
+    letter, options = str(row["answer"]).strip(), list(lettered.values())
+    if letter not in lettered:
+        raise ValueError(f"the answer is {letter!r}; expected one of the letters of {lettered}")
+    answer = lettered[letter]
     embedded = not is_absent(row.get("image"))
     image = pictures.of(row["image"] if embedded else row["image_url"])
     address = row.get("image_url")
-    group = base if is_absent(address) else Path(str(address)).name
+    picture = digest(image) if isinstance(image, bytes) else Path(image).name
+    group = picture if is_absent(address) else Path(str(address)).name
     items = []
     for turn in range(len(options)):
         turned = options[turn:] + options[:turn]
@@ -76,7 +80,7 @@ def _make(row: dict, file: Path, pictures: Pictures) -> list[Item]:
             uid=f"{base}{flip or ''}#{turn}/{len(options)}", benchmark="3dsrbench", group_id=group,
             subset=str(row["category"]), question=f"{row['question']}\n{listed}", answer=answer, answer_type="choice",
             options=turned, steps=[], image=image, mirror=bool(flip) and not embedded,
-            meta={"base": base, "flip": bool(flip), "rotation": turn},
+            meta={"base": base, "flip": bool(flip), "rotation": turn, "lettered": True},
         ))  # fmt: skip
     return items
 

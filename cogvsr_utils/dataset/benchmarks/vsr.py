@@ -47,7 +47,7 @@ def _make(row: dict, file: Path, pictures: Pictures) -> list[Item]:
     caption, relation, label = str(row["caption"]).strip(), str(row["relation"]).strip(), str(row["label"]).strip()
     if label not in ("0", "1"):
         raise ValueError(f"label is {row['label']!r}; expected 0 or 1")
-    if relation not in caption:
+    if not re.search(rf"\b{re.escape(relation)}\b", caption):
         raise ValueError(f"the caption {caption!r} does not have the relation {relation!r}")
     name, frame = str(row["image"]), row.get("reference_frame")
     meta = {
@@ -56,22 +56,22 @@ def _make(row: dict, file: Path, pictures: Pictures) -> list[Item]:
         "votes_false": _votes(row.get("vote_false_validator_id")),
         "reference_frame": None if is_absent(frame) else float(frame),
     }  # fmt: skip
-    split = next((SPLITS[part] for part in re.split(r"[-_.]", file.stem) if part in SPLITS), None)
+    split = next((SPLITS[part] for part in re.split(r"[-_.]", file.stem) if part in SPLITS), "")
     return [Item(
         uid=digest(name, caption), benchmark="vsr", group_id=name, subset=CATEGORY.get(relation, UNLISTED),
         question=f'Is this statement about the picture true: "{caption}" Answer yes or no.',
         answer="yes" if label == "1" else "no", answer_type="yesno", steps=[], image=pictures.of(row["image"]),
-        meta=meta | {"split": split},
+        split=split, meta=meta,
     )]  # fmt: skip
 
 
 def _subject(caption: str, relation: str) -> str:
     """What stands before the relation; the field of that name has lost letters in the published files.
 
-    >>> _subject("The horse is left of the truck.", "left of")
-    'horse'
+    >>> _subject("The train is in the station.", "in")
+    'train'
     """
-    before = caption[: caption.index(relation)].strip()
+    before = re.split(rf"\b{re.escape(relation)}\b", caption, maxsplit=1)[0].strip()
     return re.sub(r"^(the|a|an) | (is|are|has|have)$", "", before, flags=re.IGNORECASE).strip()
 
 

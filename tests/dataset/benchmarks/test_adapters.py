@@ -99,6 +99,29 @@ def test_a_table_that_is_none_is_named(tmp_path, content, message):
         load("vsr", tmp_path / "t.json")
 
 
+def test_what_else_lies_in_a_folder_is_passed_over_and_named(copies, caplog):
+    folder = copies["vsr"].parent
+    for name, content in (("notes.json", "[]"), ("meta_data.csv", "annotator,age\n1,30\n"), ("torn.jsonl", "{")):
+        (folder / name).write_text(content)
+    loaded = load("vsr", folder)
+    assert len(loaded.items) == len(load("vsr", copies["vsr"]).items)
+    assert [place for place, _ in loaded.skipped] == [f"vsr/{n}" for n in ("meta_data.csv", "notes.json", "torn.jsonl")]
+    assert "3 rows or tables" in caplog.text
+
+
+def test_pictures_of_one_name_are_told_apart_by_their_folders(tmp_path):
+    for folder, color in (("a", (200, 0, 0)), ("b", (0, 0, 200))):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "0.png").write_bytes(png(color))
+    rows = [cogqa_row(question=name, image=name) for name in ("a/0.png", "images/b/0.png", "0.png")]
+    (tmp_path / "t.json").write_text(json.dumps(rows))
+    loaded = load("cogvsr", tmp_path / "t.json")
+    assert [open_image(item).getpixel((0, 0)) for item in loaded.items] == [(200, 0, 0), (0, 0, 200)]
+    assert "2 different pictures are named 0.png" in loaded.skipped[0][1]
+    (tmp_path / "t.json").write_text(json.dumps([cogqa_row(), cogqa_row(question="?", image="000000451431")]))
+    assert "nor a picture in base64" in load("cogvsr", tmp_path / "t.json").skipped[0][1]
+
+
 def test_a_folder_without_tables_and_a_file_of_another_kind(tmp_path):
     with pytest.raises(FileNotFoundError, match="no table in"):
         load("vsr", tmp_path)
@@ -137,7 +160,7 @@ def test_vsr_subject_votes_frame_and_category(vsr):
     (item,) = load("vsr", vsr(vsr_row())).items
     assert item.answer == "no" and item.subset == "Proximity" and item.group_id == "1.jpg"
     assert item.meta["subject"] == "horse" and item.meta["votes_true"] == [2, 9] and item.meta["votes_false"] == [3]
-    assert item.meta["reference_frame"] == 1.0 and item.meta["split"] == "test"
+    assert item.meta["reference_frame"] == 1.0 and item.split == "test"
     assert "val2017" in item.image
     (other,) = load("vsr", vsr(vsr_row(relation="congruent", caption="The cat is congruent with it."))).items
     assert other.subset == "Unlisted"
@@ -160,7 +183,7 @@ def test_vsr_splits_of_a_folder_and_what_leaks(vsr):
     vsr(vsr_row(caption="The pig is far away from the car."), split="train")
     path = vsr(vsr_row(), vsr_row(image="0.jpg"))
     items = load("vsr", path.parent).items
-    parts = {split: [i for i in items if i.meta["split"] == split] for split in ("train", "test")}
+    parts = {split: [i for i in items if i.split == split] for split in ("train", "test")}
     assert len(items) == 3 and shared_groups(parts["train"], parts["test"]) == ["1.jpg"]
     again = load("vsr", vsr(vsr_row(), vsr_row()))
     assert len(again.items) == 1 and "is there already" in again.skipped[0][1]
@@ -176,14 +199,15 @@ def spatialeval_row(mode="vqa", **changes):
 
 
 def test_spatialeval_modes_are_paired_and_group_by_picture(tmp_path):
-    for mode in ("tqa", "vqa", "vtqa"):
-        pd.DataFrame([spatialeval_row(mode)]).to_parquet(tmp_path / f"{mode}.parquet")
+    for mode in ("tqa", "vqa", "vtqa"):  # as the hub has them
+        (tmp_path / mode).mkdir()
+        pd.DataFrame([spatialeval_row(mode)]).to_parquet(tmp_path / mode / "test-00000-of-00001.parquet")
     items = load("spatialeval", tmp_path).items
     assert [i.image is None for i in items] == [True, False, False] and {i.group_id for i in items} == {"mazenav.7"}
     assert items[0].options == ["Yes", "No"] and items[0].subset == "mazenav 2"
     assert by_question(items) == {"mazenav.7.2": dict(zip(("tqa", "vqa", "vtqa"), items, strict=True))}
     pd.DataFrame([spatialeval_row("vqa", oracle_answer="Yes", oracle_option="A", oracle_full_answer="A. Yes")]
-                 ).to_parquet(tmp_path / "vqa.parquet")  # fmt: skip
+                 ).to_parquet(tmp_path / "vqa" / "test-00000-of-00001.parquet")  # fmt: skip
     with pytest.raises(ValueError, match=r"the modes of mazenav\.7\.2 differ"):
         by_question(load("spatialeval", tmp_path).items)
 
@@ -236,11 +260,12 @@ def test_spatial457_types_and_both_spellings_of_a_level(spatial457):
 
 
 def test_spatial457_a_program_that_ends_otherwise_and_a_file_without_a_level(spatial457):
-    rows = [spatial457_row(3, 1, program=[{"_output": 3}]), spatial457_row(3, 2, program=[{"_output": 4}])]
-    loaded = load("spatial457", spatial457(*rows))
-    assert len(loaded.items) == 1 and "its program ends with 4" in loaded.skipped[0][1]
-    none = load("spatial457", spatial457(spatial457_row(3), name="all") / "questions" / "all.json")
-    assert not none.items and "names no level" in none.skipped[0][1]
+    same = [(3, 3), (3, 3.0), ("3", 3), (True, "Yes"), ("yes", True), ("suv", None)]
+    rows = [spatial457_row(answer, n, program=[{"_output": output}]) for n, (answer, output) in enumerate(same)]
+    loaded = load("spatial457", spatial457(*rows, spatial457_row(3, 99, program=[{"_output": 4}])))
+    assert len(loaded.items) == len(same) and "its program ends with 4" in loaded.skipped[0][1]
+    with pytest.raises(ValueError, match=r"no row of .* can be used, such as all\.json, row 1: .* names no level"):
+        load("spatial457", spatial457(spatial457_row(3), name="all") / "questions" / "all.json")
 
 
 @pytest.mark.parametrize("column", ["category", "level"])
@@ -255,6 +280,18 @@ def test_spatial457_from_a_tsv_with_pictures_inside(tmp_path, column):
     pd.DataFrame([row]).to_csv(tmp_path / "Spatial457.tsv", sep="\t", index=False)
     (item,) = load("spatial457", tmp_path / "Spatial457.tsv").items
     assert item.subset == "L1_single" and item.meta["gold"] == "Yes" and open_image(item).size == (8, 6)
+
+
+def test_spatial457_as_the_hub_has_it(tmp_path):
+    """A folder for each level, and pictures in the tables: questions on one of them are one group."""
+    for level in ("L1_single", "L5_6d_spatial"):
+        (tmp_path / level).mkdir()
+        rows = [{"image": {"bytes": png(), "path": None}, "question": f"{n}?", "answer": "True", "question_index": n}
+                for n in range(3)]  # fmt: skip
+        pd.DataFrame(rows).to_parquet(tmp_path / level / "validation-00000-of-00001.parquet")
+    items = load("spatial457", tmp_path).items
+    assert len(items) == 6 and {i.subset for i in items} == {"L1_single", "L5_6d_spatial"}
+    assert len({i.group_id for i in items}) == 1 and {i.meta["gold"] for i in items} == {"Yes"}
 
 
 # 3DSRBench
@@ -303,8 +340,10 @@ def test_3dsrbench_embedded_pictures_are_as_they_are_and_rotations_in_a_table_ar
 def test_3dsrbench_options_that_are_not_there(tmp_path, left_red, missing):
     pd.DataFrame([threedsr_row(C=missing, D=missing)]).to_csv(tmp_path / "t.csv", index=False)
     assert load("3dsrbench", tmp_path / "t.csv").items[0].options == ["glove", "hat"]
-    pd.DataFrame([threedsr_row(answer="C", C=missing)]).to_csv(tmp_path / "t.csv", index=False)
-    assert "expected one of the letters" in load("3dsrbench", tmp_path / "t.csv").skipped[0][1]
+    for answer in ("C", "", " ", "AB"):
+        rows = [threedsr_row(), threedsr_row("OTHER", answer=answer, C=missing)]
+        pd.DataFrame(rows).to_csv(tmp_path / "t.csv", index=False)
+        assert "expected one of the letters" in load("3dsrbench", tmp_path / "t.csv").skipped[0][1]
 
 
 # CogVSR, CogVision, CogQA

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from cogvsr_utils import benchmark_scores, load_items
+from cogvsr_utils import Item, benchmark_scores, load_items
 from cogvsr_utils.dataset.benchmarks.lookalikes import write_lookalikes
 from cogvsr_utils.functions import MAIN
 from cogvsr_utils.paths import ROOT
@@ -45,6 +45,32 @@ def test_every_row_stands_beside_n_chance_and_majority(answered):
     assert (scores["ci_low"] <= scores["accuracy"]).all() and (scores["accuracy"] <= scores["ci_high"]).all()
     assert (scores["ci_low"] < scores["ci_high"]).all(), "no interval is empty for want of variation"
     assert set(scores.index.get_level_values("scorer")) == {"strict", "official"}
+
+
+def test_what_is_not_whole_costs_its_own_rows_alone(answered):
+    answers, items = answered
+    bare = answers[~answers["uid"].str.contains("-flip")]
+    scores = benchmark_scores(bare, items, bare).set_index(["benchmark", "subset", "scorer", "protocol"])
+    flip = scores.loc[("3dsrbench", "all", "strict", "flip")]
+    assert flip["n"] == 0 and np.isnan(flip["accuracy"]) and np.isnan(flip["change"]) and flip["n_incomplete"] > 0
+    assert scores.loc[("3dsrbench", "all", "strict", "vanilla"), "n"] > 0
+    by_subset = scores.xs("flip", level="protocol").drop(index="all", level="subset").xs("strict", level="scorer")
+    assert by_subset["n_incomplete"].sum() == flip["n_incomplete"]
+    with pytest.raises(ValueError, match="1 replies are to other items, such as 'else'"):
+        benchmark_scores(pd.concat([answers, answers[:1].assign(uid="else")]), items)
+
+
+@pytest.mark.parametrize("before, after, low, high", [
+    ("yes", "yes", -0.52, 0.52), ("yes", "no", -1, -1 + 2 * 0.52), ("no", "yes", 1 - 2 * 0.52, 1),
+])  # fmt: skip
+def test_a_change_alike_in_all_groups_has_the_interval_of_what_may_have_gone_unseen(before, after, low, high):
+    """Of five groups without an exception, up to 52 % of all groups may be exceptions (Clopper and Pearson)."""
+    items = [Item(str(n), "vsr", str(n), "?", "yes", "yesno", []) for n in range(5)]
+    tables = [pd.DataFrame({"uid": [i.uid for i in items], "group_id": [i.group_id for i in items], "subset": "x",
+                            "step": MAIN, "answer_type": "yesno", "options": None, "answer": "yes", "prediction": said})
+              for said in (before, after)]  # fmt: skip
+    row = benchmark_scores(tables[1], items, tables[0]).iloc[0]
+    assert (row["change_low"], row["change_high"]) == (pytest.approx(low, abs=0.01), pytest.approx(high, abs=0.01))
 
 
 def test_the_documented_example_prints_what_the_page_shows(capsys):
