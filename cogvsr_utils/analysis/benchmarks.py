@@ -24,10 +24,11 @@ def benchmark_scores(answers: pd.DataFrame, items: Sequence[Item], before: pd.Da
     ``answers`` are what ``answer`` returned for the ``items``, ``before`` what it returned without an edit. Columns:
     benchmark, subset, scorer, version (of the scorer), protocol, n, n_unparsed, n_correct, accuracy, ci_low and ci_high
     (95 %, bootstrap over groups), chance (NaN where some answers have no options), majority (NaN where replies count
-    together), n_incomplete, and with ``before`` the paired change, change_low, change_high and p (sign flips over groups). Where the official rule of a
-    benchmark is known there are rows for it beside the strict ones. 3DSRBench has a protocol for each of its settings,
-    whose n counts what has to be right together and whose n_incomplete what had to be left out; the other benchmarks
-    count single replies. Raises ValueError for replies to other questions than before.
+    together), n_incomplete, and with ``before`` the paired change, change_low, change_high and p (sign flips over
+    groups). Where the official rule of a benchmark is known there are rows for it beside the strict ones. 3DSRBench has
+    a protocol for each of its settings, whose n counts what has to be right together and whose n_incomplete what had to
+    be left out; the other benchmarks count single replies. Raises ValueError for replies to other items, and to other
+    questions than before.
     """
     earlier = None if before is None else dict(_scored(before, items))
     rows = []
