@@ -13,7 +13,6 @@ from cogvsr_utils.dataset.benchmarks.benchmark import Benchmark
 from cogvsr_utils.dataset.benchmarks.pictures import Pictures
 from cogvsr_utils.dataset.benchmarks.tables import is_absent
 from cogvsr_utils.dataset.items import Item
-from cogvsr_utils.files import digest
 
 LETTERS = "ABCD"
 # What has to be right together, by the parts of an item's uid: all rotations of its options, it and its mirror image.
@@ -70,8 +69,8 @@ def _make(row: dict, file: Path, pictures: Pictures) -> list[Item]:
     embedded = not is_absent(row.get("image"))
     image = pictures.of(row["image"] if embedded else row["image_url"])
     address = row.get("image_url")
-    picture = digest(image) if isinstance(image, bytes) else Path(image).name
-    group = picture if is_absent(address) else Path(str(address)).name
+    # Pictures inside a table have no name in common with their mirror image; a question has.
+    group = base if is_absent(address) else Path(str(address)).name
     items = []
     for turn in range(len(options)):
         turned = options[turn:] + options[:turn]
