@@ -14,6 +14,7 @@ _HOME = {
     "judge_strict": "dataset.benchmarks.lettered",
     "audit_labels": "dataset.audit", "FUNCTIONS": "functions",
     "load_vlm": "models.loading", "HeadMap": "models.head_map", "answer": "models.answering",
+    "forced_choice": "models.options",
     "capture": "models.recording", "estimate_capture": "models.recording", "HeadActivations": "models.activations",
     "TeacherForcedScorer": "models.scorer",
     "Edit": "models.interventions", "intervene": "models.interventions",

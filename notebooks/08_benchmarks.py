@@ -65,13 +65,15 @@ whole = scores[scores["subset"] == "all"].assign(data=kind, benchmark=lambda row
 # ## Scores
 #
 # *Strict* takes what a reply states by the type of its answer; *official* is the benchmark's own rule, faults included. A reply
-# that a scorer cannot read is wrong and counted. 3DSRBench's four protocols ask for more and more to be right together.
+# that a scorer cannot read is wrong and counted. *Forced choice* takes the likeliest option, of questions that have options;
+# `covered` is the share of probability that all options had together. 3DSRBench's four protocols ask for more and more to be
+# right together.
 
 # %% tags=["hide-input"]
 base = with_interval(whole[whole["condition"] == benchmarks.BASE], "accuracy")
 base = base.assign(unread=base["n_unparsed"] / base["n"])
-columns = ["benchmark", "data", "protocol", "scorer", "n", "accuracy", "chance", "majority", "unread"]
-show(base[columns], percent=("chance", "majority", "unread"))
+columns = ["benchmark", "data", "protocol", "scorer", "n", "accuracy", "chance", "majority", "unread", "covered"]
+show(base.sort_values("benchmark", kind="stable")[columns], percent=("chance", "majority", "unread", "covered"))
 
 # %% [markdown]
 # ## With the spatial heads ablated, and scaled
@@ -79,21 +81,23 @@ show(base[columns], percent=("chance", "majority", "unread"))
 # The top heads of both spatial functions by the paper's importance, selected on split A, multiplied by 0.001 or by the factor
 # that was best on B.
 
-# %% mystnb={"image": {"alt": "Change of strict accuracy in points on each benchmark, spatial heads ablated on the left and scaled on the right, with intervals and zero marked"}, "figure": {"caption": "Change of strict accuracy, paired by question, in points, with 95 % intervals over groups. Rows are benchmarks; 3DSRBench once for each protocol.", "name": "fig-benchmarks"}}
-edited = whole[(whole["condition"] != benchmarks.BASE) & (whole["scorer"] == "strict")]
+# %% mystnb={"image": {"alt": "Change of accuracy in points on each benchmark, of replies and of forced choice, spatial heads ablated on the left and scaled on the right, with intervals and zero marked"}, "figure": {"caption": "Change of accuracy, paired by question, of replies scored strictly and of forced choice, in points, with 95 % intervals over groups. Rows are benchmarks; 3DSRBench once for each protocol.", "name": "fig-benchmarks"}}
+edited = whole[(whole["condition"] != benchmarks.BASE) & (whole["scorer"] != "official")]
 label = edited["benchmark"].where(edited["protocol"] == "single", edited["benchmark"] + ", " + edited["protocol"])
 points = edited.assign(label=label, value=100 * edited["change"], low=100 * edited["change_low"],
-                       high=100 * edited["change_high"])  # fmt: skip
-forest_figure(dict(iter(points.groupby("condition"))), "points")
+                       high=100 * edited["change_high"], kind=edited["scorer"])  # fmt: skip
+forest_figure(dict(iter(points.groupby("condition"))), "points", {"strict": "o", benchmarks.FORCED: "D"})
 
 # %% tags=["hide-input"]
 cells = with_interval(edited, "change", "change_low", "change_high", form="+.1f", scale=100)
 cells = cells.assign(unread=cells["n_unparsed"] / cells["n"])
-show(cells[["condition", "benchmark", "data", "protocol", "n", "change", "p", "unread"]], percent=("unread",), digits=4)
+columns = ["condition", "benchmark", "data", "protocol", "scorer", "n", "change", "p", "unread", "covered"]
+show(cells[columns], percent=("unread", "covered"), digits=4)
 
 # %% [markdown]
-# Does an edit make answers wrong, or unreadable? The last column above is the share that the strict scorer could not read.
-# Where it grows with an edit, accuracy falls below chance without any spatial skill being lost.
+# Does an edit make answers wrong, or unreadable? `unread` above is the share that the strict scorer could not read. Where it
+# grows with an edit, accuracy falls below chance without any spatial skill being lost. Forced choice cannot be unread: what it
+# loses is what the model would choose otherwise.
 
 # %% tags=["hide-input"]
 published = pd.read_csv(PUBLISHED / "benchmarks.csv")
@@ -115,7 +119,7 @@ show(published[["benchmark", "metric", "protocol", "model", "value", "grade", "s
 # ## Summary
 
 # %% tags=["hide-input"]
-single = edited[edited["protocol"].isin(["single", "vanilla"])]
+single = edited[edited["protocol"].isin(["single", "vanilla"]) & (edited["scorer"] == "strict")]
 sentences = [
     f"{row.benchmark}, heads {row.condition}: "
     + verdict(row.change_low, row.change_high, "less accurate", "more accurate")

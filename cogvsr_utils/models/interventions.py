@@ -150,6 +150,14 @@ class Fired(Counter):
         self.chats: Counter[str] = Counter()
 
 
+def require_one_text(edits: Edit | Sequence[Edit] | None) -> None:
+    """Raise ValueError for edits of a scope other than ``all`` and ``image``, which passes over prompts with their
+    replies cannot tell apart."""
+    given = [edits] if isinstance(edits, Edit) else edits or ()
+    if other := sorted({edit.scope for edit in given} - {"all", "image"}):
+        raise ValueError(f"edits of scope {other} in teacher-forced chats; expected scope 'all' or 'image'")
+
+
 @contextmanager
 def intervene(
     vlm: VLM, edits: Edit | Sequence[Edit] | None, rows: Sequence[Sequence[Edit]] | None = None

@@ -14,7 +14,7 @@ from cogvsr_utils.dataset.items import Item
 from cogvsr_utils.models.batching import batched, require_count
 from cogvsr_utils.models.chat import check_items, check_lengths, right_answers
 from cogvsr_utils.models.generation import image_features_once
-from cogvsr_utils.models.interventions import Edit, intervene
+from cogvsr_utils.models.interventions import Edit, intervene, require_one_text
 from cogvsr_utils.models.positions import encode_chats
 from cogvsr_utils.models.recording import read_heads
 from cogvsr_utils.models.vlm import VLM
@@ -71,9 +71,7 @@ class TeacherForcedScorer:
 
         Raises ValueError for edits of a scope other than ``all`` and ``image``: here prompts and answers are one text.
         """
-        given = [edits] if isinstance(edits, Edit) else edits or ()
-        if other := sorted({edit.scope for edit in given} - {"all", "image"}):
-            raise ValueError(f"edits of scope {other} in teacher-forced chats; expected scope 'all' or 'image'")
+        require_one_text(edits)
         correct, log_prob = np.ones(len(self.index), dtype=bool), np.zeros(len(self.index))
         with intervene(self.vlm, edits):
             for (inputs, (row, token), owner), features in zip(self.batches, self._features, strict=True):

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from cogvsr_utils.analysis.benchmarks import benchmark_scores
+from cogvsr_utils.analysis.benchmarks import ALL, benchmark_scores
 from cogvsr_utils.dataset.benchmarks.benchmark import load_benchmark
 from cogvsr_utils.dataset.benchmarks.lookalikes import write_lookalikes
 from cogvsr_utils.dataset.items import Item
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
 ASKED = ("vsr", "spatialeval", "spatial457", "3dsrbench")  # by their main questions alone
 BASE = "base"
+FORCED = "forced choice"
 MARGIN = 8  # tokens of a reply beyond the longest option: its letter, a full stop, a short introduction
 
 
@@ -53,10 +54,17 @@ def benchmark_effects(
     vlm: VLM, items: list[Item], edits: Mapping[str, Edit], folder: Path | None = None
 ) -> pd.DataFrame:
     """Scores without and with each edit: the columns of ``benchmark_scores``, and ``condition``, ``"base"`` or the name
-    of the edit. Replies are kept in ``folder`` batch by batch, where one is given, so that a stopped run goes on."""
+    of the edit.
+
+    Beside replies scored by both scorers there are rows of the scorer ``FORCED``: the likeliest option, of questions
+    that have options, with ``covered``, the mean share of probability that the options had. Replies are kept in
+    ``folder`` batch by batch, where one is given, so that a stopped run goes on.
+    """
     from cogvsr_utils.models.answering import answer
     from cogvsr_utils.models.chat import chat_settings
+    from cogvsr_utils.models.options import forced_choice
 
+    with_options = [item for item in items if item.options or item.answer_type == "yesno"]
     longest = max(len(vlm.tokenizer(option)["input_ids"]) for item in items for option in item.options or [item.answer])
 
     def replies(name, edit):
@@ -64,11 +72,20 @@ def benchmark_effects(
         kept = folder and folder / f"{name}.{digest(json.dumps(chat_settings(vlm, items, edits)))}.json"
         return answer(vlm, items, edits=edits, steps=False, max_new_tokens=longest + MARGIN, resume=kept)
 
-    before = replies(BASE, None)
-    scores = [benchmark_scores(before, items).assign(condition=BASE)]
-    for name, edit in edits.items():
-        scores.append(benchmark_scores(replies(name, edit), items, before).assign(condition=name))
+    scores, before, before_forced = [], None, None
+    for name, edit in {BASE: None, **edits}.items():
+        said, forced = replies(name, edit), forced_choice(vlm, with_options, edits=edit)
+        found = [benchmark_scores(said, items, before), _forced_scores(forced, with_options, before_forced)]
+        scores += [each.assign(condition=name) for each in found]
+        before, before_forced = (said, forced) if edit is None else (before, before_forced)
     return pd.concat(scores, ignore_index=True)
+
+
+def _forced_scores(forced: pd.DataFrame, items: list[Item], before: pd.DataFrame | None) -> pd.DataFrame:
+    scores = benchmark_scores(forced, items, before)
+    covered = forced.groupby("subset")["covered"].mean().to_dict() | {ALL: forced["covered"].mean()}
+    scores = scores[scores["scorer"] == "strict"]
+    return scores.assign(scorer=FORCED, covered=scores["subset"].map(covered))
 
 
 @result(variants=ASKED, splits=(TEST,), gpu=True)

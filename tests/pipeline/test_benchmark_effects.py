@@ -6,7 +6,7 @@ import pytest
 from cogvsr_utils import load_items, mask, scale
 from cogvsr_utils.dataset.benchmarks.lookalikes import write_lookalikes
 from cogvsr_utils.models import answering
-from cogvsr_utils.pipeline.benchmarks import BASE, benchmark_effects
+from cogvsr_utils.pipeline.benchmarks import BASE, FORCED, benchmark_effects
 
 
 @pytest.fixture(scope="module")
@@ -21,6 +21,9 @@ def test_edits_that_do_nothing_change_nothing_and_others_do(vlm, asked, tmp_path
     scores = benchmark_effects(vlm, asked, edits, tmp_path)
     by_condition = dict(iter(scores.groupby("condition")))
     assert set(by_condition) == {BASE, "same", "ablated"}
+    assert set(scores["scorer"]) == {"strict", "official", FORCED}
+    assert scores.loc[scores["scorer"] == FORCED, "covered"].between(0, 1).all()
+    assert (scores.loc[scores["scorer"] == FORCED, "n_unparsed"] == 0).all()
     columns = ["benchmark", "subset", "scorer", "protocol", "n", "n_correct", "accuracy"]
     base = by_condition[BASE][columns].reset_index(drop=True)
     assert by_condition["same"][columns].reset_index(drop=True).equals(base)

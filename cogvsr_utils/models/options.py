@@ -1,0 +1,170 @@
+"""Forced choice: how probable each option of a main question is, however the model would write it.
+
+forced_choice(vlm, items)    the likeliest option, in a table as ``answer`` returns it, and the share of probability
+                             that all options cover
+choices(item)                the options of an item, and what a reply to each would be
+spellings(text)              the ways of writing a reply that count
+
+A generated reply that no scorer can read is wrong; forced choice asks what the model would take if it had to.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pandas as pd
+import torch
+from tqdm import tqdm
+
+from cogvsr_utils.dataset.images import open_image
+from cogvsr_utils.dataset.items import Item
+from cogvsr_utils.functions import MAIN
+from cogvsr_utils.models.answering import answer_table
+from cogvsr_utils.models.batching import batched, in_halves, require_count
+from cogvsr_utils.models.chat import check_items, check_lengths, conversation
+from cogvsr_utils.models.interventions import Edit, intervene, require_one_text
+from cogvsr_utils.models.vlm import VLM
+
+
+@dataclass(frozen=True)
+class _Row:
+    """A chat to be read: its item's number, the prompt with one spelling, and that spelling's tokens."""
+
+    item: int
+    text: str
+    tokens: tuple[int, ...]
+
+
+def forced_choice(
+    vlm: VLM,
+    items: list[Item],
+    *,
+    edits: Edit | Sequence[Edit] | None = None,
+    batch_size: int = 16,
+    progress: bool = True,
+) -> pd.DataFrame:
+    """The likeliest option of every main question, asked alone.
+
+    An option's probability is the sum over its spellings of the probability that a reply begins so; of spellings of
+    which one begins another the shorter counts only where it does not go on so. Returns the columns of ``answer``,
+    ``prediction`` being the option, and ``covered``, the share of probability in [0, 1] that all options have together:
+    where it is small, the choice is forced indeed. Raises BadChat where ``answer`` does, ValueError for an item without
+    options and for edits of a scope that prompts and replies in one text do not tell apart.
+
+    >>> from cogvsr_utils import Item, load_vlm
+    >>> item = Item("1", "mine", "1", "Is it red?", "yes", "yesno", [])
+    >>> row = forced_choice(load_vlm("nano-internvl"), [item], progress=False).iloc[0]
+    >>> row["prediction"] in ("yes", "no"), bool(0 <= row["covered"] <= 1)
+    (True, True)
+    """
+    require_count("batch_size", batch_size)
+    require_one_text(edits)
+    check_items(vlm, items)
+    offered = [choices(item) for item in items]
+    prompts = [vlm.render(conversation(item, [], MAIN), prompt=True) for item in items]
+    ways = [
+        {option: _tokens(vlm, prompt, reply) for option, reply in own.items()}
+        for prompt, own in zip(prompts, offered, strict=True)
+    ]
+    longest = max(len(tokens) for own in ways for spelled in own.values() for tokens in spelled)
+    check_lengths(vlm, items, reply_tokens=longest)
+    rows = [row for number, own in enumerate(ways) for row in _rows(number, own)]
+    known: list[dict[tuple[int, ...], float]] = [{} for _ in items]  # of each item: log p of a beginning's last token
+    for after, own in zip(known, ways, strict=True):
+        wanted = (tokens for spelled in own.values() for tokens in spelled)
+        after.update({tokens[:n]: np.nan for tokens in wanted for n in range(1, len(tokens) + 1)})
+
+    def read(batch):
+        for row, log_probs in zip(batch, _read(vlm, items, batch), strict=True):
+            after = known[row.item]
+            for beginning in after:
+                if beginning[:-1] == row.tokens[: len(beginning) - 1] and len(beginning) <= len(row.tokens):
+                    after[beginning] = log_probs[len(beginning) - 1, beginning[-1]]
+        return batch
+
+    with intervene(vlm, edits), tqdm(total=len(rows), desc="forced choice", disable=not progress) as bar:
+        for batch in batched(rows, batch_size, lambda row: items[row.item].image is None):
+            in_halves(read, batch)
+            bar.update(len(batch))
+    probabilities = [
+        {option: _probability(spelled, own, after) for option, spelled in own.items()}
+        for own, after in zip(ways, known, strict=True)
+    ]
+    chosen = {item.uid: [max(own, key=own.get)] for item, own in zip(items, probabilities, strict=True)}
+    bare = answer_table([replace(item, steps=[]) for item in items], chosen)
+    return bare.assign(covered=[sum(own.values()) for own in probabilities])
+
+
+def choices(item: Item) -> dict[str, str]:
+    """The options of an item's main question, and what a reply to each would be: the option itself, or its letter where
+    the question lists letters. Raises ValueError for an item without options.
+
+    >>> item = Item("1", "mine", "1", "Where?\\nA. up\\nB. down", "up", "choice", [], ["up", "down"])
+    >>> choices(item), choices(Item(**vars(item) | {"meta": {"lettered": True}}))
+    ({'up': 'up', 'down': 'down'}, {'up': 'A', 'down': 'B'})
+    """
+    options = item.options or (["yes", "no"] if item.answer_type == "yesno" else None)
+    if not options:
+        raise ValueError(f"item {item.uid!r} has no options; expected some to choose from")
+    lettered = item.meta.get("lettered")
+    return {option: chr(ord("A") + n) if lettered else option for n, option in enumerate(options)}
+
+
+def spellings(text: str) -> list[str]:
+    """The ways of writing a reply that count as it: its case, and a blank before it.
+
+    >>> spellings("yes")
+    ['yes', 'Yes', 'YES', ' yes', ' Yes', ' YES']
+    """
+    forms = list(dict.fromkeys((text, text.lower(), text.capitalize(), text.upper())))
+    return [*forms, *(f" {form}" for form in forms)]
+
+
+def _tokens(vlm: VLM, prompt: str, reply: str) -> dict[tuple[int, ...], str]:
+    """The spellings of a reply as tokens after the prompt, none of which begins another, and the whole text of each."""
+    found = {}
+    for spelling in spellings(reply):
+        encoded = vlm.tokenizer(prompt + spelling, return_offsets_mapping=True, add_special_tokens=False)
+        tail = [(id_, first) for id_, (first, stop) in zip(encoded["input_ids"], encoded["offset_mapping"], strict=True)
+                if stop > len(prompt)]  # fmt: skip
+        if tail and tail[0][1] >= len(prompt):  # else the tokenizer joins it with the prompt's end
+            found[tuple(id_ for id_, _ in tail)] = prompt + spelling
+    return {tokens: text for tokens, text in found.items() if not any(_begins(other, tokens) for other in found)}
+
+
+def _begins(one: tuple[int, ...], other: tuple[int, ...]) -> bool:
+    """Whether ``other`` is longer than ``one`` and begins with it."""
+    return len(one) < len(other) and other[: len(one)] == one
+
+
+def _rows(number: int, ways: dict[str, dict[tuple[int, ...], str]]) -> list[_Row]:
+    """The fewest chats of an item in which every token of every spelling can be read: one for spellings that differ in
+    their last token alone, of which none whose beginning another one has."""
+    last = {tokens[:-1]: _Row(number, text, tokens) for spelled in ways.values() for tokens, text in spelled.items()}
+    return [row for beginning, row in last.items() if not any(_begins(beginning, other) for other in last)]
+
+
+def _read(vlm: VLM, items: list[Item], batch: list[_Row]) -> list[np.ndarray]:
+    """Log-probabilities (tokens of the row's spelling, vocabulary) of what follows each beginning, a row."""
+    inputs = vlm.encode([row.text for row in batch], [open_image(items[row.item]) for row in batch], side="left")
+    width = inputs["input_ids"].shape[1]
+    at = [(n, width - len(row.tokens) - 1 + k) for n, row in enumerate(batch) for k in range(len(row.tokens))]
+    for n, row in enumerate(batch):
+        if tuple(inputs["input_ids"][n, width - len(row.tokens) :].tolist()) != row.tokens:
+            raise ValueError(f"item {items[row.item].uid!r}: the processor reads {row.text!r:.80} otherwise than alone")
+    where = torch.tensor(at, device=vlm.device).T
+    with torch.inference_mode():
+        logits = vlm.next_logits(inputs, where[0], where[1])
+        log_probs = logits.double().log_softmax(1).cpu().numpy()
+    return np.split(log_probs, np.cumsum([len(row.tokens) for row in batch])[:-1])
+
+
+def _probability(spelled: dict, ways: dict[str, dict], after: dict[tuple[int, ...], float]) -> float:
+    """The probability of an option's spellings, less that of other options' that begin with them."""
+
+    def of(tokens):
+        return float(np.exp(sum(after[tokens[:n]] for n in range(1, len(tokens) + 1))))
+
+    longer = {other for own in ways.values() for other in own if any(_begins(tokens, other) for tokens in spelled)}
+    first = [other for other in longer if not any(_begins(one, other) for one in longer)]
+    return max(0.0, sum(map(of, spelled)) - sum(map(of, first)))
