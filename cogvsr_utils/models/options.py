@@ -23,6 +23,7 @@ from cogvsr_utils.models.answering import answer_table
 from cogvsr_utils.models.batching import batched, in_halves, require_count
 from cogvsr_utils.models.chat import check_items, check_lengths, conversation
 from cogvsr_utils.models.interventions import Edit, intervene, require_one_text
+from cogvsr_utils.models.positions import require_causal
 from cogvsr_utils.models.vlm import VLM
 
 
@@ -49,7 +50,8 @@ def forced_choice(
     which one begins another the shorter counts only where it does not go on so. Returns the columns of ``answer``,
     ``prediction`` being the option, and ``covered``, the share of probability in [0, 1] that all options have together:
     where it is small, the choice is forced indeed. Raises BadChat where ``answer`` does, ValueError for an item without
-    options and for edits of a scope that prompts and replies in one text do not tell apart.
+    options, for edits of a scope that prompts and replies in one text do not tell apart, and for a model that reads a
+    text in both directions.
 
     >>> from cogvsr_utils import Item, load_vlm
     >>> item = Item("1", "mine", "1", "Is it red?", "yes", "yesno", [])
@@ -59,6 +61,7 @@ def forced_choice(
     """
     require_count("batch_size", batch_size)
     require_one_text(edits)
+    require_causal(vlm)
     check_items(vlm, items)
     offered = [choices(item) for item in items]
     prompts = [vlm.render(conversation(item, [], MAIN), prompt=True) for item in items]

@@ -27,10 +27,7 @@ def chat_spans(vlm: VLM, item: Item, replies: list[str]) -> tuple[str, list[Span
     than it was given, and where a model reads a text in both directions, so that a later answer would change the
     activations at an earlier one.
     """
-    if not vlm.causal:
-        raise ValueError(
-            f"{vlm.name} reads its prompt in both directions; expected a causal model, to be read in one pass"
-        )
+    require_causal(vlm)
     last = len(replies) - 1
     whole = vlm.render(conversation(item, replies[:last], last), prompt=True) + replies[last]
     spans = []
@@ -42,6 +39,14 @@ def chat_spans(vlm: VLM, item: Item, replies: list[str]) -> tuple[str, list[Span
             )
         spans.append((len(prompt), len(prompt) + len(reply)))
     return whole, spans
+
+
+def require_causal(vlm: VLM) -> None:
+    """Raise ValueError for a model whose activations at a token depend on later tokens."""
+    if not vlm.causal:
+        raise ValueError(
+            f"{vlm.name} reads its prompt in both directions; expected a causal model, to be read in one pass"
+        )
 
 
 def token_spans(vlm: VLM, text: str, spans: list[Span], ids: list[int]) -> list[list[int]]:

@@ -1,5 +1,7 @@
 """Forward, generate, capture and masking on tiny models of fifteen families, with their own processors."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -11,6 +13,7 @@ from cogvsr_utils.functions import MAIN
 from cogvsr_utils.models.answering import answer
 from cogvsr_utils.models.chat import conversation
 from cogvsr_utils.models.interventions import intervene, mask
+from cogvsr_utils.models.options import forced_choice
 from cogvsr_utils.models.positions import chat_spans
 from cogvsr_utils.models.recording import capture
 
@@ -39,6 +42,22 @@ def test_tokens_of_a_chat_are_counted_without_its_picture_read(tiny, asked):
         whole = tiny.encode([chat], [open_image(item)])["input_ids"].shape[1]
         text = len(tiny.tokenizer(chat, add_special_tokens=False)["input_ids"])
         assert whole == text + tiny.picture_tokens(open_image(item).size)
+
+
+def test_a_forced_choice_is_read_where_the_reply_begins(tiny, asked):
+    items = [replace(item, steps=[]) for item in asked[:2]]
+    if tiny.name not in CAUSAL:
+        with pytest.raises(ValueError, match="reads its prompt in both directions"):
+            forced_choice(tiny, items)
+        return
+    found = forced_choice(tiny, items, batch_size=1)
+    words = [tiny.tokenizer(word, add_special_tokens=False)["input_ids"] for word in ("yes", "no")]
+    for item, covered in zip(items, found["covered"], strict=True):
+        prompt = tiny.render(conversation(item, [], MAIN), prompt=True)
+        with torch.no_grad():
+            logits = tiny.model(**tiny.encode([prompt], [open_image(item)]), use_cache=False).logits[0, -1]
+        expected = logits.double().softmax(0)[[token for (token,) in words]].sum()
+        assert covered == pytest.approx(expected.item(), rel=1e-3)
 
 
 def test_map_masking_and_generation(tiny, asked):
