@@ -74,10 +74,10 @@ def benchmark_effects(
 
     scores, before, before_forced = [], None, None
     for name, edit in {BASE: None, **edits}.items():
-        said, forced = replies(name, edit), forced_choice(vlm, with_options, edits=edit)
-        found = [benchmark_scores(said, items, before), _forced_scores(forced, with_options, before_forced)]
+        answered, forced = replies(name, edit), forced_choice(vlm, with_options, edits=edit)
+        found = [benchmark_scores(answered, items, before), _forced_scores(forced, with_options, before_forced)]
         scores += [each.assign(condition=name) for each in found]
-        before, before_forced = (said, forced) if edit is None else (before, before_forced)
+        before, before_forced = (answered, forced) if edit is None else (before, before_forced)
     return pd.concat(scores, ignore_index=True)
 
 

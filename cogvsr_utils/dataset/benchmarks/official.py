@@ -1,4 +1,4 @@
-"""How the benchmarks' own code scores a reply, its faults included, so that scores can be held against published ones.
+"""How the benchmarks' own code scores a reply, its faults included, so that scores compare with published ones.
 
 judge_official(answers, items)     adds parsed and correct, as ``scoring.judge`` does by the strict rule
 OFFICIAL                           the rule of each benchmark
