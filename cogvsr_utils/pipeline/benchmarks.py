@@ -72,18 +72,21 @@ def benchmark_effects(
         kept = folder and folder / f"{name}.{digest(json.dumps(chat_settings(vlm, items, edits)))}.json"
         return answer(vlm, items, edits=edits, steps=False, max_new_tokens=longest + MARGIN, resume=kept)
 
-    scores, before, before_forced = [], None, None
+    scores, before, before_chosen = [], None, None
     for name, edit in {BASE: None, **edits}.items():
-        answered, forced = replies(name, edit), forced_choice(vlm, with_options, edits=edit)
-        found = [benchmark_scores(answered, items, before), _forced_scores(forced, with_options, before_forced)]
-        scores += [each.assign(condition=name) for each in found]
-        before, before_forced = (answered, forced) if edit is None else (before, before_forced)
+        answered = replies(name, edit)
+        scores.append(benchmark_scores(answered, items, before).assign(condition=name))
+        before = answered if before is None else before
+        if with_options:
+            chosen = forced_choice(vlm, with_options, edits=edit)
+            scores.append(_forced_scores(chosen, with_options, before_chosen).assign(condition=name))
+            before_chosen = chosen if before_chosen is None else before_chosen
     return pd.concat(scores, ignore_index=True)
 
 
-def _forced_scores(forced: pd.DataFrame, items: list[Item], before: pd.DataFrame | None) -> pd.DataFrame:
-    scores = benchmark_scores(forced, items, before)
-    covered = forced.groupby("subset")["covered"].mean().to_dict() | {ALL: forced["covered"].mean()}
+def _forced_scores(chosen: pd.DataFrame, items: list[Item], before: pd.DataFrame | None) -> pd.DataFrame:
+    scores = benchmark_scores(chosen, items, before)
+    covered = chosen.groupby("subset")["covered"].mean().to_dict() | {ALL: chosen["covered"].mean()}
     scores = scores[scores["scorer"] == "strict"]
     return scores.assign(scorer=FORCED, covered=scores["subset"].map(covered))
 
