@@ -2,14 +2,16 @@
 
 forced_choice(vlm, items)    the likeliest option, in a table as ``answer`` returns it, and the share of probability
                              that all options cover
-choices(item)                the options of an item, and what a reply to each would be
+choices(item)                the options of an item, and the replies that choose each
 spellings(text)              the ways of writing a reply that count
 
 A generated reply that no scorer can read is wrong; forced choice asks what the model would take if it had to.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from string import ascii_uppercase
 
 import numpy as np
 import pandas as pd
@@ -47,7 +49,8 @@ def forced_choice(
     """The likeliest option of every main question, asked alone.
 
     An option's probability is the sum over its spellings of the probability that a reply begins so; of spellings of
-    which one begins another the shorter counts only where it does not go on so. Returns the columns of ``answer``,
+    which one begins another the shorter counts only where it does not go on so, and of such as several options have
+    none: an option that the tokenizer writes as another has 0. Returns the columns of ``answer``,
     ``prediction`` being the option, and ``covered``, the share of probability in [0, 1] that all options have together:
     where it is small, the choice is forced indeed. Raises BadChat where ``answer`` does, ValueError for an item without
     options, for edits of a scope that prompts and replies in one text do not tell apart, and for a model that reads a
@@ -66,10 +69,11 @@ def forced_choice(
     offered = [choices(item) for item in items]
     prompts = [vlm.render(conversation(item, [], MAIN), prompt=True) for item in items]
     ways = [
-        {option: _tokens(vlm, prompt, reply) for option, reply in own.items()}
+        {option: _tokens(vlm, prompt, replies) for option, replies in own.items()}
         for prompt, own in zip(prompts, offered, strict=True)
     ]
-    longest = max(len(tokens) for own in ways for spelled in own.values() for tokens in spelled)
+    ways = [_distinct(own) for own in ways]
+    longest = max((len(tokens) for own in ways for spelled in own.values() for tokens in spelled), default=0)
     check_lengths(vlm, items, reply_tokens=longest)
     rows = [row for number, own in enumerate(ways) for row in _rows(number, own)]
     known: list[dict[tuple[int, ...], float]] = [{} for _ in items]  # of each item: log p of a beginning's last token
@@ -93,24 +97,30 @@ def forced_choice(
         {option: _probability(spelled, own, after) for option, spelled in own.items()}
         for own, after in zip(ways, known, strict=True)
     ]
-    chosen = {item.uid: [max(own, key=own.get)] for item, own in zip(items, probabilities, strict=True)}
+    chosen = {
+        item.uid: [max(own, key=own.get) if any(own.values()) else ""]
+        for item, own in zip(items, probabilities, strict=True)
+    }
     bare = answer_table([replace(item, steps=[]) for item in items], chosen)
     return bare.assign(covered=[sum(own.values()) for own in probabilities])
 
 
-def choices(item: Item) -> dict[str, str]:
-    """The options of an item's main question, and what a reply to each would be: the option itself, or its letter where
-    the question lists letters. Raises ValueError for an item without options.
+def choices(item: Item) -> dict[str, list[str]]:
+    """The options of an item's main question, and the replies that choose each: the option in its spellings, and its
+    letter where the question lists letters. Raises ValueError for an item without options.
 
     >>> item = Item("1", "mine", "1", "Where?\\nA. up\\nB. down", "up", "choice", [], ["up", "down"])
-    >>> choices(item), choices(Item(**vars(item) | {"meta": {"lettered": True}}))
-    ({'up': 'up', 'down': 'down'}, {'up': 'A', 'down': 'B'})
+    >>> choices(Item(**vars(item) | {"meta": {"lettered": True}}))["down"]
+    ['down', 'Down', 'DOWN', ' down', ' Down', ' DOWN', 'B', ' B']
     """
     options = item.options or (["yes", "no"] if item.answer_type == "yesno" else None)
     if not options:
         raise ValueError(f"item {item.uid!r} has no options; expected some to choose from")
-    lettered = item.meta.get("lettered")
-    return {option: chr(ord("A") + n) if lettered else option for n, option in enumerate(options)}
+    replies = {option: spellings(option) for option in options}
+    if item.meta.get("lettered"):  # a small letter may be a word
+        for letter, own in zip(ascii_uppercase, replies.values(), strict=False):
+            own += [letter, f" {letter}"]
+    return replies
 
 
 def spellings(text: str) -> list[str]:
@@ -123,16 +133,22 @@ def spellings(text: str) -> list[str]:
     return [*forms, *(f" {form}" for form in forms)]
 
 
-def _tokens(vlm: VLM, prompt: str, reply: str) -> dict[tuple[int, ...], str]:
-    """The spellings of a reply as tokens after the prompt, none of which begins another, and the whole text of each."""
+def _tokens(vlm: VLM, prompt: str, replies: list[str]) -> dict[tuple[int, ...], str]:
+    """Replies as tokens after the prompt, none of which begins another, and the whole text of each."""
     found = {}
-    for spelling in spellings(reply):
-        encoded = vlm.tokenizer(prompt + spelling, return_offsets_mapping=True, add_special_tokens=False)
+    for reply in replies:
+        encoded = vlm.tokenizer(prompt + reply, return_offsets_mapping=True, add_special_tokens=False)
         tail = [(id_, first) for id_, (first, stop) in zip(encoded["input_ids"], encoded["offset_mapping"], strict=True)
                 if stop > len(prompt)]  # fmt: skip
         if tail and tail[0][1] >= len(prompt):  # else the tokenizer joins it with the prompt's end
-            found[tuple(id_ for id_, _ in tail)] = prompt + spelling
+            found[tuple(id_ for id_, _ in tail)] = prompt + reply
     return {tokens: text for tokens, text in found.items() if not any(_begins(other, tokens) for other in found)}
+
+
+def _distinct(ways: dict[str, dict]) -> dict[str, dict]:
+    """Without the tokens that several options have, such as those of words that the tokenizer does not know."""
+    owners = Counter(tokens for own in ways.values() for tokens in own)
+    return {option: {k: v for k, v in own.items() if owners[k] == 1} for option, own in ways.items()}
 
 
 def _begins(one: tuple[int, ...], other: tuple[int, ...]) -> bool:

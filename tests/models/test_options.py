@@ -11,7 +11,7 @@ from cogvsr_utils.dataset.scoring import judge
 from cogvsr_utils.functions import MAIN
 from cogvsr_utils.models.chat import conversation
 from cogvsr_utils.models.interventions import intervene, mask, scale
-from cogvsr_utils.models.options import choices, forced_choice, spellings
+from cogvsr_utils.models.options import choices, forced_choice
 
 OPTIONS = {
     "yes or no": (None, "yesno", "yes"),
@@ -47,7 +47,7 @@ def by_hand(vlm, item, edits=None):
             ids = torch.cat([ids, torch.tensor([[token]], device=ids.device)], dim=1)
         return total
 
-    ways = {option: {tail(s) for s in spellings(reply)} for option, reply in choices(item).items()}
+    ways = {option: {tail(reply) for reply in replies} for option, replies in choices(item).items()}
     out = {}
     for option, own_ways in ways.items():
         longer = {w for other, others in ways.items() if other != option for w in others
@@ -77,10 +77,20 @@ def test_letters_stand_for_their_options_and_ablation_changes_the_choice(vlm, as
     item = replace(asked[0], question=f"{asked[0].question}\nA. red\nB. blue", options=["red", "blue"],
                    answer_type="choice", answer="red", meta={"lettered": True})  # fmt: skip
     row = forced_choice(vlm, [item]).iloc[0]
-    assert row["prediction"] in ("red", "blue") and row["step"] == MAIN
+    expected = by_hand(vlm, item)
+    assert row["prediction"] == max(expected, key=expected.get) and row["step"] == MAIN
+    assert row["covered"] == pytest.approx(sum(expected.values()), rel=1e-3)
+    assert set(choices(item)["blue"]) - set(choices(replace(item, meta={}))["blue"]) == {"B", " B"}
     every = [(int(layer), int(head)) for layer, head in vlm.heads.table[["layer", "head"]].to_numpy()]
     before, after = (forced_choice(vlm, asked, edits=e)["covered"] for e in (scale(every[:1], 1.0), mask(every)))
     assert not np.allclose(before, after) and np.allclose(before, forced_choice(vlm, asked)["covered"])
+
+
+def test_options_that_the_tokenizer_writes_alike_are_not_chosen(vlm, asked):
+    """Words that it does not know are one token to it."""
+    strange = replace(asked[0], options=["xylophone", "zeppelin"], answer_type="choice", answer="zeppelin")
+    row = forced_choice(vlm, [strange, asked[1]]).iloc[0]
+    assert row["prediction"] == "" and row["covered"] == 0
 
 
 def test_what_cannot_be_chosen_from_is_refused(vlm, asked):
