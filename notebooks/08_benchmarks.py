@@ -56,7 +56,10 @@ start(experiment)
 # Each main question alone, without steps, greedily.
 
 # %%
-tables = benchmarks.effects_by_benchmark(experiment, data_root)
+if data_root:
+    tables = benchmarks.copy_effects(experiment, data_root)
+else:
+    tables = {name: benchmarks.lookalike_effects[name](experiment) for name in benchmarks.ASKED}
 kind = "your copies" if data_root else "look-alikes"
 scores = pd.concat(tables.values(), ignore_index=True)
 whole = scores[scores["subset"] == "all"].assign(data=kind, benchmark=lambda rows: rows["benchmark"].map(TITLES))

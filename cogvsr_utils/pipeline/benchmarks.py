@@ -1,6 +1,6 @@
 """The benchmarks with spatial heads ablated and scaled, on copies of them or on look-alikes.
 
-effects_by_benchmark(experiment, ...) scores with edits of every benchmark: copies in a folder, or look-alikes
+copy_effects(experiment, data_root)   scores on copies of the benchmarks in a folder, base and edited, paired
 lookalike_effects[benchmark]          scores on look-alikes made of split C, base and edited, paired
 benchmark_effects(vlm, items, ...)    the same of any items of benchmarks
 spatial_edits(rankings, scaled)       the edits: the spatial functions' heads, the strength tuned on B
@@ -102,14 +102,11 @@ def lookalike_effects(experiment: Experiment, benchmark: str, rankings: Rankings
         return benchmark_effects(experiment.vlm, items, spatial_edits(rankings, scaled))
 
 
-def effects_by_benchmark(experiment: Experiment, data_root: str = "") -> dict[str, pd.DataFrame]:
-    """``benchmark_effects`` of every copy in ``data_root``, in a folder of its benchmark's name; of look-alikes where
-    there is no ``data_root``.
+def copy_effects(experiment: Experiment, data_root: str) -> dict[str, pd.DataFrame]:
+    """``benchmark_effects`` of every copy in ``data_root``, in a folder of its benchmark's name.
 
     Raises FileNotFoundError for a folder without a copy.
     """
-    if not data_root:
-        return {name: lookalike_effects[name](experiment) for name in ASKED}
     copies = {name: Path(data_root) / name for name in ASKED if (Path(data_root) / name).exists()}
     if not copies:
         raise FileNotFoundError(f"no copy of a benchmark in {data_root!r}; expected folders such as {', '.join(ASKED)}")

@@ -247,11 +247,11 @@ def test_pages_declare_every_result_that_they_show():
     """The calls of results in a notebook's code are the ones that its page declares."""
     import ast
 
-    from cogvsr_utils.pipeline import baselines, measured
+    from cogvsr_utils.pipeline import baselines, benchmarks, measured
     from cogvsr_utils.report.book import PAGES
 
     modules = {"recordings": recordings, "selection": selection, "ablation": ablation, "validation": validation,
-               "baselines": baselines}  # fmt: skip
+               "baselines": baselines, "benchmarks": benchmarks}  # fmt: skip
     for name, page in PAGES.items():
         named = set()
         for node in ast.walk(ast.parse((ROOT / "notebooks" / f"{name}.py").read_text())):
