@@ -256,7 +256,7 @@ def test_pages_declare_every_result_that_they_show():
         named = set()
         for node in ast.walk(ast.parse((ROOT / "notebooks" / f"{name}.py").read_text())):
             if isinstance(node, ast.Attribute) and getattr(node.value, "id", None) in modules:
-                value = getattr(modules[node.value.id], node.attr)
+                value = getattr(modules[node.value.id], node.attr, None)  # a variable of a page may have such a name
                 if isinstance(value, Result):
                     named.add(value)
                 elif hasattr(value, "results"):
