@@ -122,13 +122,16 @@ show(published[["benchmark", "metric", "protocol", "model", "value", "grade", "s
 # ## Summary
 
 # %% tags=["hide-input"]
-single = edited[edited["protocol"].isin(["single", "vanilla"]) & (edited["scorer"] == "strict")]
+single = edited[edited["protocol"].isin(["single", "vanilla"])].set_index(["condition", "benchmark"])
+replies, chosen = (single[single["scorer"] == scorer] for scorer in ("strict", benchmarks.FORCED))
 sentences = [
-    f"{row.benchmark}, heads {row.condition}: "
-    + verdict(row.change_low, row.change_high, "less accurate", "more accurate")
-    + f" ({span(row.change_low, row.change_high)} points)"
-    for row in single.itertuples()
-]
+    f"{benchmark}, heads {condition}: "
+    + verdict(row["change_low"], row["change_high"], "less accurate", "more accurate")
+    + f" ({span(row['change_low'], row['change_high'])} points)"
+    + (f", by forced choice {span(*chosen.loc[(condition, benchmark), ['change_low', 'change_high']])}"
+       if (condition, benchmark) in chosen.index else "")
+    for (condition, benchmark), row in replies.iterrows()
+]  # fmt: skip
 paragraph(f"On {kind}, by the strict scorer: " + "; ".join(sentences) + ".")
 
 # %% [markdown]
