@@ -60,9 +60,11 @@ if data_root:
     tables = benchmarks.copy_effects(experiment, data_root)
 else:
     tables = {name: benchmarks.lookalike_effects[name](experiment) for name in benchmarks.ASKED}
-kind = "your copies" if data_root else "look-alikes"
 scores = pd.concat(tables.values(), ignore_index=True)
-whole = scores[scores["subset"] == "all"].assign(data=kind, benchmark=lambda rows: rows["benchmark"].map(TITLES))
+whole = scores[scores["subset"] == "all"].assign(benchmark=lambda rows: rows["benchmark"].map(TITLES))
+protocol = (", " + whole["protocol"]).where(whole["protocol"] != "single", "")
+kind = "your copy" if data_root else "look-alike"
+whole = whole.assign(label=whole["benchmark"] + protocol, questions=whole["benchmark"] + f" ({kind})" + protocol)
 
 # %% [markdown]
 # ## Scores
@@ -75,7 +77,7 @@ whole = scores[scores["subset"] == "all"].assign(data=kind, benchmark=lambda row
 # %% tags=["hide-input"]
 base = with_interval(whole[whole["condition"] == benchmarks.BASE], "accuracy")
 base = base.assign(unread=base["n_unparsed"] / base["n"])
-columns = ["benchmark", "data", "protocol", "scorer", "n", "accuracy", "chance", "majority", "unread", "covered"]
+columns = ["questions", "scorer", "n", "accuracy", "chance", "majority", "unread", "covered"]
 show(base.sort_values("benchmark", kind="stable")[columns], percent=("chance", "majority", "unread", "covered"))
 
 # %% [markdown]
@@ -86,15 +88,14 @@ show(base.sort_values("benchmark", kind="stable")[columns], percent=("chance", "
 
 # %% mystnb={"image": {"alt": "Change of accuracy in points on each benchmark, of replies and of forced choice, spatial heads ablated on the left and scaled on the right, with intervals and zero marked"}, "figure": {"caption": "Change of accuracy, paired by question, of replies scored strictly and of forced choice, in points, with 95 % intervals over groups. Rows are benchmarks; 3DSRBench once for each protocol.", "name": "fig-benchmarks"}}
 edited = whole[(whole["condition"] != benchmarks.BASE) & (whole["scorer"] != "official")]
-label = edited["benchmark"].where(edited["protocol"] == "single", edited["benchmark"] + ", " + edited["protocol"])
-points = edited.assign(label=label, value=100 * edited["change"], low=100 * edited["change_low"],
+points = edited.assign(value=100 * edited["change"], low=100 * edited["change_low"],
                        high=100 * edited["change_high"], kind=edited["scorer"])  # fmt: skip
 forest_figure(dict(iter(points.groupby("condition"))), "points", {"strict": "o", benchmarks.FORCED: "D"})
 
 # %% tags=["hide-input"]
 cells = with_interval(edited, "change", "change_low", "change_high", form="+.1f", scale=100)
 cells = cells.assign(unread=cells["n_unparsed"] / cells["n"])
-columns = ["condition", "benchmark", "data", "protocol", "scorer", "n", "change", "p", "unread", "covered"]
+columns = ["condition", "questions", "scorer", "n", "change", "p", "unread", "covered"]
 show(cells[columns], percent=("unread", "covered"), digits=4)
 
 # %% [markdown]
@@ -132,7 +133,7 @@ sentences = [
        if (condition, benchmark) in chosen.index else "")
     for (condition, benchmark), row in replies.iterrows()
 ]  # fmt: skip
-paragraph(f"On {kind}, by the strict scorer: " + "; ".join(sentences) + ".")
+paragraph(f"On {'your copies' if data_root else 'look-alikes'}, by the strict scorer: " + "; ".join(sentences) + ".")
 
 # %% [markdown]
 # Look-alikes show that loaders, scorers and tables work, and say nothing about the benchmarks.
