@@ -24,6 +24,7 @@ from cogvsr_utils.analysis.matching import matched_controls
 from cogvsr_utils.dataset.items import Item, Step
 from cogvsr_utils.dataset.loading import load_items
 from cogvsr_utils.dataset.scoring import judge
+from cogvsr_utils.dataset.synth.build import build_synth
 from cogvsr_utils.models.answering import answer
 from cogvsr_utils.models.chat import BadChat
 from cogvsr_utils.models.loading import load_vlm
@@ -177,6 +178,16 @@ def test_the_command_for_one_result_refuses_what_it_cannot_use(option, message):
     call = [sys.executable, "-m", "cogvsr_utils.pipeline", "head_table", option]
     done = subprocess.run(call, capture_output=True, text=True, env=os.environ | {"COLUMNS": "200"})
     assert done.returncode == 2 and message in done.stderr and "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("settings, message", [
+    ({"n_items": 0}, "n_items is 0; expected 1 to 100000"), ({"size": 8}, "size is 8; expected 16 to 2048"),
+    ({"size": 10_000}, "size is 10000; expected 16 to 2048"), ({"n_items": 10**9}, "n_items is 1000000000; expected"),
+])  # fmt: skip
+def test_a_set_out_of_range_is_refused_before_anything_is_drawn(tmp_path, settings, message):
+    with pytest.raises(ValueError, match=message):
+        build_synth(tmp_path, **settings)
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("limit", [0, -1])

@@ -73,7 +73,7 @@ def check_items(vlm: VLM, items: Sequence[Item]) -> None:
         raise BadChat(f"items {twice[:5]} are given more than once; expected every uid once")
     for item in items:
         open_image(item)
-        _refuse_marks(vlm, item, (item.question, *(step.question for step in item.steps)))
+    _refuse_marks(vlm, items, [(item.question, *(step.question for step in item.steps)) for item in items])
 
 
 def check_lengths(
@@ -85,8 +85,7 @@ def check_lengths(
     Raises BadChat with the item's uid where such a chat is longer than the model reads, or where a reply has one of its
     marks in it.
     """
-    for item in items:
-        _refuse_marks(vlm, item, (replies or {}).get(item.uid, ()))
+    _refuse_marks(vlm, items, [(replies or {}).get(item.uid, ()) for item in items])
     if vlm.context is None:
         return
     known = replies or {item.uid: [""] * len(item.steps) for item in items}
@@ -113,11 +112,13 @@ def chat_settings(vlm: VLM, items: Sequence[Item], edits: Sequence[Edit] = ()) -
     }  # fmt: skip
 
 
-def _refuse_marks(vlm: VLM, item: Item, texts: Sequence[str]):
+def _refuse_marks(vlm: VLM, items: Sequence[Item], texts: Sequence[Sequence[str]]):
+    """Refuse texts, some of each item, with a mark of the model in them."""
     marks = [token.content for token in vlm.tokenizer.added_tokens_decoder.values() if token.special]
-    for text in texts:
-        if found := next((mark for mark in marks if mark in text), None):
-            raise BadChat(
-                f"item {item.uid!r}: the text {text!r:.100} has {found!r}, with which {vlm.name} marks chats or "
-                "pictures; expected a text without it"
-            )
+    for item, own in zip(items, texts, strict=True):
+        for text in own:
+            if found := next((mark for mark in marks if mark in text), None):
+                raise BadChat(
+                    f"item {item.uid!r}: the text {text!r:.100} has {found!r}, with which {vlm.name} marks chats or "
+                    "pictures; expected a text without it"
+                )

@@ -44,10 +44,10 @@ def write_lookalikes(items: Sequence[Item], folder: str | Path) -> dict[str, Pat
 def _vsr(items, folder):
     rows = []
     for item in items:
-        relation, caption = re.fullmatch(r"Is it true that (.+)\?", item.question)[1], None
-        caption = f"{relation[0].upper()}{relation[1:]}."
-        where = re.search(r"left of|right of|in front of|behind", caption)[0]
-        rows.append({"image": _copied(item, folder / "images"), "caption": caption, "relation": where,
+        statement = re.fullmatch(r"Is it true that (.+)\?", item.question)[1]
+        caption = f"{statement[0].upper()}{statement[1:]}."
+        relation = re.search(r"left of|right of|in front of|behind", caption)[0]
+        rows.append({"image": _copied(item, folder / "images"), "caption": caption, "relation": relation,
                      "label": int(item.answer == "yes"), "vote_true_validator_id": "[1, 2]",
                      "vote_false_validator_id": "[]", "reference_frame": None})  # fmt: skip
     (folder / "test.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))

@@ -32,13 +32,18 @@ from cogvsr_utils.source_code import code_digest
 SHARES = {SELECTION: 0.45, TUNING: 0.15, TEST: 0.40}
 PER_SCENE = 2
 N_ITEMS, SIZE = 1200, 256
+ITEMS, PIXELS = (1, 100_000), (16, 2048)  # what may be asked for
 
 
 def build_synth(folder: Path | None = None, *, n_items: int = N_ITEMS, size: int = SIZE, seed: int = 0) -> Path:
     """Build CogVSR-Synth: ``n_items`` main questions with pictures of ``size`` pixels; returns the .jsonl file.
 
-    What is there already with the same settings is kept. The same settings give the same bytes.
+    What is there already with the same settings is kept. The same settings give the same bytes. Raises ValueError for
+    numbers out of range, before anything is drawn.
     """
+    for name, value, (least, most) in (("n_items", n_items, ITEMS), ("size", size, PIXELS)):
+        if not least <= value <= most:
+            raise ValueError(f"{name} is {value}; expected {least} to {most}")
     folder = Path(folder or SYNTH)
     path, stamp = folder / "items.jsonl", built_stamp(folder, n_items=n_items, size=size, seed=seed)
     if stamp.exists():
