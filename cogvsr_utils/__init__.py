@@ -26,6 +26,8 @@ _HOME = {
     "compare": "analysis.accuracy", "accuracy_table": "analysis.accuracy",
     "benchmark_scores": "analysis.benchmarks",
     "check_parity": "checks.parity",
+    "score_method": "checks.known_heads", "score_heads": "checks.known_heads",
+    "planted_truth": "checks.known_heads",
     "Experiment": "pipeline.experiment", "evaluate": "pipeline.evaluation",
 }  # fmt: skip
 __all__ = sorted(_HOME)

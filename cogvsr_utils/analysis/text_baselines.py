@@ -24,15 +24,19 @@ if TYPE_CHECKING:
 
 
 def step_texts(items: list[Item]) -> pd.DataFrame:
-    """A DataFrame by (uid, step): question, answer, main, position, length and all; words are marked with their
-    place."""
+    """A DataFrame by (uid, step): question, answer, main, before (earlier questions and answers), position, length
+    and all (but before), words marked with their place; and transcript, all that was said, in order and unmarked."""
     table = steps_table(items)
     main = {item.uid: item.question for item in items}
-    parts = {"question": table["question"], "answer": table["answer"], "main": table["uid"].map(main)}
+    said = [f"{s.question} {s.answer} " for item in items for s in item.steps]
+    before = ["".join(said[i - step : i]) for i, step in enumerate(table["step"])]
+    parts = {"question": table["question"], "answer": table["answer"], "main": table["uid"].map(main),
+             "before": pd.Series(before, table.index, dtype=str)}  # fmt: skip
     marked = {name: text.str.replace(r"(\w+)", rf"{name}_\1", regex=True) for name, text in parts.items()}
     marked["position"] = " position_" + table["step"].astype(str)
     marked["length"] = " length_" + table["answer"].str.split().str.len().astype(str)
     marked["all"] = marked["question"] + " " + marked["answer"] + " " + marked["main"] + marked["position"]
+    marked["transcript"] = parts["main"] + " " + parts["before"] + parts["question"] + " " + parts["answer"]
     return pd.DataFrame(marked).set_axis(pd.MultiIndex.from_frame(table[["uid", "step"]]))
 
 

@@ -1,6 +1,6 @@
 """Splits by whole groups: A selects heads, B tunes strengths, C tests.
 
-SELECTION, TUNING, TEST     the names of the three splits
+SELECTION, TUNING, TEST     the names of the three splits; CROSSED, of the same in crossed wording
 split_groups(groups, shares)    a split for every group
 require_groups(labels, groups)  refuses data with too few groups for every label
 """
@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 SELECTION, TUNING, TEST = "A", "B", "C"
+CROSSED = {split: f"crossed-{split}" for split in (SELECTION, TUNING, TEST)}
 FOLDS = 5  # of a cross-validation by groups
 
 

@@ -1,7 +1,7 @@
 """Where a model's weights are, and a hash of them without loading them.
 
 QUANTIZE                  how weights may be quantized on loading
-nano_names()              the small models that the package ships
+nano_names()              the small models that the package ships; planted_names(), those whose heads are known
 find_weights(name)        the folder or hub id that a name means
 weights_digest(name)      a hash that changes with the weights
 """
@@ -19,6 +19,11 @@ SAMPLE = 2**20  # bytes of each end of a file of weights that its digest is take
 def nano_names() -> list[str]:
     """Names of the small models that the package ships."""
     return sorted(path.parent.name for path in NANO.glob("nano-*/config.json"))
+
+
+def planted_names() -> list[str]:
+    """Names of the shipped models whose heads are known, see ``checks.known_heads``."""
+    return sorted(path.parent.name for path in NANO.glob("*/planted.json"))
 
 
 def find_weights(name: str) -> str:

@@ -1,31 +1,24 @@
-"""Training material for the nano models: rendered scenes with what every patch shows, and chats about them.
+"""Scenes that the nano models learn from, rendered, with what every patch shows.
 
 load_scenes(folder, n_scenes, seed)   images, patch targets, view names and scene views, rendered once and kept
-chat_text(main, steps, closing)       one chain as the text after the shared image prefix
 """
 
-from collections.abc import Sequence
 from multiprocessing import Pool
 from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
 
-from cogvsr_utils.dataset.items import Step
-from cogvsr_utils.dataset.synth.kinds import KINDS
-from cogvsr_utils.dataset.synth.questions import ask
 from cogvsr_utils.dataset.synth.rendering import render
 from cogvsr_utils.dataset.synth.scenes import BOARD, COLORS, MATERIALS, SHAPES, SIZES, Scene, sample_scene
 from cogvsr_utils.dataset.synth.substeps import POINTS, SIDES
 from cogvsr_utils.dataset.synth.views import SceneView
 from cogvsr_utils.files import replacing
-from cogvsr_utils.models.chat import CLOSING, INSTRUCTION
 from cogvsr_utils.nano.architecture import IMAGE, PATCH
 
 TRAIN_SEED = 2_000_000  # evaluation scenes are drawn below one million, so none is ever trained on
 TARGETS = {"color": len(COLORS) + 1, "shape": len(SHAPES), "size": len(SIZES), "material": len(MATERIALS),
            "heading": len(SIDES) + 1, "column": BOARD, "row": BOARD}  # fmt: skip
-OPENING = f"{INSTRUCTION}\n"  # what stands between a family's image prefix and the question
 
 
 def draw(index: int) -> tuple[Scene, str, np.ndarray, np.ndarray]:
@@ -95,57 +88,3 @@ def load_scenes(
         images, targets = saved["images"], saved["targets"]
     view_names, scene_views = _map(_scene_view, indices, "scene_view")
     return images, targets, view_names, scene_views
-
-
-def chat_text(main: str, steps: Sequence[Step], answer: str) -> str:
-    """One chain as the model reads it after the prefix: question, steps with answers, closing with the answer.
-
-    >>> chat_text("Is it red?", [], "yes")
-    'Question: Is it red?\\nAnswer the question.<|end|><|assistant|>yes<|end|>'
-    """
-    turns = [(step.question, step.answer) for step in steps] + [(CLOSING, answer)]
-    text = f"Question: {main}\n"
-    return text + "<|user|>".join(f"{q}<|end|><|assistant|>{a}<|end|>" for q, a in turns)
-
-
-def sample_drill(scene_view: SceneView, rng: np.random.Generator, n_questions: int = 9) -> str:
-    """A chat of plain questions that only the picture answers: things are named by their colour alone.
-
-    Chains mostly name a thing whole, so they give little reason to use the picture; drills do.
-    """
-    questions = []
-    for t in scene_view.things:
-        name = f"{t.color} object"
-        questions += [(f"What shape is the {name}?", t.shape), (f"What size is the {name}?", t.size),
-                   (f"What is the {name} made of?", t.material), (f"Which column is the {name} in?", str(t.column)),
-                   (f"Which row is the {name} in?", str(t.row))]  # fmt: skip
-        if sum(o.shape == t.shape for o in scene_view.scene.things) == 1:
-            questions.append((f"What color is the {t.shape}?", t.color))
-        if t.shape == "cone":
-            questions.append((f"Which way does the {name} point?", POINTS[t.heading]))
-    chosen = [questions[i] for i in rng.permutation(len(questions))[:n_questions]]
-    steps = [Step(question, answer, "closed", None, "") for question, answer in chosen]
-    return chat_text("How many objects are there?", steps, str(len(scene_view.scene.things)))
-
-
-def sample_chats(
-    scene_view: SceneView, view: str, rng: np.random.Generator, n_chats: int = 4, direct: float = 0.1
-) -> list[str]:
-    """Random chains of different kinds about one image; a share of them is answered without steps."""
-    chats = []
-    kinds = [name for name, kind in KINDS.items() if kind.view == view]
-    weights = np.array([0.5 if name == "occlusion" else 1.0 for name in kinds])
-    for kind in rng.choice(kinds, size=2 * n_chats, p=weights / weights.sum()):
-        found = KINDS[kind].candidates(scene_view)
-        if not found:
-            continue
-        labels = sorted({label for label, _ in found})
-        label = labels[rng.integers(len(labels))]
-        pool = [arguments for known, arguments in found if known == label]
-        made = ask(kind, scene_view, pool[rng.integers(len(pool))], rng)
-        chats.append(chat_text(made.question, made.steps, made.answer))
-        if rng.random() < direct:
-            chats.append(chat_text(made.question, [], made.answer))
-        if len(chats) >= n_chats:
-            break
-    return chats[: n_chats + 1]

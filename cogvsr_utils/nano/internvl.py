@@ -1,4 +1,4 @@
-"""``nano-internvl``: InternVL with a 4-layer tower, 16 image tokens and a 6-layer Qwen2 decoder."""
+"""``nano-internvl``: InternVL with a 4-layer tower, 16 image tokens and an 8-layer Qwen2 decoder of 192 heads."""
 
 import numpy as np
 import torch
@@ -20,6 +20,7 @@ SPECIAL = ("<img>", "</img>", "<IMG_CONTEXT>", "<video>")
 NAMED = {"start_image_token": "<img>", "end_image_token": "</img>", "context_image_token": "<IMG_CONTEXT>",
          "video_token": "<video>"}  # fmt: skip
 IMAGE_TOKEN, IMAGE_TOKENS = "<IMG_CONTEXT>", 16
+HEADS = {"num_hidden_layers": 8, "num_attention_heads": 24, "head_dim": 24}  # 192, so that matched controls exist
 PREFIX = f"<|user|><img>{IMAGE_TOKEN * IMAGE_TOKENS}</img>"
 PATCHES = np.arange(64).reshape(4, 2, 4, 2).transpose(0, 2, 1, 3).reshape(IMAGE_TOKENS, 4)
 
@@ -38,7 +39,7 @@ def build_model(tokenizer: PreTrainedTokenizerFast, seed: int = 0) -> InternVLFo
             layer_scale_init_value=1.0,
             initializer_range=0.05,
         ),
-        text_config=Qwen2Config(**text_settings(tokenizer)),
+        text_config=Qwen2Config(**text_settings(tokenizer) | HEADS),
         image_token_id=tokenizer.convert_tokens_to_ids(IMAGE_TOKEN),
         image_seq_length=IMAGE_TOKENS,
         downsample_ratio=0.5,

@@ -10,6 +10,7 @@ Three stages, each seeded and resumed from its checkpoint in ``results/nano/``:
 
 import json
 import logging
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,15 +26,16 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast, ProcessorMixi
 from cogvsr_utils.dataset.synth.scenes import COLORS, MATERIALS, SHAPES, SIZES
 from cogvsr_utils.dataset.synth.substeps import FACTS
 from cogvsr_utils.dataset.synth.views import SceneView
+from cogvsr_utils.models.loading import load_vlm
 from cogvsr_utils.nano import internvl, mllama, qwen2_5_vl
 from cogvsr_utils.nano.architecture import build_tokenizer
-from cogvsr_utils.nano.data import OPENING, TARGETS, load_scenes, sample_chats, sample_drill
+from cogvsr_utils.nano.chats import OPENING, draw_chats, encode, mixture, padded, sample_chats, sample_crossed
+from cogvsr_utils.nano.data import TARGETS, load_scenes
+from cogvsr_utils.nano.growth import grow
 from cogvsr_utils.nano.optimization import run_stage
 from cogvsr_utils.paths import NANO, RESULTS
 
 FAMILIES = {"nano-internvl": internvl, "nano-qwen2_5_vl": qwen2_5_vl, "nano-mllama": mllama}
-
-IGNORE = -100
 
 
 @dataclass(frozen=True)
@@ -142,25 +144,13 @@ def train_projector(
     return run_stage("projector", training.folder, modules, 0.01, 1e-3, 0.0, n_steps, loss_of)
 
 
-def encode(tokenizer: PreTrainedTokenizerFast, prefix: str, texts: list[str]) -> list[tuple[list[int], list[int]]]:
-    """Ids and labels of each chat after the shared prefix; only answers and their end marks are learnt."""
-    ask_id, end_id = tokenizer.convert_tokens_to_ids("<|assistant|>"), tokenizer.eos_token_id
-    rows = []
-    for ids in tokenizer([prefix + OPENING + text for text in texts]).input_ids:
-        labels, answering = [], False
-        for token in ids:
-            labels.append(token if answering else IGNORE)
-            answering = token == ask_id or (answering and token != end_id)
-        rows.append((ids, labels))
-    return rows
-
-
 def train_decoder(
     training: Training,
     features: torch.Tensor,
     view_names: Sequence[str],
     scene_views: Sequence[SceneView],
     n_steps: int,
+    grown: bool = False,
     batch: int = 40,
     parts: int = 2,
 ) -> list[dict]:
@@ -170,38 +160,32 @@ def train_decoder(
     """
     family, model, tokenizer, device = training.family, training.model, training.tokenizer, training.device
     pad_id = tokenizer.pad_token_id
+    muon, adam = (0.01, 1e-3) if grown else (0.015, 1e-3)
 
     def loss_of(step):
         rng = np.random.default_rng([training.seed, 2, step])
-        rows = rng.integers(len(scene_views), size=batch)
-        drill = 0.75 if step < 0.3 * n_steps else 0.2
-        chats = []
-        for r in rows:
-            drilled = rng.random() < drill
-            texts = ([sample_drill(scene_views[r], rng)] if drilled
-                     else sample_chats(scene_views[r], view_names[r], rng, n_chats=1))  # fmt: skip
-            chats += [(text, r) for text in texts]
-        pairs = encode(tokenizer, family.PREFIX, [text for text, _ in chats])
-        encoded = sorted(((*pair, r) for pair, (_, r) in zip(pairs, chats, strict=True)), key=lambda row: len(row[0]))
-        n_answers = sum(label != IGNORE for _, labels, _ in encoded for label in labels)
-        total, n_right = 0.0, 0
+        drawn = draw_chats(view_names, scene_views, rng, batch, mixture(step / n_steps, grown))
+        chats = encode(tokenizer, family.PREFIX, drawn)
+        n_answers = sum(turn >= 0 for chat in chats for turn in chat.turns)
+        total, right = 0.0, defaultdict(list)
         for part in range(parts):
-            some = encoded[part * len(encoded) // parts : (part + 1) * len(encoded) // parts]
-            width = len(some[-1][0])
-            ids = torch.tensor([i + [pad_id] * (width - len(i)) for i, _, _ in some], device=device)
-            labels = torch.tensor([lab + [IGNORE] * (width - len(lab)) for _, lab, _ in some], device=device)[:, 1:]
-            where = (labels != IGNORE).nonzero(as_tuple=True)
+            some = chats[part * len(chats) // parts : (part + 1) * len(chats) // parts]
+            ids, row, place, _ = padded(some, pad_id, device)
+            target = ids[row, place + 1]
             with torch.autocast(device.type, dtype=torch.bfloat16, enabled=device.type == "cuda"):
-                seen = family.project(model, features[[r for *_, r in some]].to(device).float())
+                seen = family.project(model, features[[chat.scene for chat in some]].to(device).float())
                 hidden = family.decode(model, ids, seen)
-                logits = model.lm_head(hidden[where]).float()
-            loss = F.cross_entropy(logits, labels[where], reduction="sum") / n_answers
+                logits = model.lm_head(hidden[row, place]).float()
+            loss = F.cross_entropy(logits, target, reduction="sum") / n_answers
             loss.backward()
             total += loss.item()
-            n_right += (logits.argmax(1) == labels[where]).sum().item()
-        return total, {"right": n_right / n_answers}
+            words = target != tokenizer.eos_token_id  # the end mark is always easy
+            hits = (logits.argmax(1) == target)[words].tolist()
+            for number, hit in zip(row[words].tolist(), hits, strict=True):
+                right[some[number].kind].append(hit)
+        return total, {kind: float(np.mean(hits)) for kind, hits in right.items()}
 
-    return run_stage("decoder", training.folder, family.learners(model), 0.015, 1e-3, 0.1, n_steps, loss_of)
+    return run_stage("decoder", training.folder, family.learners(model), muon, adam, 0.1, n_steps, loss_of)
 
 
 def vocabulary(scene_views: Sequence[SceneView], view_names: Sequence[str]) -> set[str]:
@@ -212,7 +196,8 @@ def vocabulary(scene_views: Sequence[SceneView], view_names: Sequence[str]) -> s
     rng = np.random.default_rng(0)
     texts = [f"{q} {a}" for q, a in FACTS] + [OPENING, "0 1 2 3 4 5 6 7 8 9 yes no"]
     for scene_view, view in zip(scene_views, view_names, strict=True):
-        texts += sample_chats(scene_view, view, rng, n_chats=8)
+        chats = sample_chats(scene_view, view, rng, n_chats=8) + sample_crossed(scene_view, rng)
+        texts += [chat.text for chat in chats]
     words = {w for text in texts for w, _ in split.pre_tokenize_str(text.lower())}
     return {w for w in words if not w.startswith("<|")}
 
@@ -231,9 +216,11 @@ def main(
     projector_steps: int = 600,
     decoder_steps: int = 1_900,
     seed: int = 0,
+    parent: str = "",
+    target: str = "",
     device: str = "",
 ) -> None:
-    """Train the model NAME and save it under data/nano/NAME."""
+    """Train the model NAME and save it under data/nano/NAME; PARENT is a smaller model to grow from."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     if name not in FAMILIES:
@@ -245,11 +232,17 @@ def main(
     tokenizer = build_tokenizer(vocabulary(scene_views[:3000], view_names[:3000]), family.SPECIAL, family.NAMED)
     model = family.build_model(tokenizer, seed).to(place)
     training = Training(family, model, tokenizer, folder, seed)
-    log = train_tower(training, images, targets, tower_steps)
+    if parent:
+        trained = load_vlm(parent, device="cpu")
+        grow(trained.model.float(), model, trained.tokenizer.get_vocab(), tokenizer.get_vocab())
+        log = []
+    else:
+        log = train_tower(training, images, targets, tower_steps)
     features = features_of(training, images)
-    log += train_projector(training, features, targets, projector_steps)
-    log += train_decoder(training, features, view_names, scene_views, decoder_steps)
-    save(model, family.build_processor(tokenizer), log, NANO / name)
+    if not parent:
+        log += train_projector(training, features, targets, projector_steps)
+    log += train_decoder(training, features, view_names, scene_views, decoder_steps, grown=bool(parent))
+    save(model, family.build_processor(tokenizer), log, Path(target) if target else NANO / name)
 
 
 if __name__ == "__main__":

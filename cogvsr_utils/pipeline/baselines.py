@@ -1,8 +1,10 @@
 """What a probe has to beat: one linear classifier on everything that might give a step's function away.
 
-probe_baselines    a table of them, each scored by the same classifier in the same folds
+text_gate[split]     what text alone reaches, the whole transcript read
+probe_baselines      a table of them, each scored by the same classifier in the same folds
+crossed_baselines    the same where the wording does not tell the function
 
-So rows differ in what they see and in nothing else. All on split A.
+So rows differ in what they see and in nothing else. All on split A, plain or in crossed wording.
 """
 
 import numpy as np
@@ -15,14 +17,15 @@ from cogvsr_utils.analysis.text_baselines import (
     step_texts,
     word_features,
 )
-from cogvsr_utils.dataset.items import Item
-from cogvsr_utils.dataset.splits import SELECTION, require_groups
+from cogvsr_utils.analysis.text_models import TextTransformer
+from cogvsr_utils.dataset.items import Item, steps_table
+from cogvsr_utils.dataset.splits import CROSSED, SELECTION, require_groups
 from cogvsr_utils.functions import NAMES
 from cogvsr_utils.models.activations import HeadActivations
 from cogvsr_utils.pipeline.experiment import Experiment
-from cogvsr_utils.pipeline.recordings import activations, control_activations
+from cogvsr_utils.pipeline.recordings import activations, control_activations, crossed_control_activations
 from cogvsr_utils.pipeline.store import result
-from cogvsr_utils.stats import shuffle_within
+from cogvsr_utils.stats import clustered_mean, shuffle_within
 
 
 @result(
@@ -45,13 +48,39 @@ def probe_baselines(
 ) -> pd.DataFrame:
     """How well a step's function is predicted from all heads together, and from everything else.
 
-    Columns: predictor, accuracy, balanced_accuracy (both in [0, 1]), n, meaning. The control task gives every answer
-    text a random function (Hewitt and Liang, arXiv 1909.03368); the last row shuffles labels among steps of the same
-    index.
+    Columns: predictor, accuracy, balanced_accuracy (both in [0, 1]), low and high (95 % of the accuracy over groups),
+    n, meaning. The control task gives every answer text a random function (Hewitt and Liang, arXiv 1909.03368); the
+    last row shuffles labels among steps of the same index.
     """
+    return _baselines(experiment, experiment.items(SELECTION), activations, untrained, grey, other, seed)
+
+
+@result(
+    splits=(CROSSED[SELECTION],),
+    needs={
+        "activations": activations[CROSSED[SELECTION]],
+        "untrained": crossed_control_activations["untrained"],
+        "grey": crossed_control_activations["grey picture"],
+        "other": crossed_control_activations["other picture"],
+    },
+    gpu=True,
+)
+def crossed_baselines(
+    experiment: Experiment,
+    activations: HeadActivations,
+    untrained: HeadActivations,
+    grey: HeadActivations,
+    other: HeadActivations,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """The same as ``probe_baselines`` where the wording does not tell the function."""
+    return _baselines(experiment, experiment.items(CROSSED[SELECTION]), activations, untrained, grey, other, seed)
+
+
+def _baselines(experiment, items, activations, untrained, grey, other, seed) -> pd.DataFrame:
     from sklearn.metrics import accuracy_score, balanced_accuracy_score
 
-    items, index = experiment.items(SELECTION), activations.index
+    index = activations.index
     require_groups(index["function"], index["group_id"], NAMES)
     label, names = index["function"].to_numpy(), np.unique(index["function"])
     text = step_texts(items).loc[list(zip(index["uid"], index["step"], strict=True))]
@@ -80,10 +109,35 @@ def probe_baselines(
         else:
             columns = features.reshape(len(features), -1)
             predicted = cross_validated(ridge_classifier(columns.shape[1]), columns, target, index["group_id"])
-        out.append({"predictor": name, "accuracy": accuracy_score(target, predicted),
+        _, low, high = clustered_mean(predicted == target, index["group_id"])
+        out.append({"predictor": name, "accuracy": accuracy_score(target, predicted), "low": low, "high": high,
                     "balanced_accuracy": balanced_accuracy_score(target, predicted), "n": len(target),
                     "meaning": meaning})  # fmt: skip
     return pd.DataFrame(out)
+
+
+@result(variants=(SELECTION, CROSSED[SELECTION]), splits=lambda split: (split,))
+def text_gate(experiment: Experiment, split: str) -> pd.DataFrame:
+    """How well a step's function is predicted from the whole transcript, its own answer included, by groups.
+
+    Columns: predictor (majority, words and pairs, transformer), n, accuracy, low, high (95 % over groups).
+    """
+    from sklearn.linear_model import LogisticRegression
+
+    items = experiment.items(split)
+    steps, text = steps_table(items), step_texts(items)
+    label, groups = steps["function"].to_numpy(), steps["group_id"].to_numpy()
+    words = word_features(text["all"] + " " + text["before"])
+    predicted = {
+        "majority": np.full(len(label), steps["function"].mode()[0]),
+        "words and pairs": cross_validated(LogisticRegression(C=10.0, max_iter=500), words, label, groups),
+        "transformer": cross_validated(TextTransformer(), text["transcript"].to_numpy(), label, groups, n_splits=3),
+    }
+    rows = []
+    for name, guess in predicted.items():
+        accuracy, low, high = clustered_mean(guess == label, groups)
+        rows.append({"predictor": name, "n": len(label), "accuracy": accuracy, "low": low, "high": high})
+    return pd.DataFrame(rows)
 
 
 def _dense(text) -> np.ndarray:

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 from cogvsr_utils.dataset.images import items_digest
 from cogvsr_utils.dataset.items import Item
 from cogvsr_utils.dataset.loading import load_items
-from cogvsr_utils.dataset.splits import SELECTION, TEST, TUNING
+from cogvsr_utils.dataset.splits import CROSSED, SELECTION, TEST, TUNING
 from cogvsr_utils.dataset.synth.build import built_stamp
 from cogvsr_utils.files import digest
 from cogvsr_utils.models.weights import QUANTIZE, weights_digest
@@ -30,7 +30,7 @@ from cogvsr_utils.pipeline.provenance import environment
 if TYPE_CHECKING:
     from cogvsr_utils.models.vlm import VLM
 
-ALL_SPLITS = (SELECTION, TUNING, TEST, "hard")
+ALL_SPLITS = (SELECTION, TUNING, TEST, "hard", *CROSSED.values())
 TOP_SHARE = 0.10  # the share of all heads that is taken for a function, CogVision's (arXiv 2512.10300)
 
 

@@ -13,7 +13,7 @@ import pandas as pd
 
 from cogvsr_utils.files import replacing
 from cogvsr_utils.paths import MEASURED as FOLDER
-from cogvsr_utils.pipeline import ablation, baselines, prediction, selection, validation
+from cogvsr_utils.pipeline import ablation, baselines, planted, prediction, selection, validation
 from cogvsr_utils.pipeline.experiment import Experiment
 from cogvsr_utils.pipeline.plan import RESULTS
 from cogvsr_utils.pipeline.store import Result
@@ -23,7 +23,7 @@ MEASURED: tuple[Result, ...] = (
     validation.spatial_differences, validation.thresholds, ablation.ablation_matrix,
     ablation.matched_controls[selection.IMPORTANCE],
     prediction.ranking_quality, prediction.ranking_tests, prediction.set_effects, validation.planted,
-    validation.null_models, validation.quantization,
+    validation.null_models, validation.quantization, *planted.PLANTED,
 )  # fmt: skip
 
 

@@ -9,7 +9,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from cogvsr_utils.pipeline import baselines, benchmarks, prediction, recordings, validation  # noqa: F401
+from cogvsr_utils.models.weights import planted_names
+from cogvsr_utils.pipeline import baselines, benchmarks, crossed, planted, prediction, recordings, validation  # noqa: F401
 from cogvsr_utils.pipeline.experiment import ALL_SPLITS, Experiment
 from cogvsr_utils.pipeline.store import DECLARED, Result
 
@@ -35,13 +36,16 @@ class Rule:
 def results_of(experiment: Experiment) -> list[str]:
     """The names of all results that an experiment can have.
 
-    Those of a split that the data does not have are left out, and in a quantized experiment those in 4-bit.
+    Those that read a split which the data does not have are left out, in a quantized experiment those in 4-bit,
+    and those of planted heads where none are.
     """
-    absent = {f"answers-{split}" for split in ALL_SPLITS if split not in experiment.present_splits}
+    absent = set(ALL_SPLITS) - set(experiment.present_splits)
+    left_out = set() if experiment.model in planted_names() else set(planted.PLANTED)
     four_bit = {recordings.four_bit_answers, recordings.four_bit_activations, validation.quantization}
     return [
         name for name, result in RESULTS.items()
-        if name not in absent and not (experiment.quantize and result in four_bit)
+        if not absent & {split for each in (*result.all_needs(), result) for split in each.splits}
+        and not (experiment.quantize and result in four_bit) and result not in left_out
     ]  # fmt: skip
 
 

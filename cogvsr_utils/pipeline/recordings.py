@@ -5,6 +5,7 @@ direct_answers              judged replies to the main questions of C alone, wit
 activations[split]          head features at the answers
 four_bit_answers            replies to C of the same weights in 4-bit; four_bit_activations, its features on A's chats
 control_activations[case]   the same of split A in an untrained model, with grey pictures, with other items' pictures
+crossed_control_activations[case]   the same of A in crossed wording
 """
 
 import io
@@ -17,7 +18,7 @@ import pandas as pd
 from cogvsr_utils.dataset.images import open_image
 from cogvsr_utils.dataset.items import Item
 from cogvsr_utils.dataset.scoring import judge
-from cogvsr_utils.dataset.splits import SELECTION, TEST
+from cogvsr_utils.dataset.splits import CROSSED, SELECTION, TEST
 from cogvsr_utils.models.activations import HeadActivations
 from cogvsr_utils.pipeline.experiment import ALL_SPLITS, Experiment
 from cogvsr_utils.pipeline.store import result
@@ -42,7 +43,7 @@ def direct_answers(experiment: Experiment, resume: Path) -> pd.DataFrame:
 
 
 @result(
-    variants=(SELECTION, TEST),
+    variants=(SELECTION, TEST, CROSSED[SELECTION], CROSSED[TEST]),
     splits=lambda split: (split,),
     needs=lambda split: {"answers": answers[split]},
     gpu=True,
@@ -73,10 +74,22 @@ def four_bit_activations(experiment: Experiment, answers: pd.DataFrame, store: P
 @result(variants=CONTROL_CASES, splits=(SELECTION,), needs={"answers": answers[SELECTION]}, gpu=True)
 def control_activations(experiment: Experiment, case: str, answers: pd.DataFrame, store: Path) -> HeadActivations:
     """Features at the same answers of A: in a model of random weights, with grey pictures, or with other items'."""
+    return _control(experiment, SELECTION, case, answers, store)
+
+
+@result(variants=CONTROL_CASES, splits=(CROSSED[SELECTION],), needs={"answers": answers[CROSSED[SELECTION]]}, gpu=True)
+def crossed_control_activations(
+    experiment: Experiment, case: str, answers: pd.DataFrame, store: Path
+) -> HeadActivations:
+    """The same at the answers of A in crossed wording."""
+    return _control(experiment, CROSSED[SELECTION], case, answers, store)
+
+
+def _control(experiment: Experiment, split: str, case: str, answers: pd.DataFrame, store: Path) -> HeadActivations:
     from cogvsr_utils.models.loading import untrained
     from cogvsr_utils.models.recording import capture
 
-    vlm, items = experiment.vlm, experiment.items(SELECTION)
+    vlm, items = experiment.vlm, experiment.items(split)
     if case == "untrained":
         vlm = untrained(vlm)
     else:

@@ -7,9 +7,18 @@ page_results(name, ...)   the results that a page shows, each with its experimen
 import shlex
 from dataclasses import dataclass, replace
 
-from cogvsr_utils.dataset.splits import SELECTION, TEST, TUNING
+from cogvsr_utils.dataset.splits import CROSSED, SELECTION, TEST, TUNING
 from cogvsr_utils.models.weights import nano_names
-from cogvsr_utils.pipeline import ablation, baselines, benchmarks, prediction, recordings, selection, validation
+from cogvsr_utils.pipeline import (
+    ablation,
+    baselines,
+    benchmarks,
+    crossed,
+    prediction,
+    recordings,
+    selection,
+    validation,
+)
 from cogvsr_utils.pipeline.experiment import Experiment
 from cogvsr_utils.pipeline.measured import is_measured
 from cogvsr_utils.pipeline.plan import results_of
@@ -21,11 +30,12 @@ MODEL = ("model", "quantize", "profile", "source")
 @dataclass(frozen=True)
 class Page:
     """A notebook: the ``results`` of the book's model that it makes; the ``heavy`` ones that it takes from measured
-    tables where there are some; the same of every ``nano`` model and of the ``first`` of them; its parameters; and
-    whether it measures time, so that nothing else may run."""
+    tables where there are some; those on steps in ``crossed`` wording; the same of every ``nano`` model and of the
+    ``first`` of them; its parameters; and whether it measures time, so that nothing else may run."""
 
     results: tuple[Result, ...] = ()
     heavy: tuple[Result, ...] = ()
+    crossed: tuple[Result, ...] = ()
     nano: tuple[Result, ...] = ()
     first: tuple[Result, ...] = ()
     parameters: tuple[str, ...] = MODEL
@@ -66,6 +76,11 @@ PAGES = {
         first=(validation.quantization,),
         parameters=("profile",),
     ),
+    "09_wording": Page(crossed=(
+        *(baselines.text_gate[split] for split in (SELECTION, CROSSED[SELECTION])), recordings.answers[TEST],
+        recordings.answers[CROSSED[TEST]], baselines.crossed_baselines, crossed.wording_transfer, crossed.pair_probes,
+        crossed.crossed_effects,
+    )),
     "08_benchmarks": Page(tuple(benchmarks.lookalike_effects[name] for name in benchmarks.ASKED)),
     "A1_speed": Page((recordings.answers[TUNING],), timed=True),
 }  # fmt: skip
@@ -77,6 +92,7 @@ def page_results(name: str, experiment: Experiment) -> list[tuple[Result, Experi
     possible = set(results_of(experiment))
     found = [(result, experiment) for result in page.results if result.name in possible]
     found += [(result, experiment) for result in page.heavy if not is_measured(experiment, result)]
+    found += [(result, crossed.with_crossed(experiment)) for result in page.crossed]
     for number, model in enumerate(nano_names()):
         nano = replace(experiment, model=model, quantize=None, source="synth", _cache={})
         wanted = page.nano + (page.first if number == 0 else ())

@@ -1,5 +1,7 @@
 """CogVSR-Synth on disk: scenes, questions and pictures, built from a seed.
 
+Two parts: plain steps, each kind of which has its own words, and steps in crossed wording, in splits of their own.
+
 build_synth(folder)    writes items.jsonl and images/, unless they are there already
 built_stamp(folder)    the file that marks the set whole
 synth_digest()         a hash of the code that makes the set
@@ -19,11 +21,12 @@ from tqdm import tqdm
 
 from cogvsr_utils.dataset.items import Item
 from cogvsr_utils.dataset.jsonl import write_items
-from cogvsr_utils.dataset.splits import SELECTION, TEST, TUNING, split_groups
+from cogvsr_utils.dataset.splits import CROSSED, SELECTION, TEST, TUNING, split_groups
+from cogvsr_utils.dataset.synth.crossed import crossed_pair
 from cogvsr_utils.dataset.synth.kinds import KINDS
 from cogvsr_utils.dataset.synth.questions import HARD, ask
 from cogvsr_utils.dataset.synth.rendering import render
-from cogvsr_utils.dataset.synth.scenes import VIEWS, sample_scene
+from cogvsr_utils.dataset.synth.scenes import VIEWS, Scene, sample_scene
 from cogvsr_utils.dataset.synth.views import SceneView
 from cogvsr_utils.files import digest, replacing
 from cogvsr_utils.paths import SYNTH
@@ -31,12 +34,14 @@ from cogvsr_utils.source_code import code_digest
 
 SHARES = {SELECTION: 0.45, TUNING: 0.15, TEST: 0.40}
 PER_SCENE = 2
+PAIRS = 0.3  # pairs in crossed wording for each plain main question: a third of all steps
 N_ITEMS, SIZE = 1200, 256
 ITEMS, PIXELS = (1, 100_000), (16, 2048)  # what may be asked for
 
 
 def build_synth(folder: Path | None = None, *, n_items: int = N_ITEMS, size: int = SIZE, seed: int = 0) -> Path:
-    """Build CogVSR-Synth: ``n_items`` main questions with pictures of ``size`` pixels; returns the .jsonl file.
+    """Build CogVSR-Synth: ``n_items`` plain main questions and 0.6 times as many in crossed wording, with pictures of
+    ``size`` pixels; returns the .jsonl file.
 
     What is there already with the same settings is kept. The same settings give the same bytes. Raises ValueError for
     numbers out of range, before anything is drawn.
@@ -60,6 +65,8 @@ def _build(folder: Path, stamp: Path, n_items: int, size: int, seed: int):
     for older in (*folder.glob("built.*.json"), *folder.rglob(".*.part*")):  # these are what killed builders left
         older.unlink()
     items, pictures = compose(n_items, seed)
+    crossed, more = compose_crossed(round(PAIRS * n_items), seed)
+    items, pictures = items + crossed, pictures | more
     jobs = [(scene, view, size, folder / name) for name, (scene, view) in pictures.items()]
     with Pool() as pool:
         for _ in tqdm(pool.imap_unordered(_draw, jobs, chunksize=8), total=len(jobs), desc="pictures"):
@@ -78,7 +85,7 @@ def built_stamp(folder: Path | None = None, *, n_items: int = N_ITEMS, size: int
 @cache
 def synth_digest() -> str:
     """Hash of the code that makes the set, which with its settings determines its content."""
-    return digest(code_digest(compose), code_digest(render))
+    return digest(code_digest(compose), code_digest(compose_crossed), code_digest(render))
 
 
 def compose(n_items: int, seed: int = 0) -> tuple[list[Item], dict]:
@@ -107,12 +114,51 @@ def compose(n_items: int, seed: int = 0) -> tuple[list[Item], dict]:
                 image=image, question=made.question, answer=made.answer, answer_type=made.answer_type,
                 options=list(made.options) if made.options else None, steps=made.steps,
                 meta={"source_benchmark": KINDS[kind].source_benchmark, "view": shown, "balance": label,
-                      "needed_steps": made.needed,
-                      "things": [{**asdict(t), "column": t.column, "row": t.row} for t in scene.things]},
+                      "needed_steps": made.needed, "things": _described(scene)},
             ))  # fmt: skip
         number += 1
     split = split_groups({item.group_id for item in items}, SHARES, seed)
     return [Item(**{**vars(i), "split": "hard" if i.subset in HARD else split[i.group_id]}) for i in items], pictures
+
+
+def compose_crossed(n_pairs: int, seed: int = 0) -> tuple[list[Item], dict]:
+    """Pairs of items in crossed wording: the same words about two pictures, each step needing another function.
+
+    Returns as ``compose``. A pair is a group; its wording is that of its split.
+    """
+    splits = split_groups((f"pair-{number:05d}" for number in range(n_pairs)), SHARES, seed)
+    jobs = [(seed, group, split) for group, split in splits.items()]
+    items, pictures = [], {}
+    with Pool() as pool:
+        for made, drawn in tqdm(pool.imap(_crossed_items, jobs, chunksize=4), total=len(jobs), desc="pairs"):
+            items += made
+            pictures |= drawn
+    return items, pictures
+
+
+def _crossed_items(job: tuple[int, str, str]) -> tuple[list[Item], dict]:
+    """The two items of a pair, and their pictures."""
+    seed, group, split = job
+    rng = np.random.default_rng([seed, 1, int(group.split("-")[1])])
+    view = "map" if rng.random() < 0.25 else "picture"
+    text, scenes = crossed_pair(rng, split, view)
+    items, pictures = [], {}
+    for number, scene in enumerate(scenes):
+        steps, answer = text.steps(scene.things)
+        image = f"images/{group}-{number}_{view}.png"
+        pictures[image] = (scene, view)
+        items.append(Item(
+            uid=f"crossed-{group.split('-')[1]}-{number}", benchmark="synth", subset="crossed", group_id=group,
+            image=image, question=text.main, answer=answer, answer_type="yesno" if text.asks[-1].yesno else "choice",
+            options=list(text.asks[-1].options), steps=steps, split=CROSSED[split],
+            meta={"view": view, "needed_steps": [], "things": _described(scene)},
+        ))  # fmt: skip
+    return items, pictures
+
+
+def _described(scene: Scene) -> list[dict]:
+    """The things of a scene for the record."""
+    return [{**asdict(t), "column": t.column, "row": t.row} for t in scene.things]
 
 
 def _neediest(scene, asked, labels_asked, rng):

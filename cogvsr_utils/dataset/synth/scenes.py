@@ -2,12 +2,14 @@
 
 Thing, Scene          what a scene consists of
 sample_scene(rng)     a random scene whose things do not touch
+scene_with, reshaped  a scene of given colours with some places fixed; the same places with other things on them
 
 Ground coordinates: x grows to the right of the picture, y grows away from the camera, z grows upwards;
 the board spans [-2.5, 2.5] in x and y, so a board square is one unit wide.
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -27,6 +29,7 @@ COLORS = {
 HEADINGS = {"right": 0.0, "away": np.pi / 2, "left": np.pi, "toward": -np.pi / 2}
 BOARD = 5
 VIEWS = ("picture", "map")
+_SHAPE_BOUNDS = np.cumsum([0.23, 0.23, 0.23, 0.31])  # cones, which alone point somewhere, are a little commoner
 
 
 @dataclass(frozen=True)
@@ -99,17 +102,65 @@ def sample_scene(rng: np.random.Generator) -> Scene:
     colors = rng.permutation(list(COLORS))[:n_things]
     things: list[Thing] = []
     while len(things) < n_things:
-        # A square's middle, jittered: a thing never stands so near a line that its square is in doubt.
-        x, y = rng.integers(BOARD, size=2) - (BOARD - 1) / 2 + rng.uniform(-0.3, 0.3, size=2)
-        shape = str(rng.choice(SHAPES, p=[0.23, 0.23, 0.23, 0.31]))
-        turn = rng.integers(4) * np.pi / 2 + rng.uniform(-0.4, 0.4) if shape == "cone" else rng.uniform(0, np.pi / 2)
-        thing = Thing(
-            str(colors[len(things)]), shape, str(rng.choice(list(SIZES))), str(rng.choice(MATERIALS)),
-            round(float(x), 3), round(float(y), 3), round(float(turn), 3),
-        )  # fmt: skip
-        if all(np.hypot(thing.x - o.x, thing.y - o.y) > thing.radius + o.radius + 0.1 for o in things):
+        thing = _thing(rng, str(colors[len(things)]))
+        if _apart(thing, things):
             things.append(thing)
-    azimuth = rng.uniform(0.2, 0.8) * np.pi + np.pi  # the light comes from the camera's side
+    return _scene(rng, things)
+
+
+def scene_with(rng: np.random.Generator, colors: Sequence[str], places: Mapping[tuple[str, str], int]) -> Scene | None:
+    """A random scene of one thing in each colour; ``places`` fixes the lines of some, (colour, "column" or "row") ->
+    1 to 5. None where two things of a draw touch: draw again.
+
+    >>> scene = scene_with(np.random.default_rng(0), ["red"], {("red", "row"): 5})
+    >>> scene.things[0].row
+    5
+    """
+    things = []
+    for color in colors:
+        thing = _thing(rng, color, places.get((color, "column")), places.get((color, "row")))
+        if not _apart(thing, things):
+            return None
+        things.append(thing)
+    return _scene(rng, things)
+
+
+def _thing(rng: np.random.Generator, color: str, column: int | None = None, row: int | None = None) -> Thing:
+    """A thing of random attributes, on a random square where ``column`` or ``row`` leave it open."""
+    # A square's middle, jittered: a thing never stands so near a line that its square is in doubt.
+    square = rng.integers(BOARD, size=2)
+    square[0], square[1] = square[0] if column is None else column - 1, square[1] if row is None else row - 1
+    x, y = square - (BOARD - 1) / 2 + rng.uniform(-0.3, 0.3, size=2)
+    return _shaped(rng, color, round(float(x), 3), round(float(y), 3))
+
+
+def _shaped(rng: np.random.Generator, color: str, x: float, y: float) -> Thing:
+    """A thing of random shape, size, material and turn at a place."""
+    shape = SHAPES[np.searchsorted(_SHAPE_BOUNDS, rng.random(), side="right")]
+    turn = rng.integers(4) * np.pi / 2 + rng.uniform(-0.4, 0.4) if shape == "cone" else rng.uniform(0, np.pi / 2)
+    size, material = tuple(SIZES)[rng.integers(len(SIZES))], MATERIALS[rng.integers(len(MATERIALS))]
+    return Thing(color, shape, size, material, x, y, round(float(turn), 3))
+
+
+def reshaped(rng: np.random.Generator, scene: Scene) -> Scene | None:
+    """The scene with other shapes, sizes, materials and turns on the same places; None where two things touch."""
+    things = []
+    for t in scene.things:
+        thing = _shaped(rng, t.color, t.x, t.y)
+        if not _apart(thing, things):
+            return None
+        things.append(thing)
+    return replace(scene, things=tuple(things))
+
+
+def _apart(thing: Thing, others: Sequence[Thing]) -> bool:
+    """Whether a thing touches none of the others."""
+    return all(np.hypot(thing.x - o.x, thing.y - o.y) > thing.radius + o.radius + 0.1 for o in others)
+
+
+def _scene(rng: np.random.Generator, things: Sequence[Thing]) -> Scene:
+    """Things under a camera that is a little off its middle, lit from its side."""
+    azimuth = rng.uniform(0.2, 0.8) * np.pi + np.pi
     height = rng.uniform(0.75, 1.1)
     light = (np.cos(azimuth) * np.cos(height), np.sin(azimuth) * np.cos(height), np.sin(height))
     return Scene(

@@ -1,0 +1,195 @@
+"""Chats that the nano models learn from, and their tokens.
+
+Chat                                  one chain; its text comes after the shared image prefix
+sample_drill, sample_task_drill, sample_crossed, sample_chats    random chats about a scene
+draw_chats(names, views, ...)         a mixture of them about random scenes
+encode(tokenizer, prefix, chats)      their tokens -> EncodedChat; ``padded`` joins them
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import nn
+from transformers import PreTrainedTokenizerFast
+
+from cogvsr_utils.dataset.items import Step
+from cogvsr_utils.dataset.synth.crossed import crossed_chain, note_text
+from cogvsr_utils.dataset.synth.kinds import KINDS
+from cogvsr_utils.dataset.synth.questions import ask
+from cogvsr_utils.dataset.synth.substeps import POINTS
+from cogvsr_utils.dataset.synth.tasks import TASKS, draw_note, pick
+from cogvsr_utils.dataset.synth.views import SceneView
+from cogvsr_utils.models.chat import CLOSING, INSTRUCTION
+
+OPENING = f"{INSTRUCTION}\n"  # what stands between a family's image prefix and the question
+
+
+@dataclass(frozen=True)
+class Chat:
+    """A main question with its steps, answered rightly, as a model learns it."""
+
+    main: str
+    steps: Sequence[Step]
+    answer: str
+
+    @property
+    def text(self) -> str:
+        """The chat as the model reads it after the prefix: question, steps with answers, closing with the answer.
+
+        >>> Chat("Is it red?", [], "yes").text
+        'Question: Is it red?\\nAnswer the question.<|end|><|assistant|>yes<|end|>'
+        """
+        turns = [(step.question, step.answer) for step in self.steps] + [(CLOSING, self.answer)]
+        text = f"Question: {self.main}\n"
+        return text + "<|user|>".join(f"{q}<|end|><|assistant|>{a}<|end|>" for q, a in turns)
+
+
+def sample_drill(scene_view: SceneView, rng: np.random.Generator, n_questions: int = 9) -> Chat:
+    """A chat of plain questions that only the picture answers: things are named by their colour alone.
+
+    Chains mostly name a thing whole, so they give little reason to use the picture; drills do.
+    """
+    questions = []
+    for t in scene_view.things:
+        name = f"{t.color} object"
+        questions += [(f"What shape is the {name}?", t.shape), (f"What size is the {name}?", t.size),
+                   (f"What is the {name} made of?", t.material), (f"Which column is the {name} in?", str(t.column)),
+                   (f"Which row is the {name} in?", str(t.row))]  # fmt: skip
+        if sum(o.shape == t.shape for o in scene_view.scene.things) == 1:
+            questions.append((f"What color is the {t.shape}?", t.color))
+        if t.shape == "cone":
+            questions.append((f"Which way does the {name} point?", POINTS[t.heading]))
+    chosen = [questions[i] for i in rng.permutation(len(questions))[:n_questions]]
+    steps = [Step(question, answer, "closed", None, "") for question, answer in chosen]
+    return Chat("How many objects are there?", steps, str(len(scene_view.scene.things)))
+
+
+def sample_task_drill(scene_view: SceneView, rng: np.random.Generator, n_questions: int = 8) -> list[Chat]:
+    """A chat of tasks asked for outright, without a plan, or none where the scene allows none."""
+    note, things = draw_note(rng), scene_view.things
+    if len(things) < 3 or not scene_view.all_visible:
+        return []
+    steps = []
+    for number in rng.permutation(len(TASKS)):
+        task, trio = TASKS[number], [things[i] for i in rng.permutation(len(things))[:3]]
+        if len(steps) < n_questions and (not task.mark or task.mark in note):
+            found = pick(task, trio, note)
+            if found is not None:
+                a, b, c = (t.color for t in trio)
+                question = f"Which one is {task.phrases[rng.integers(3)]}: {a}, {b} or {c}?"
+                steps.append(Step(question, trio[found].color, "choice", [a, b, c], task.function))
+    main = f"{note_text(note)} How many objects are there?"
+    return [Chat(main, steps, str(len(scene_view.scene.things)))]
+
+
+def sample_crossed(scene_view: SceneView, rng: np.random.Generator, told: float = 0.25) -> list[Chat]:
+    """A chain in crossed wording, or none where the scene allows none; a share names its tasks by number."""
+    made = crossed_chain(scene_view, rng, told=rng.random() < told)
+    return [Chat(*made)] if made else []
+
+
+def sample_chats(
+    scene_view: SceneView, view: str, rng: np.random.Generator, n_chats: int = 4, direct: float = 0.1
+) -> list[Chat]:
+    """Random chains of different kinds about one image; a share of them is answered without steps."""
+    chats = []
+    kinds = [name for name, kind in KINDS.items() if kind.view == view]
+    weights = np.array([0.5 if name == "occlusion" else 1.0 for name in kinds])
+    for kind in rng.choice(kinds, size=2 * n_chats, p=weights / weights.sum()):
+        found = KINDS[kind].candidates(scene_view)
+        if not found:
+            continue
+        labels = sorted({label for label, _ in found})
+        label = labels[rng.integers(len(labels))]
+        pool = [arguments for known, arguments in found if known == label]
+        made = ask(kind, scene_view, pool[rng.integers(len(pool))], rng)
+        chats.append(Chat(made.question, made.steps, made.answer))
+        if rng.random() < direct:
+            chats.append(Chat(made.question, [], made.answer))
+        if len(chats) >= n_chats:
+            break
+    return chats[: n_chats + 1]
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """Shares of chats: ``drills`` among all, ``tasks`` among drills, ``crossed`` among chains, ``told`` among those."""
+
+    drills: float
+    tasks: float
+    crossed: float
+    told: float
+
+
+def mixture(progress: float, grown: bool) -> Mixture:
+    """What is learnt when ``progress`` (0 to 1) of the training is done: plain questions about things first, since all
+    else rests on them, then tasks, then whole chains. A ``grown`` model knows the plain ones already."""
+    if grown:
+        return (
+            Mixture(drills=0.4, tasks=0.9, crossed=0.6, told=0.6) if progress < 0.4 else Mixture(0.05, 0.5, 0.6, 0.15)
+        )
+    if progress < 0.35:
+        return Mixture(drills=0.75, tasks=0.2, crossed=0.4, told=0.8)
+    if progress < 0.55:
+        return Mixture(drills=0.45, tasks=0.7, crossed=0.6, told=0.7)
+    return Mixture(drills=0.1, tasks=0.5, crossed=0.6, told=0.2)
+
+
+def draw_chats(
+    names: Sequence[str], views: Sequence[SceneView], rng: np.random.Generator, n: int, mix: Mixture
+) -> list[tuple[Chat, int, str]]:
+    """About ``n`` chats about random scenes, with their scene's number and their kind: drills, drills of tasks, chains
+    in crossed wording, plain chains."""
+    chats = []
+    for r in rng.integers(len(views), size=n):
+        if rng.random() < mix.drills:
+            tasks = rng.random() < mix.tasks
+            kind, some = (
+                ("tasks", sample_task_drill(views[r], rng)) if tasks else ("drill", [sample_drill(views[r], rng)])
+            )
+        elif rng.random() < mix.crossed:
+            kind, some = "crossed", sample_crossed(views[r], rng, mix.told)
+        else:
+            kind, some = "plain", sample_chats(views[r], names[r], rng, n_chats=1)
+        chats += [(chat, int(r), kind) for chat in some]
+    return chats
+
+
+@dataclass(frozen=True)
+class EncodedChat:
+    """A chat's tokens (tokens,): their ``ids``, ``turns``, the number of the answer that each belongs to, -1 outside
+    answers, and the ``scene`` it is about; ``chat`` and its ``kind``."""
+
+    ids: list[int]
+    turns: list[int]
+    scene: int
+    chat: Chat
+    kind: str
+
+
+def encode(
+    tokenizer: PreTrainedTokenizerFast, prefix: str, chats: Sequence[tuple[Chat, int, str]]
+) -> list[EncodedChat]:
+    """Tokens of chats (with their scene and kind) after the shared prefix, the shortest first."""
+    ask_id, end_id = tokenizer.convert_tokens_to_ids("<|assistant|>"), tokenizer.eos_token_id
+    rows = []
+    for ids, chat in zip(tokenizer([prefix + OPENING + chat.text for chat, *_ in chats]).input_ids, chats, strict=True):
+        turns, answering, turn = [], False, -1
+        for token in ids:
+            turns.append(turn if answering else -1)
+            turn += token == ask_id
+            answering = token == ask_id or (answering and token != end_id)
+        rows.append(EncodedChat(ids, turns, chat[1], chat[0], chat[2]))
+    return sorted(rows, key=lambda row: len(row.ids))
+
+
+def padded(rows: Sequence[EncodedChat], pad_id: int, device: torch.device) -> tuple[torch.Tensor, ...]:
+    """Ids (rows, tokens), padded on the right, and of each answer's token its row, its place less one (where it is
+    predicted) and its turn, (answer tokens,) each."""
+    pad = nn.utils.rnn.pad_sequence
+    ids = pad([torch.tensor(row.ids) for row in rows], batch_first=True, padding_value=pad_id).to(device)
+    turns = pad([torch.tensor(row.turns) for row in rows], batch_first=True, padding_value=-1).to(device)
+    row, place = (turns >= 0).nonzero(as_tuple=True)
+    return ids, row, place - 1, turns[row, place]

@@ -1,0 +1,216 @@
+"""Nano models in which known heads, and only they, carry each function.
+
+``python -m cogvsr_utils.nano.planted redundant`` trains a nano model on, with heads switched off in most rows of a
+batch: where a function's heads are off, its steps are to be answered as if nothing were known (by how often each answer
+is right for that function) and all other steps rightly; where other heads are off, everything is to be answered
+rightly. The model is saved as an ordinary folder, with ``planted.json`` that names the heads.
+
+VARIANTS                        how heads carry a function
+draw_heads(variant, heads)      which heads carry which function
+draw_condition(planting, rng)   which heads are off in one row, and for which functions it may know nothing
+"""
+
+import json
+import logging
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+import typer
+
+from cogvsr_utils.checks.known_heads import PlantedTruth
+from cogvsr_utils.dataset.synth.views import SceneView
+from cogvsr_utils.functions import NAMES
+from cogvsr_utils.models.hooks import projection_hooks
+from cogvsr_utils.models.loading import load_vlm
+from cogvsr_utils.models.vlm import VLM
+from cogvsr_utils.nano.chats import EncodedChat, Mixture, draw_chats, encode, padded
+from cogvsr_utils.nano.data import load_scenes
+from cogvsr_utils.nano.optimization import run_stage
+from cogvsr_utils.nano.train import FAMILIES, Training, features_of, save
+from cogvsr_utils.paths import NANO, RESULTS
+
+Head = tuple[int, int]
+N_HEADS = {"one": 1, "redundant": 3, "joint": 3, "shared": 2, "none": 0}  # heads that carry a function
+VARIANTS = tuple(N_HEADS)
+OTHERS_OFF = 0.3  # of the heads that carry nothing, in rows that take some away
+UNINFORMED = 0.5  # weight of answering as if nothing were known
+MIXTURE = Mixture(drills=0.0, tasks=0.0, crossed=0.45, told=0.1)
+MAIN = len(NAMES)  # the number of the main question among the functions
+
+
+def draw_heads(variant: str, heads: Sequence[Head], rng: np.random.Generator) -> PlantedTruth:
+    """Random heads for each function, none of the first layer, where nothing has been read yet.
+
+    Every function has its own but in the variant ``shared``, where two neighbouring functions have the same.
+    """
+    if variant not in VARIANTS:
+        raise ValueError(f"variant is {variant!r}; expected one of {VARIANTS}")
+    later = [head for head in heads if head[0] > 0]
+    order = iter(rng.permutation(len(later)))
+    chosen: dict[str, list[Head]] = {}
+    for number, name in enumerate(NAMES):
+        if variant == "shared" and number % 2:
+            chosen[name] = chosen[NAMES[number - 1]]
+        else:
+            chosen[name] = sorted(later[next(order)] for _ in range(N_HEADS[variant]))
+    return PlantedTruth(variant, chosen)
+
+
+def draw_condition(truth: PlantedTruth, heads: Sequence[Head], rng: np.random.Generator) -> tuple[set[Head], set[str]]:
+    """Heads that are off in one row of a batch, and the functions of which it may know nothing.
+
+    45 % of the rows lose a function's heads (where each is enough, all of them; where all are needed, some), half of
+    them other heads too; 30 % lose only heads that carry nothing, and of those that are enough alone all but one; 25 %
+    lose none.
+    """
+    planted = {head for each in truth.heads.values() for head in each}
+    free = [head for head in heads if head not in planted]
+    case, off, unknown = rng.random(), set(), set()
+    if case < 0.45 and planted:
+        name = NAMES[rng.integers(len(NAMES))]
+        own = truth.heads[name]
+        if truth.variant == "joint":
+            off |= {own[i] for i in rng.permutation(len(own))[: rng.integers(1, len(own) + 1)]}
+        else:
+            off |= set(own)
+        unknown = {other for other in NAMES if truth.heads[other] == own}
+        if rng.random() < 0.5:
+            off |= {head for head in free if rng.random() < OTHERS_OFF / 2}
+    elif case < 0.75:
+        off |= {head for head in free if rng.random() < OTHERS_OFF}
+        if truth.variant == "redundant":
+            for own in truth.heads.values():
+                kept = own[rng.integers(len(own))]
+                off |= {head for head in own if head != kept and rng.random() < 0.5}
+    return off, unknown
+
+
+@dataclass(frozen=True)
+class Targets:
+    """What the answers' tokens of a batch are to be: for each its ``truth``, whether it may know nothing (``unknown``),
+    and the ``function`` (the main question the last), (answer tokens,) each; ``counted`` where it is learnt at all."""
+
+    truth: torch.Tensor
+    unknown: torch.Tensor
+    function: torch.Tensor
+    counted: torch.Tensor
+
+
+def functions_of(chat: EncodedChat) -> list[int]:
+    """The function of each answer of a chat: its number, that of the main question, or one more where it has none."""
+    return [NAMES.index(s.function) if s.function else MAIN + 1 for s in chat.chat.steps] + [MAIN]
+
+
+def answer_priors(chats: Sequence[EncodedChat], n_words: int, end_id: int) -> torch.Tensor:
+    """How often each word answers each function, end marks aside: (functions, words), rows that sum to 1."""
+    counts = Counter()
+    for chat in chats:
+        function = functions_of(chat)
+        counts.update(
+            (function[turn], token)
+            for token, turn in zip(chat.ids, chat.turns, strict=True) if turn >= 0 and token != end_id
+        )  # fmt: skip
+    priors = torch.full((MAIN + 2, n_words), 1e-6)
+    for (function, token), n in counts.items():
+        priors[function, token] += n
+    return priors / priors.sum(1, keepdim=True)
+
+
+def planting_loss(logits: torch.Tensor, targets: Targets, priors: torch.Tensor, end_id: int) -> torch.Tensor:
+    """Cross-entropy with the right answers, and with the function's prior where nothing may be known.
+
+    ``logits`` (answer tokens, words). End marks are always learnt: how an answer ends tells nothing.
+    """
+    log_probs = logits.log_softmax(1)
+    right = -log_probs.gather(1, targets.truth[:, None])[:, 0]
+    prior = priors[targets.function]
+    beyond = (prior * (prior.log() - log_probs)).sum(1)  # nats beyond the prior
+    blank = targets.unknown & (targets.truth != end_id)
+    each = torch.where(blank, UNINFORMED * beyond, right) * targets.counted
+    return each.sum() / targets.counted.sum()
+
+
+def plant(
+    training: Training,
+    vlm: VLM,
+    truth: PlantedTruth,
+    features: torch.Tensor,
+    names: Sequence[str],
+    views: Sequence[SceneView],
+    n_steps: int,
+    batch: int = 28,
+) -> list[dict]:
+    """Train on so that the heads of ``truth``, and only they, carry their functions; returns the log."""
+    family, model, tokenizer = training.family, training.model, training.tokenizer
+    end_id, heads, width = tokenizer.eos_token_id, vlm.heads.pairs, vlm.heads.width
+    rng = np.random.default_rng([training.seed, 4])
+    sample = encode(tokenizer, family.PREFIX, draw_chats(names, views, rng, 2000, MIXTURE))
+    priors = answer_priors(sample, model.lm_head.out_features, end_id)
+    on = torch.ones(batch, width)  # what each row multiplies its heads by; set anew for every batch
+
+    def hook_for(name, columns):
+        return lambda module, args: (args[0] * on[: len(args[0]), None, columns], *args[1:])
+
+    def loss_of(step):
+        nonlocal on
+        rng = np.random.default_rng([training.seed, 5, step])
+        chats = encode(tokenizer, family.PREFIX, draw_chats(names, views, rng, batch, MIXTURE))
+        conditions = [draw_condition(truth, heads, rng) for _ in chats]
+        on = torch.ones(len(chats), width)
+        for row, (off, _) in enumerate(conditions):
+            for columns in vlm.heads.columns(sorted(off)):
+                on[row, columns] = 0.0
+        ids, row, place, turn = padded(chats, tokenizer.pad_token_id, model.device)
+        functions = [functions_of(chat) for chat in chats]
+        function = torch.tensor([functions[r][t] for r, t in zip(row.tolist(), turn.tolist(), strict=True)])
+        unknown = torch.tensor(
+            [f < MAIN and NAMES[f] in conditions[r][1] for r, f in zip(row.tolist(), function.tolist(), strict=True)]
+        )
+        # The main question rests on all functions: what is left of it without one is nobody's business.
+        bereft = torch.tensor([bool(conditions[r][1]) for r in row.tolist()])
+        targets = Targets(ids[row, place + 1], unknown, function, ~(bereft & (function == MAIN)))
+        with projection_hooks(vlm, hook_for):
+            seen = family.project(model, features[[chat.scene for chat in chats]].float())
+            logits = model.lm_head(family.decode(model, ids, seen)[row, place]).float()
+        loss = planting_loss(logits, targets, priors, end_id)
+        loss.backward()
+        words = (targets.truth != end_id) & targets.counted
+        hit = logits.argmax(1) == targets.truth
+        return loss.item(), {
+            "right": hit[words & ~unknown].float().mean().item(),
+            "unknown": hit[words & unknown].float().mean().item() if (words & unknown).any() else np.nan,
+        }
+
+    return run_stage("planted", training.folder, family.learners(model), 0.006, 4e-4, 0.1, n_steps, loss_of)
+
+
+def main(
+    variant: str = typer.Argument("redundant"),
+    parent: str = "nano-internvl",
+    n_scenes: int = 24_000,
+    n_steps: int = 900,
+    seed: int = 0,
+    target: str = "",
+) -> None:
+    """Train PARENT on so that known heads carry each function, and save it under data/nano/planted-VARIANT."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    vlm = load_vlm(parent, device="cpu")
+    vlm.model.float().train()
+    truth = draw_heads(variant, vlm.heads.pairs, np.random.default_rng([seed, 3]))
+    folder = RESULTS / "nano" / f"planted-{variant}-{seed}"
+    folder.mkdir(parents=True, exist_ok=True)
+    images, _, names, views = load_scenes(RESULTS / "nano" / "scenes", n_scenes)
+    training = Training(FAMILIES[parent], vlm.model, vlm.tokenizer, folder, seed)
+    features = features_of(training, images)
+    log = plant(training, vlm, truth, features, names, views, n_steps)
+    place = Path(target) if target else NANO / f"planted-{variant}"
+    save(vlm.model, replace(vlm).processor, log, place)
+    (place / "planted.json").write_text(json.dumps({"variant": truth.variant, "heads": truth.heads}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    typer.run(main)

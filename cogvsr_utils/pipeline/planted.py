@@ -1,0 +1,95 @@
+"""Models whose heads are known: is the truth what training made it, and which ways of finding heads find it?
+
+planted_effects      what ablating each function's planted heads does, beside as many other heads
+finder_scores        every way of finding heads beside the truth
+PLANTED              the results that only a planted model has
+"""
+
+import numpy as np
+import pandas as pd
+
+from cogvsr_utils.checks.known_heads import planted_truth, score_heads
+from cogvsr_utils.dataset.splits import SELECTION, TEST
+from cogvsr_utils.functions import NAMES
+from cogvsr_utils.models.activations import HeadActivations
+from cogvsr_utils.pipeline.experiment import Experiment
+from cogvsr_utils.pipeline.recordings import activations
+from cogvsr_utils.pipeline.selection import HeadSets, JointProbe, Rankings, SingleProbes, greedy_sets
+from cogvsr_utils.pipeline.store import result
+from cogvsr_utils.pipeline.sweeps import scorer_of
+from cogvsr_utils.stats import ALPHA, clustered_mean, clustered_share, elbow, max_t_test
+
+RANDOM_SETS = 10
+PAPER_THRESHOLD = 0.001  # importance above which the paper counts a head as functional
+
+
+@result(splits=(TEST,), gpu=True)
+def planted_effects(experiment: Experiment) -> pd.DataFrame:
+    """Change of every function's steps on C, teacher-forced, with one function's planted heads ablated, and with random
+    sets of as many heads that carry nothing.
+
+    Columns: ablated (a function, or "other heads"), set (0, or the number of the random set), k, function, n, change
+    of accuracy with low and high (95 % over scenes), delta_log_prob with its own, accuracy before.
+    """
+    from cogvsr_utils.models.interventions import mask
+
+    truth = planted_truth(experiment.model)
+    scorer = scorer_of(experiment, TEST, 4 * experiment.settings.ablation_items)
+    intact, index = scorer.score(), scorer.index
+    planted = {head for each in truth.heads.values() for head in each}
+    free = [head for head in experiment.vlm.heads.pairs if head not in planted]
+    k = max(1, max(len(each) for each in truth.heads.values()))
+    sets = [(name, 0, heads) for name, heads in truth.heads.items() if heads]
+    for number in range(RANDOM_SETS):
+        drawn = np.random.default_rng([7, number]).permutation(len(free))[:k]
+        sets.append(("other heads", number, [free[i] for i in drawn]))
+    rows = []
+    for ablated, number, heads in sets:
+        scores = scorer.score(mask(heads))
+        for function in NAMES:
+            own = (index["function"] == function).to_numpy()
+            groups = index["group_id"].to_numpy()[own]
+            change, low, high = clustered_share(
+                scores.correct[own].astype(float) - intact.correct[own], groups, lowest=-1
+            )
+            delta, delta_low, delta_high = clustered_mean((scores.log_prob - intact.log_prob)[own], groups)
+            rows.append({"ablated": ablated, "set": number, "k": len(heads), "function": function, "n": int(own.sum()),
+                         "before": intact.correct[own].mean(), "change": change, "low": low, "high": high,
+                         "delta_log_prob": delta, "delta_low": delta_low, "delta_high": delta_high})  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+@result(splits=(SELECTION,), needs={"activations": activations[SELECTION], "greedy": greedy_sets})
+def finder_scores(
+    experiment: Experiment,
+    rankings: Rankings,
+    network_probe: JointProbe,
+    ridge_probes: SingleProbes,
+    activations: HeadActivations,
+    greedy: HeadSets,
+) -> pd.DataFrame:
+    """Every way of finding heads beside the planted truth: ``score_heads``'s columns after method.
+
+    Rankings score every head; rules select some: the elbow of the sorted importance, the paper's threshold on it, and
+    heads that add to the text (max-T at 5 %).
+    """
+    truth, pairs = planted_truth(experiment.model), [tuple(map(int, pair)) for pair in rankings.heads]
+    order = [list(rankings.functions).index(name) for name in NAMES]
+    found = {name: scores[order] for name, scores in rankings.scores.items()}
+    importance = np.abs(network_probe.importance)[order]
+    found["greedy sets"] = np.array([[pair in greedy.of(name) for pair in pairs] for name in NAMES])
+    found["elbow of importance"] = np.stack([_first(row, elbow(row)) for row in importance])
+    found["importance above the paper's threshold"] = importance > PAPER_THRESHOLD
+    found["gain over text, max-T"] = (max_t_test(ridge_probes.strength, ridge_probes.null).p_max < ALPHA)[order]
+    tables = [score_heads(scores, truth, pairs).assign(method=name) for name, scores in found.items()]
+    return pd.concat(tables, ignore_index=True).assign(variant=truth.variant)
+
+
+PLANTED = (planted_effects, finder_scores)
+
+
+def _first(values: np.ndarray, n: int) -> np.ndarray:
+    """The n largest, boolean."""
+    chosen = np.zeros(len(values), dtype=bool)
+    chosen[np.argsort(-values)[:n]] = True
+    return chosen

@@ -1,0 +1,163 @@
+# ---
+# jupyter:
+#   jupytext:
+#     formats: ipynb,py:percent
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # Function or wording?
+#
+# **Overview.** On the plain steps each kind of step has its own words, so a probe of the function may be a probe of the
+# words. Here the same words ask for different functions, by the picture. What heads still tell is theirs.
+#
+# **Prerequisites.** [Probing](03_probing.ipynb) and [ablation](05_interventions.ipynb); how the steps are made is in the
+# [data card](../book/data_card.md).
+
+# %% tags=["remove-cell"]
+import importlib.util
+import subprocess
+import sys
+
+if importlib.util.find_spec("cogvsr_utils") is None:  # on Colab or Binder: fetch the package with its small models
+    repository = "https://github.com/cogvsr/attention-in-space"
+    subprocess.run(["git", "clone", "--quiet", "--depth", "1", repository, "attention-in-space"], check=True)
+    subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", "-e", "attention-in-space"], check=True)
+    sys.path.insert(0, "attention-in-space")
+
+# %% tags=["parameters"]
+model: str = "nano-internvl"  # a nano name, a folder, or a hub id such as Qwen/Qwen2.5-VL-7B-Instruct
+quantize: str = ""  # "", "4bit" or "8bit"
+profile: str = "light"  # "light" or "full": how much of everything
+source: str = "synth"  # "synth" or the path of a CogVSR .jsonl file; one without crossed splits is not used here
+
+# %% tags=["hide-input"]
+import pandas as pd
+
+from cogvsr_utils import Experiment, accuracy_table
+from cogvsr_utils.dataset.splits import CROSSED
+from cogvsr_utils.functions import NAMES, SPATIAL
+from cogvsr_utils.pipeline import baselines, crossed, recordings
+from cogvsr_utils.report.figures import SHORT, accuracy_figure, forest_figure, scene_figure
+from cogvsr_utils.report.pages import paragraph, quote, show, start, with_interval
+from cogvsr_utils.stats import ALPHA, max_t_test
+
+experiment = crossed.with_crossed(Experiment(model, quantize, profile, source))
+CROSSED_A, CROSSED_C = CROSSED["A"], CROSSED["C"]
+start(experiment)
+
+# %% [markdown]
+# ## The same words about two pictures
+#
+# A plan numbers five tasks, each of another function; the square of a thing tells which one is asked for. So neither the
+# words nor the picture alone tell the function: only both together do. Below are two pictures with the same text.
+
+# %% tags=["hide-input"] mystnb={"image": {"alt": "Two rendered table-top pictures, each beside the same plan and the same questions, which are labelled with different functions and have different answers"}, "figure": {"caption": "A pair: the text is the same to the letter, the function of every step is another.", "name": "fig-pair"}}
+items = experiment.items(CROSSED_C)
+scene_figure([item for item in items if item.group_id == items[0].group_id])
+
+# %% [markdown]
+# ## What the text tells
+#
+# Two models that read the whole transcript, answers included, and no picture: words and pairs of words in a logistic
+# regression, and a small transformer trained for it. Predictions are for scenes and texts that they were not fitted on.
+
+# %%
+plain, gate = (baselines.text_gate[split](experiment) for split in ("A", CROSSED_A))
+both = pd.concat([gate.assign(steps="crossed"), plain.assign(steps="plain")])
+show(with_interval(both, "accuracy", "low", "high")[["steps", "predictor", "n", "accuracy"]])
+
+# %% [markdown]
+# ## Does the model answer them?
+#
+# Chance is one in three where three things are offered, one in two for yes or no.
+
+# %% tags=["hide-input"] mystnb={"image": {"alt": "Bars of accuracy by function for plain steps and for steps in crossed wording, with intervals and the accuracy of the commonest answer"}, "figure": {"caption": "Accuracy by function on split C, plain and in crossed wording.", "name": "fig-crossed-accuracy"}}
+answered = {
+    "plain": accuracy_table(recordings.answers["C"](experiment)),
+    "crossed": accuracy_table(recordings.answers[CROSSED_C](experiment)),
+}
+accuracy_figure(answered)
+
+# %% [markdown]
+# ## What all heads tell
+#
+# The same baselines as for plain steps, on split A in crossed wording.
+
+# %%
+ground = baselines.crossed_baselines(experiment)
+explained = ground.assign(predictor=ground["predictor"] + ": " + ground["meaning"])
+show(with_interval(explained, "accuracy", "low", "high")[["predictor", "accuracy"]])
+
+# %% [markdown]
+# Now on split C, whose words and scenes none of the predictors has seen. The paper's joint probe, fitted on plain steps,
+# shows what it learnt there: functions, or words.
+
+# %%
+transfer = crossed.wording_transfer(experiment)
+show(with_interval(transfer, "accuracy", "low", "high"))
+
+# %% [markdown]
+# ## What single heads tell
+#
+# A ridge probe of each head. Under the null a head knows no more than the words, so the labels of a step's two pictures
+# may be swapped; the p value is for the best of all heads and functions.
+
+# %% tags=["hide-input"]
+probes = crossed.pair_probes(experiment)
+test = max_t_test(probes.strength, probes.null)
+rows = pd.DataFrame(
+    {"function": name, "best_auroc": probes.auroc[f].max(), "smallest_p": test.p_max[f].min(),
+     "heads_that_pass": int((test.p_max[f] < ALPHA).sum()), "of": probes.auroc.shape[1]}
+    for f, name in enumerate(probes.functions)
+).set_index("function").loc[list(NAMES)]  # fmt: skip
+show(rows.reset_index(), digits=3)
+
+# %% [markdown]
+# ## Ablation: own steps beside the same words
+#
+# The heads selected for a function on plain steps are ablated. Its steps in crossed wording are compared with the steps
+# in the same words that need another function. If heads serve the function, its own steps lose more.
+
+# %% tags=["hide-input"] mystnb={"image": {"alt": "For each function the difference of the change of log-probability between its own steps and steps in the same words, with intervals, for two ways of selecting heads"}, "figure": {"caption": "Change of log-probability of a function's own steps less that of other functions' steps in the same words, with its heads ablated; left of 0 its own steps lose more.", "name": "fig-crossed-effects"}}
+effects = crossed.crossed_effects(experiment)
+panels = {
+    ranking: part.assign(label=part["function"].map(SHORT), value=part["difference"])
+    for ranking, part in effects.groupby("ranking", sort=False)
+}
+forest_figure(panels, "own less same words, log-probability")
+
+# %% tags=["hide-input"]
+columns = ["ranking", "function", "n", "own", "same_words", "difference", "q"]
+show(effects[columns].replace({"function": SHORT}), digits=3)
+
+# %% tags=["hide-input"]
+accuracy, crossed_c = ground.set_index("predictor")["accuracy"], answered["crossed"].set_index("function")["accuracy"]
+by_words = gate.set_index("predictor")["accuracy"]
+moved = transfer.set_index(["predictor", "trained_on"])["accuracy"]
+specific = effects[(effects["q"] < ALPHA) & (effects["difference"] < 0)].groupby("ranking").size()
+quote(
+    crossed_n=float(probes.n_steps), crossed_majority=by_words["majority"], crossed_text=by_words.drop("majority").max(),
+    crossed_heads=accuracy["all heads"], crossed_joint=moved["joint probe (paper)", "plain A"],
+    crossed_passed=float(rows["heads_that_pass"].sum()), crossed_specific=float(specific.sum()),
+)  # fmt: skip
+
+# %% [markdown]
+# ## Summary
+
+# %% tags=["hide-input"]
+paragraph(
+    f"On {probes.n_steps} steps whose wording does not tell the function ({probes.n_pairs} pairs), the text reaches "
+    f"{by_words.drop('majority').max():.1%}, the commonest function {by_words['majority']:.1%}, all heads "
+    f"{accuracy['all heads']:.1%}, an untrained model's {accuracy['untrained model']:.1%}. The paper's probe, fitted on "
+    f"plain steps, reaches {moved['joint probe (paper)', 'plain A']:.1%} of them. {int(rows['heads_that_pass'].sum())} of "
+    f"{probes.auroc.size} pairs of function and head tell more than the words. Ablating a function's heads costs its own "
+    f"steps more than others in the same words for {int(specific.sum())} of {len(effects)} sets (q < {ALPHA}). The model "
+    f"answers {crossed_c[list(SPATIAL)].mean():.1%} of the spatial steps in crossed wording."
+)
+
+# %% [markdown]
+# **What's next.** [Can the selection be relied on?](A2_validation.ipynb)
