@@ -43,7 +43,9 @@ class Page:
 
 
 PAGES = {
-    "01_dataset": Page(parameters=("source",)),
+    "01_dataset": Page(
+        first=tuple(baselines.text_gate[split] for split in (SELECTION, CROSSED[SELECTION])), parameters=("source",)
+    ),
     "02_capture": Page((
         *(recordings.answers[split] for split in (SELECTION, TEST, "hard")), recordings.four_bit_answers,
         recordings.direct_answers, recordings.activations[SELECTION],
