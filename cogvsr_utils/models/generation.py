@@ -11,13 +11,14 @@ it has in a chat given at once.
 
 import copy
 from collections.abc import Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from transformers.cache_utils import DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
 
 from cogvsr_utils.dataset.images import open_image
 from cogvsr_utils.dataset.items import Item
+from cogvsr_utils.models.hooks import replaced
 from cogvsr_utils.models.vlm import VLM
 
 
@@ -107,24 +108,17 @@ def image_features_once(vlm: VLM, last: list) -> AbstractContextManager:
     return _memoised(tower, "forward", last) if known else nullcontext()
 
 
-@contextmanager
-def _memoised(owner, name: str, last: list):
+def _memoised(owner, name: str, last: list) -> AbstractContextManager:
     """Inside, ``owner.name`` called again with what it was last given returns what it then gave; ``last`` keeps
     both."""
-    compute, own = getattr(owner, name), vars(owner).get(name)
+    compute = getattr(owner, name)
 
     def call(*args, **kwargs):
         if not (last and _alike(last[0], (args, kwargs))):
             last[:] = (args, kwargs), compute(*args, **kwargs)
         return copy.copy(last[1])  # callers take entries out of it
 
-    setattr(owner, name, call)
-    try:
-        yield
-    finally:
-        delattr(owner, name)
-        if own is not None:
-            setattr(owner, name, own)
+    return replaced(owner, name, call)
 
 
 def _alike(one, other) -> bool:

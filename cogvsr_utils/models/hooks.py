@@ -1,12 +1,26 @@
-"""The one place where hooks are put on a model's attention output projections.
+"""Hooks on a model's attention output projections, and methods that are replaced for a while.
 
 projection_hooks(vlm, hook_for)    hooks at every projection inside a block
+replaced(owner, name, value)       another attribute inside a block
 """
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from cogvsr_utils.models.vlm import VLM
+
+
+@contextmanager
+def replaced(owner: object, name: str, value: object) -> Iterator[None]:
+    """Inside the block ``owner.name`` is ``value``; what the instance itself had comes back, whatever happens."""
+    own = vars(owner).get(name)
+    setattr(owner, name, value)
+    try:
+        yield
+    finally:
+        delattr(owner, name)
+        if own is not None:
+            setattr(owner, name, own)
 
 
 @contextmanager

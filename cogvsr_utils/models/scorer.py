@@ -4,6 +4,8 @@ TeacherForcedScorer(vlm, items).score(edits)    correct and log-probability of e
 TeacherForcedScorer(vlm, items).means()         mean of every head, to replace it by
 """
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,12 +14,15 @@ import torch
 
 from cogvsr_utils.dataset.items import Item
 from cogvsr_utils.models.batching import batched, require_count
+from cogvsr_utils.models.blocks import decoder_blocks, recorded, resumed
 from cogvsr_utils.models.chat import check_items, check_lengths, right_answers
 from cogvsr_utils.models.generation import image_features_once
 from cogvsr_utils.models.interventions import Edit, intervene, require_one_text
 from cogvsr_utils.models.positions import encode_chats
 from cogvsr_utils.models.recording import read_heads
 from cogvsr_utils.models.vlm import VLM
+
+ROOM = 2**31  # bytes of blocks' outputs that may be kept
 
 
 @dataclass(frozen=True)
@@ -64,6 +69,7 @@ class TeacherForcedScorer:
             where = torch.tensor(places[:, :2], device=vlm.device).T
             self.batches.append((inputs, where, first_step[places[:, 0]] + places[:, 2]))
         self.index, self._features = pd.DataFrame(rows), [[] for _ in self.batches]
+        self._blocks: list[list] = [[] for _ in self.batches]  # what each decoder block gave without edits
 
     @torch.inference_mode()
     def score(self, edits: Edit | list[Edit] | None = None) -> StepScores:
@@ -73,15 +79,34 @@ class TeacherForcedScorer:
         """
         require_one_text(edits)
         correct, log_prob = np.ones(len(self.index), dtype=bool), np.zeros(len(self.index))
+        again = self._unchanged_blocks(edits)
         with intervene(self.vlm, edits):
-            for (inputs, (row, token), owner), features in zip(self.batches, self._features, strict=True):
-                with image_features_once(self.vlm, features):
+            for (inputs, (row, token), owner), features, blocks in zip(
+                self.batches, self._features, self._blocks, strict=True
+            ):
+                with image_features_once(self.vlm, features), again(blocks):
                     logits = self.vlm.next_logits(inputs, row, token - 1)  # (answer tokens, vocabulary)
                 targets = inputs["input_ids"][row, token]
                 correct[owner[(logits.argmax(1) != targets).cpu().numpy()]] = False
                 each = logits.log_softmax(1).gather(1, targets[:, None])[:, 0]
                 np.add.at(log_prob, owner, each.double().cpu().numpy())
         return StepScores(correct, log_prob)
+
+    def _unchanged_blocks(self, edits: Edit | list[Edit] | None) -> Callable[[list], AbstractContextManager]:
+        """What a batch runs in: without edits its blocks' outputs are kept, where there is room for them; with edits
+        those before the first edited layer are not computed again."""
+        given = [edits] if isinstance(edits, Edit) else edits or []
+        if self.vlm.active_edits:  # of somebody else
+            return lambda blocks: nullcontext()
+        if given and all(self._blocks):
+            first = min(layer for edit in given for layer, _ in edit.heads)
+            return lambda blocks: resumed(self.vlm, blocks, first)
+        tokens = sum(inputs["input_ids"].numel() for inputs, *_ in self.batches)
+        hidden = self.vlm.model.config.get_text_config().hidden_size
+        size = len(decoder_blocks(self.vlm)) * tokens * hidden * self.vlm.model.dtype.itemsize
+        if given or all(self._blocks) or size > ROOM:
+            return lambda blocks: nullcontext()
+        return lambda blocks: recorded(self.vlm, blocks)
 
     @torch.inference_mode()
     def means(self) -> dict[str, np.ndarray]:

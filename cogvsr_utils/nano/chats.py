@@ -127,9 +127,9 @@ def mixture(progress: float, grown: bool) -> Mixture:
     """What is learnt when ``progress`` (0 to 1) of the training is done: plain questions about things first, since all
     else rests on them, then tasks, then whole chains. A ``grown`` model knows the plain ones already."""
     if grown:
-        return (
-            Mixture(drills=0.4, tasks=0.9, crossed=0.6, told=0.6) if progress < 0.4 else Mixture(0.05, 0.5, 0.6, 0.15)
-        )
+        if progress < 0.4:
+            return Mixture(drills=0.4, tasks=0.9, crossed=0.6, told=0.6)
+        return Mixture(0.15, 0.8, 0.7, 0.6) if progress < 0.65 else Mixture(0.03, 0.8, 0.65, 0.2)
     if progress < 0.35:
         return Mixture(drills=0.75, tasks=0.2, crossed=0.4, told=0.8)
     if progress < 0.55:

@@ -11,11 +11,13 @@ from cogvsr_utils.checks.parity import check_parity
 from cogvsr_utils.dataset.images import open_image
 from cogvsr_utils.functions import MAIN
 from cogvsr_utils.models.answering import answer
+from cogvsr_utils.models.blocks import decoder_blocks
 from cogvsr_utils.models.chat import conversation
 from cogvsr_utils.models.interventions import intervene, mask
 from cogvsr_utils.models.options import forced_choice
 from cogvsr_utils.models.positions import chat_spans
 from cogvsr_utils.models.recording import capture
+from cogvsr_utils.models.scorer import TeacherForcedScorer
 
 LAYERS = {"qwen3_5": [1, 3], "mllama": [0, 1, 2]}  # layers of softmax attention; 0 and 1 in all others
 CAUSAL = [name for name in FAMILIES if name != "paligemma"]
@@ -23,6 +25,11 @@ CAUSAL = [name for name in FAMILIES if name != "paligemma"]
 
 @pytest.fixture(scope="module", params=FAMILIES)
 def tiny(request):
+    return build(request.param)
+
+
+@pytest.fixture(scope="module", params=CAUSAL)
+def causal(request):
     return build(request.param)
 
 
@@ -130,3 +137,22 @@ def test_a_template_that_rewrites_earlier_turns_is_refused(asked):
     vlm.processor.chat_template = vlm.processor.chat_template.replace("<|end|>", "{{ loop.length }}<|end|>")
     with pytest.raises(ValueError, match="does not keep earlier turns as they were"):
         chat_spans(vlm, asked[0], ["red", "2"])
+
+
+def test_what_an_edit_leaves_as_it_is_may_be_taken_from_the_pass_without(causal, asked):
+    """The scorer, which does not compute the blocks before the first edited one again, against one that does."""
+    scorer, fresh = (TeacherForcedScorer(causal, asked, batch_size=2) for _ in range(2))
+    assert np.array_equal(scorer.score().log_prob, fresh.score().log_prob)
+    for layer in LAYERS.get(causal.name, [0, 1]):
+        edits = mask([(layer, 1)])
+        fresh._blocks = [[] for _ in fresh.batches]  # nothing kept, so all is computed
+        expected, found = fresh.score(edits), scorer.score(edits)
+        assert np.array_equal(found.log_prob, expected.log_prob) and np.array_equal(found.correct, expected.correct)
+    assert np.array_equal(scorer.score().log_prob, fresh.score().log_prob)
+
+
+def test_blocks_are_left_as_they_were(causal, asked):
+    scorer = TeacherForcedScorer(causal, asked[:2])
+    scorer.score()
+    scorer.score(mask([(max(LAYERS.get(causal.name, [0, 1])), 0)]))
+    assert not any("forward" in vars(block) or block._forward_hooks for block in decoder_blocks(causal))
