@@ -67,7 +67,7 @@ def test_code_beside_weights_is_not_run(tmp_path):
     config = json.loads((folder / "config.json").read_text())
     config["auto_map"] = {"AutoConfig": "remote.Config", "AutoModelForImageTextToText": "remote.Model"}
     (folder / "config.json").write_text(json.dumps(config))
-    assert len(load_vlm(str(folder)).heads) == 48 and not trace.exists()
+    assert len(load_vlm(str(folder)).heads) == 192 and not trace.exists()
 
 
 def test_addresses_in_data_are_never_fetched(items, monkeypatch):

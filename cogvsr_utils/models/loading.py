@@ -32,7 +32,7 @@ def load_vlm(
 
     >>> vlm = load_vlm("nano-internvl")
     >>> len(vlm.heads)
-    48
+    192
     """
     if quantize not in QUANTIZE:
         raise ValueError(f"quantize is {quantize!r}; expected one of {QUANTIZE}")

@@ -108,7 +108,7 @@ def test_quality_of_a_ranking_is_counted_by_hand(experiment, rankings, ablations
     cost = -ablations["mask"].mean_delta_log_prob([name])[0]
     top = [set(np.argsort(-x, kind="stable")[:k]) for x in (rankings.scores["the same for all"][3], cost)]
     row = table.loc["the same for all", "mask", name, k]
-    assert row["precision"] == len(top[0] & top[1]) / k and row["chance"] == k / 48
+    assert row["precision"] == len(top[0] & top[1]) / k and row["chance"] == k / 192
     assert table.loc[MEASURED, "mask", name, k]["precision"] == 1
 
 
@@ -124,11 +124,11 @@ def test_agreement_of_rankings_is_that_of_ranks(experiment):
 
 def test_matched_controls_are_as_large_of_like_norm_and_measured_on_own_steps(experiment, rankings):
     norms = np.random.default_rng(1).uniform(1, 1.05, len(rankings.heads))
-    attributions = Attributions(FUNCTIONS, *np.zeros((2, 8, 48)), norms)
+    attributions = Attributions(FUNCTIONS, *np.zeros((2, 8, 192)), norms)
     sets = ablation.matched_controls[selection.IMPORTANCE].make(
         experiment, selection.IMPORTANCE, rankings=rankings, attributions=attributions
     )
-    assert set(sets["k"]) == {n_top(48)} and set(sets["function"]) == set(NAMES)
+    assert set(sets["k"]) == {n_top(192)} and set(sets["function"]) == set(NAMES)
     for _, part in sets.groupby("function"):
         own = part[part["set"] == -1].iloc[0]
         assert (np.abs(part["norm"] - own["norm"]) <= 0.05 * own["norm"]).all()
@@ -167,7 +167,7 @@ def test_the_strongest_head_is_taken_out_of_its_set(experiment, rankings):
     scorer = scorer_of(experiment, "C", FEW.ablation_items)
     name = NAMES[4]
     own = (scorer.index["function"] == name).to_numpy()
-    heads = selection.top_heads_by(rankings, selection.IMPORTANCE, n_top(48)).of(name)
+    heads = selection.top_heads_by(rankings, selection.IMPORTANCE, n_top(192)).of(name)
     intact = scorer.score().correct[own]
 
     def change(chosen):

@@ -145,7 +145,7 @@ def test_readme_names_the_two_commands_and_its_example_runs(tmp_path):
     assert len([line for line in example.splitlines() if line.strip()]) <= 10
     done = subprocess.run([sys.executable, "-c", example], capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert "change" in done.stdout and ", 48, 24)" in done.stdout
+    assert "change" in done.stdout and ", 192, 24)" in done.stdout
 
 
 def test_wheel_holds_weights_and_schema_and_works_from_any_folder(tmp_path):
@@ -158,7 +158,7 @@ def test_wheel_holds_weights_and_schema_and_works_from_any_folder(tmp_path):
     environment = {"PYTHONPATH": str(tmp_path / "site"), "PATH": "/usr/bin:/bin"}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, env=environment)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.split() == ["48", str(tmp_path / "site" / "cogvsr_utils/dataset/synth/kinds/__init__.py")]
+    assert done.stdout.split() == ["192", str(tmp_path / "site" / "cogvsr_utils/dataset/synth/kinds/__init__.py")]
     assert (tmp_path / "site" / "cogvsr_utils" / "dataset" / "schemas" / "item.schema.json").is_file()
 
 
