@@ -7,7 +7,7 @@ encode(tokenizer, prefix, chats)      their tokens -> EncodedChat; ``padded`` jo
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -15,7 +15,7 @@ from torch import nn
 from transformers import PreTrainedTokenizerFast
 
 from cogvsr_utils.dataset.items import Step
-from cogvsr_utils.dataset.synth.crossed import crossed_chain, note_text
+from cogvsr_utils.dataset.synth.crossed import crossed_text, note_text
 from cogvsr_utils.dataset.synth.kinds import KINDS
 from cogvsr_utils.dataset.synth.questions import ask
 from cogvsr_utils.dataset.synth.substeps import POINTS
@@ -84,10 +84,34 @@ def sample_task_drill(scene_view: SceneView, rng: np.random.Generator, n_questio
     return [Chat(main, steps, str(len(scene_view.scene.things)))]
 
 
-def sample_crossed(scene_view: SceneView, rng: np.random.Generator, told: float = 0.25) -> list[Chat]:
-    """A chain in crossed wording, or none where the scene allows none; a share names its tasks by number."""
-    made = crossed_chain(scene_view, rng, told=rng.random() < told)
-    return [Chat(*made)] if made else []
+def sample_crossed(
+    scene_view: SceneView, rng: np.random.Generator, told: float = 0.25, hints: float = 0.0
+) -> list[Chat]:
+    """A chain in crossed wording, or none where the scene allows none.
+
+    In a share the tasks are ``told`` by their numbers; ``hints`` is how often a step is preceded by one that asks for
+    the number of its task, and by one that asks for the task's words. Neither is ever asked in an evaluation.
+    """
+    text = crossed_text(scene_view, rng)
+    if text is None:
+        return []
+    things, telling = {t.color: t for t in scene_view.things}, rng.random() < told
+    steps, answer = text.steps(scene_view.things)
+    chain = []
+    for asked, step in zip(text.asks, steps, strict=False):
+        slot, (a, b, c) = asked.slot(things), asked.candidates
+        if not telling and rng.random() < hints:
+            question = f"By the {asked.line} of the {asked.picker} object, which task is it?"
+            chain.append(Step(question, str(slot), "int", None, ""))
+        if rng.random() < hints:
+            chain.append(Step(f"What is task {slot}?", text.task(asked, things).phrases[text.split], "text", None, ""))
+        if telling:
+            which = (
+                f"is it {asked.named} among {a}, {b} and {c}?" if asked.yesno else f"which one is it: {a}, {b} or {c}?"
+            )
+            step = replace(step, question=f"By task {slot}, {which}")
+        chain.append(step)
+    return [Chat(text.main, chain, answer)]
 
 
 def sample_chats(
@@ -115,12 +139,14 @@ def sample_chats(
 
 @dataclass(frozen=True)
 class Mixture:
-    """Shares of chats: ``drills`` among all, ``tasks`` among drills, ``crossed`` among chains, ``told`` among those."""
+    """Shares of chats: ``drills`` among all, ``tasks`` among drills, ``crossed`` among chains, ``told`` among those,
+    and ``hints`` among their steps."""
 
     drills: float
     tasks: float
     crossed: float
     told: float
+    hints: float = 0.0
 
 
 def mixture(progress: float, grown: bool) -> Mixture:
@@ -128,8 +154,10 @@ def mixture(progress: float, grown: bool) -> Mixture:
     else rests on them, then tasks, then whole chains. A ``grown`` model knows the plain ones already."""
     if grown:
         if progress < 0.4:
-            return Mixture(drills=0.4, tasks=0.9, crossed=0.6, told=0.6)
-        return Mixture(0.15, 0.8, 0.7, 0.6) if progress < 0.65 else Mixture(0.03, 0.8, 0.65, 0.2)
+            return Mixture(drills=0.4, tasks=0.9, crossed=0.6, told=0.6, hints=0.3)
+        if progress < 0.7:
+            return Mixture(drills=0.1, tasks=0.8, crossed=0.7, told=0.5, hints=0.4)
+        return Mixture(drills=0.02, tasks=0.8, crossed=0.6, told=0.15, hints=0.1)
     if progress < 0.35:
         return Mixture(drills=0.75, tasks=0.2, crossed=0.4, told=0.8)
     if progress < 0.55:
@@ -150,7 +178,7 @@ def draw_chats(
                 ("tasks", sample_task_drill(views[r], rng)) if tasks else ("drill", [sample_drill(views[r], rng)])
             )
         elif rng.random() < mix.crossed:
-            kind, some = "crossed", sample_crossed(views[r], rng, mix.told)
+            kind, some = "crossed", sample_crossed(views[r], rng, mix.told, mix.hints)
         else:
             kind, some = "plain", sample_chats(views[r], names[r], rng, n_chats=1)
         chats += [(chat, int(r), kind) for chat in some]

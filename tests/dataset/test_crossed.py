@@ -10,7 +10,7 @@ from scipy.stats import chisquare
 from cogvsr_utils.dataset.items import steps_table
 from cogvsr_utils.dataset.loading import load_items
 from cogvsr_utils.dataset.synth.build import compose_crossed
-from cogvsr_utils.dataset.synth.crossed import CHOICE, N_STEPS, YESNO, crossed_chain, draw_text
+from cogvsr_utils.dataset.synth.crossed import CHOICE, N_STEPS, YESNO, crossed_text, draw_text
 from cogvsr_utils.dataset.synth.scenes import BOARD, COLORS, sample_scene, scene_with
 from cogvsr_utils.dataset.synth.tasks import MARKS, TASKS
 from cogvsr_utils.dataset.synth.views import CLEAR, SceneView
@@ -168,12 +168,12 @@ def test_chains_for_training_are_answered_by_their_scene():
     rng, found = np.random.default_rng(0), 0
     for number in range(60):
         view = SceneView.of(sample_scene(np.random.default_rng(number)), "map")
-        made = crossed_chain(view, rng)
-        if made:
-            main, steps, answer = made
+        text = crossed_text(view, rng)
+        if text:
+            steps, answer = text.steps(view.things)
             found += 1
             assert answer in {"yes", "no", *COLORS} and len(steps) <= N_STEPS
-            assert len(main.split("Plan: ")[1].split(".")[0].split(", ")) == BOARD
+            assert len(text.main.split("Plan: ")[1].split(".")[0].split(", ")) == BOARD
     assert found > 30
 
 

@@ -6,7 +6,7 @@ column of the pink object tells", so that only plan and picture together tell wh
 Ask, CrossedText           what is asked, before there is a picture
 draw_text(rng, split)      a text with the functions that its two pictures ask for
 crossed_pair(rng, split)   the text with its two scenes: a minimal pair
-crossed_chain(view, rng)   a text that suits a scene that there is already (for training)
+crossed_text(view, rng)    a text that suits a scene that there is already (for training)
 
 Texts are drawn before the pictures and independently of them, so that every task of a plan is equally likely to be the
 one asked for, whatever the text.
@@ -53,7 +53,6 @@ YESNO = (
     ("Does the {line} of the {picker} thing mean {named} among {a}, {b} and {c}?",
      "Among {a}, {b} and {c}, is it true that the {picker} {line} means {named}?"),
 )  # fmt: skip
-TOLD = ("By task {task}, which one is it: {a}, {b} or {c}?", "By task {task}, is it {named} among {a}, {b} and {c}?")
 SPLITS = ("A", "B", "C")
 
 
@@ -79,6 +78,10 @@ class Ask:
         """What may be answered."""
         return YES_NO if self.yesno else self.candidates
 
+    def slot(self, things: Mapping[str, Thing]) -> int:
+        """The number of the task that the question picks in a scene, its things by colour."""
+        return getattr(things[self.picker], self.line)
+
     @property
     def yesno(self) -> bool:
         """Whether it asks for yes or no."""
@@ -102,7 +105,7 @@ class CrossedText:
 
     def task(self, ask: Ask, things: Mapping[str, Thing]) -> Task:
         """The task that a question picks in a scene, its things by colour."""
-        return self.tasks[getattr(things[ask.picker], ask.line) - 1]
+        return self.tasks[ask.slot(things) - 1]
 
     def picked(self, things: Sequence[Thing]) -> list[tuple[str, str]] | None:
         """For every question its function and the colour that answers it in a scene; None where one has no single
@@ -223,11 +226,10 @@ def crossed_pair(rng: np.random.Generator, split: str, view: str) -> tuple[Cross
             return text.naming(answers, rng), scenes
 
 
-def crossed_chain(view: SceneView, rng: np.random.Generator, told: bool = False) -> tuple[str, list[Step], str] | None:
-    """Main question, steps and answer that suit a scene; None where its things do not allow any.
+def crossed_text(view: SceneView, rng: np.random.Generator) -> CrossedText | None:
+    """A text that suits a scene; None where its things do not allow any.
 
-    For training: which functions are asked for depends on what the scene allows. ``told`` names the tasks by their
-    numbers, which makes the questions easier.
+    For training: which functions are asked for depends on what the scene allows.
     """
     things = view.things
     if len(things) < 3 or not view.all_visible:
@@ -251,15 +253,12 @@ def crossed_chain(view: SceneView, rng: np.random.Generator, told: bool = False)
         if pool:
             chosen = pool[str(rng.choice(sorted(pool)))]
             slots[slot] = chosen[rng.integers(len(chosen))]
-            ask = _draw_ask(rng, split, picker.color, line, [t.color for t in trio])
-            asks.append(replace(ask, wording=TOLD[ask.yesno].replace("{task}", str(slot))) if told else ask)
+            asks.append(_draw_ask(rng, split, picker.color, line, [t.color for t in trio]))
     if not asks:
         return None
     others = [task for task in _draw_tasks(rng, note) if task.function not in {t.function for t in slots.values()}]
     others.sort(key=lambda task: task.function not in SPATIAL)
-    free = iter(others + [task for task in _draw_tasks(rng, note)])
+    free = iter([*others, *_draw_tasks(rng, note)])
     tasks = tuple(slots[number] if number in slots else next(free) for number in range(1, BOARD + 1))
     text = CrossedText(note, tasks, tuple(asks), split)
-    text = text.naming([[color for _, color in text.picked(things)]], rng)
-    steps, answer = text.steps(things)
-    return text.main, steps, answer
+    return text.naming([[color for _, color in text.picked(things)]], rng)
