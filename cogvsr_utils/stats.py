@@ -94,6 +94,19 @@ def paired_difference(
     return mean, low, high, float((1 + extreme.sum()) / (1 + n_bootstrap))
 
 
+def two_sided_p(observed: float, null: ArrayLike) -> float:
+    """Twice the smaller share of ``null`` (draws,) at or beyond ``observed`` on one side, the observed one counted in.
+
+    So a result in the other direction shows as well. At most 1; at least 2 / (1 + draws).
+
+    >>> [two_sided_p(observed, np.arange(1, 200)) for observed in (0.0, 200.0, 100.0)]
+    [0.01, 0.01, 1.0]
+    """
+    null = np.asarray(null, dtype=float)
+    sides = (null <= observed).sum(), (null >= observed).sum()
+    return float(min(1.0, 2 * (1 + min(sides)) / (1 + len(null))))
+
+
 def false_discovery_rate(p: ArrayLike) -> np.ndarray:
     """Benjamini and Hochberg's q value of every p value, in its shape."""
     from statsmodels.stats.multitest import multipletests

@@ -145,7 +145,7 @@ scale, steer = by_method.loc[("scale", "Spatial Perception")], by_method.loc[("s
 spatial, relational = (own.set_index("function").loc[name] for name in NAMES[:2])
 first, forced = alone.set_index("function").loc[NAMES[0]], both.set_index("function").loc[NAMES[0]]
 strongest = f"{first['layer']:.0f}.{first['head']:.0f}"
-beaten = int((matched["p"] < ALPHA).sum())
+beaten = int(((matched["p"] < ALPHA) & (matched["change"] < matched["control_mean"])).sum())
 quote(
     n_top=float(own["k"].iloc[0]),
     mask_spatial=100 * spatial["change"],

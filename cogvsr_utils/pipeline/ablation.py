@@ -39,7 +39,7 @@ from cogvsr_utils.pipeline.selection import (
 )
 from cogvsr_utils.pipeline.store import result
 from cogvsr_utils.pipeline.sweeps import ablate_each_head, scorer_of
-from cogvsr_utils.stats import clustered_mean, false_discovery_rate, percentile_interval
+from cogvsr_utils.stats import clustered_mean, false_discovery_rate, percentile_interval, two_sided_p
 
 SCALES = (1.25, 1.5, 2.0)
 STRENGTHS = (0.5, 1.0, 2.0)
@@ -211,13 +211,13 @@ def against_controls(sets: pd.DataFrame) -> pd.DataFrame:
     """Each function's heads beside their matched controls, from ``matched_controls``, in the order of ``NAMES``.
 
     Columns: function, n, k, change, control_mean, control_low, control_high (95 % of the controls), sets, norm,
-    control_norm, same_layer, p (one-sided: that a control costs as much); missing for a function without controls.
+    control_norm, same_layer, p (two-sided: that a control is as far off); missing for a function without controls.
     """
     rows = []
     for function, part in sets.groupby("function"):
         own, controls = part[part["set"] == -1].iloc[0], part[part["set"] >= 0]
         low, high = percentile_interval(controls["change"]) if len(controls) else (np.nan, np.nan)
-        p = (1 + (controls["change"] <= own["change"]).sum()) / (1 + len(controls)) if len(controls) else np.nan
+        p = two_sided_p(own["change"], controls["change"]) if len(controls) else np.nan
         rows.append({"function": function, "n": own["n"], "k": own["k"], "change": own["change"], "p": p,
                      "control_mean": controls["change"].mean(), "control_low": low, "control_high": high,
                      "sets": len(controls), "norm": own["norm"], "control_norm": controls["norm"].mean(),
@@ -227,7 +227,7 @@ def against_controls(sets: pd.DataFrame) -> pd.DataFrame:
 
 def all_against_controls(sets: pd.DataFrame, column: str = "change", n: int = 2000) -> dict[str, float]:
     """The mean over functions of a column of ``matched_controls``: of the functions' heads (``own``), of controls
-    (``mean``, ``low``, ``high``: 95 % with one drawn for each function), and the ``p`` that these cost as much.
+    (``mean``, ``low``, ``high``: 95 % with one drawn for each function), and the two-sided ``p``.
 
     Functions for which no control was found are left out.
     """
@@ -236,7 +236,7 @@ def all_against_controls(sets: pd.DataFrame, column: str = "change", n: int = 20
     own = np.mean([part[-1] for part in parts])
     draws = np.mean([rng.choice(part.drop(-1), n) for part in parts], axis=0)
     low, high = percentile_interval(draws)
-    return {"own": own, "mean": draws.mean(), "low": low, "high": high, "p": (1 + (draws <= own).sum()) / (1 + n)}
+    return {"own": own, "mean": draws.mean(), "low": low, "high": high, "p": two_sided_p(own, draws)}
 
 
 @result(splits=(TUNING, TEST), needs=TUNED, gpu=True)

@@ -52,19 +52,23 @@ def ranking_tests(experiment: Experiment, rankings: Rankings, masked: HeadAblati
     """Does a ranking predict more than chance, in the mean over functions? Columns: ranking, precision and spearman
     (top ``n_top`` heads, masked on C), and p_precision and p_spearman.
 
-    The null shuffles the heads of all rankings and functions alike, so that what functions share stays shared; a p is
-    the share of shuffles in which the best of all rankings does as well, so it covers all of them at once.
+    The null shuffles heads within their layers, so that a ranking by depth alone is no better than chance, and those of
+    all rankings and functions alike, so that what functions share stays shared; a p is the share of shuffles in which
+    the best of all rankings does as well, so it covers all of them at once.
     """
     cost = -masked.mean_delta_log_prob(rankings.functions)
     k, n_heads, rng = n_top(cost.shape[1]), cost.shape[1], np.random.default_rng(0)
     best, order = stats.top_mask(cost, k), _standard_ranks(cost)
-    shuffles = np.stack([np.arange(n_heads), *(rng.permutation(n_heads) for _ in range(n))])
+    numbers, layers = np.arange(n_heads), rankings.heads[:, 0]
+    shuffles = np.stack([numbers, *(stats.shuffle_within(numbers, layers, rng) for _ in range(n))])
     table = pd.DataFrame({"ranking": list(rankings.scores)})
     tops = [stats.top_mask(scores, k).astype(float) for scores in rankings.scores.values()]
     ranks = [_standard_ranks(scores) for scores in rankings.scores.values()]
     for measure, values, truth in (("precision", tops, best * n_heads / k), ("spearman", ranks, order)):
         draws = np.array([[(own[:, to] * truth).mean() for to in shuffles] for own in values])
         table[measure] = draws[:, 0]
+        expected = draws[:, 1:].mean(1, keepdims=True)  # what depth alone gives
+        draws -= expected
         highest = draws[:, 1:].max(0)
         table[f"p_{measure}"] = (1 + (highest >= draws[:, :1] - 1e-9).sum(1)) / (1 + n)
     return table

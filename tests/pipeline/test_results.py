@@ -1,5 +1,7 @@
 """Results on a small data set, with rankings made up, so that what comes out can be computed by hand."""
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -100,6 +102,27 @@ def test_a_ranking_that_is_the_measure_itself_is_told_from_chance_and_no_other(e
     assert (tests.drop(MEASURED)["p_spearman"] > 0.01).all() and tests.loc["all alike", "spearman"] == 0
 
 
+def test_a_ranking_by_depth_alone_is_no_better_than_chance(experiment, rankings, ablations):
+    """Late heads cost most, and a ranking that knows no more than that; among the heads of a layer it is blind."""
+    rng, layers = np.random.default_rng(0), rankings.heads[:, 0]
+    masked = ablations["mask"]
+    cost = np.concatenate([[0.0], -layers - rng.random(len(layers))])
+    deep = replace(masked, log_prob=np.tile(cost[:, None], len(masked.function)))
+    scores = layers + rng.random((8, len(layers)))
+    by_depth = replace(rankings, scores={"depth": scores})
+    found = prediction.ranking_tests.make(experiment, rankings=by_depth, masked=deep, n=200).iloc[0]
+    assert found["spearman"] > 0.8 and found["p_spearman"] > 0.01
+
+
+def test_controls_that_cost_more_show_as_well_as_those_that_cost_less():
+    def one(change):
+        sets = pd.DataFrame({"function": NAMES[0], "set": range(-1, 99), "n": 9, "k": 2, "norm": 1.0, "same_layer": 1.0,
+                             "change": [change, *np.linspace(-0.2, 0.0, 99)]})  # fmt: skip
+        return ablation.against_controls(sets)["p"].iloc[0]
+
+    assert one(-0.5) == one(0.3) == pytest.approx(2 / 100) and one(-0.1) > 0.9
+
+
 def test_quality_of_a_ranking_is_counted_by_hand(experiment, rankings, ablations):
     table = prediction.ranking_quality.make(
         experiment, rankings=rankings, masked=ablations["mask"], mean_ablated=ablations["mean"]
@@ -143,7 +166,7 @@ def test_every_function_weighs_alike_however_many_sets_it_has():
          "change": [-0.5, -0.4, -0.2, *[-0.3], *np.linspace(-0.2, 0, 100)]}
     )  # fmt: skip
     found = ablation.all_against_controls(sets)
-    assert found["own"] == pytest.approx(-0.4) and found["p"] == 1 / 2001
+    assert found["own"] == pytest.approx(-0.4) and found["p"] == 2 / 2001
     assert found["mean"] == pytest.approx((-0.3 - 0.1) / 2, abs=0.01)
 
 
