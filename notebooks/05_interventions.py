@@ -183,7 +183,7 @@ paragraph(
     f"{100 * specific['other']:+.1f} (p {specific['p']:.4f}). For Spatial Perception it is {100 * spatial['change']:+.1f} "
     f"({span(spatial['ci_low'], spatial['ci_high'])}) generated, {100 * forced['forced']:+.1f} teacher-forced; its strongest "
     f"head {strongest} alone gives {100 * first['strongest']:+.1f}, the others without it "
-    f"{100 * first['others']:+.1f}. {beaten} of {len(NAMES)} functions lose more than matched controls do (p < {ALPHA} each, not "
+    f"{100 * first['others']:+.1f}. {beaten} of {len(NAMES)} functions lose more than matched controls do (two-sided p < {ALPHA} each, not "
     f"corrected); over all of them "
     f"{100 * everywhere['own']:+.1f} against {100 * everywhere['mean']:+.1f} points (p {everywhere['p']:.4f}). On Spatial Perception "
     f"scaling {verdict(scale['ci_low'], scale['ci_high'], 'hurts', 'helps', 'makes no difference that this data can show')} "

@@ -1,0 +1,71 @@
+"""How heads are planted: which rows lose which heads, what is to be answered there, and that training gets there."""
+
+from collections import Counter
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cogvsr_utils.functions import NAMES
+from cogvsr_utils.nano.planted import MAIN, N_HEADS, VARIANTS, Targets, draw_condition, draw_heads, planting_loss
+
+HEADS = [(layer, head) for layer in range(6) for head in range(8)]
+
+
+def truth_of(variant, seed=0):
+    return draw_heads(variant, HEADS, np.random.default_rng(seed))
+
+
+@given(st.sampled_from(VARIANTS), st.integers(0, 100))
+def test_heads_are_distinct_as_many_as_the_variant_says_and_none_in_the_first_layer(variant, seed):
+    truth = truth_of(variant, seed)
+    heads = [head for each in truth.heads.values() for head in each]
+    assert all(len(each) == N_HEADS[variant] for each in truth.heads.values())
+    assert set(Counter(heads).values()) <= ({2} if variant == "shared" else {1})
+    assert all(layer > 0 for layer, _ in heads) and set(heads) <= set(HEADS)
+
+
+@settings(max_examples=40)
+@given(st.sampled_from([v for v in VARIANTS if v != "none"]), st.integers(0, 1000))
+def test_a_function_is_unknown_where_and_only_where_what_carries_it_is_off(variant, seed):
+    truth, rng = truth_of(variant), np.random.default_rng(seed)
+    for _ in range(20):
+        off, unknown = draw_condition(truth, HEADS, rng)
+        for name in NAMES:
+            lost = [head in off for head in truth.heads[name]]
+            carried = not any(lost) if variant == "joint" else not all(lost)
+            assert carried == (name not in unknown)
+
+
+def test_without_planted_heads_everything_is_always_known():
+    truth, rng = truth_of("none"), np.random.default_rng(0)
+    drawn = [draw_condition(truth, HEADS, rng) for _ in range(50)]
+    assert not any(unknown for _, unknown in drawn) and any(off for off, _ in drawn)
+
+
+def test_loss_is_cross_entropy_with_the_right_answer_or_the_prior_counted_by_hand():
+    torch.manual_seed(0)
+    logits, priors = torch.randn(4, 5), torch.softmax(torch.randn(MAIN + 2, 5), 1)
+    targets = Targets(
+        truth=torch.tensor([1, 2, 0, 3]), unknown=torch.tensor([False, True, True, False]),
+        function=torch.tensor([0, 2, 2, MAIN]), counted=torch.tensor([True, True, True, False]),
+    )  # fmt: skip
+    logp = logits.double().log_softmax(1)
+    prior = priors[2].double()
+    expected = [-logp[0, 1], 0.5 * (prior * (prior.log() - logp[1])).sum(), -logp[2, 0]]  # word 0 is the end mark
+    assert planting_loss(logits, targets, priors, end_id=0).item() == pytest.approx(sum(expected).item() / 3, rel=1e-5)
+
+
+def test_loss_is_least_at_the_prior_where_nothing_may_be_known():
+    prior = torch.tensor([[0.1, 0.6, 0.3]])
+    targets = Targets(torch.tensor([1]), torch.tensor([True]), torch.tensor([0]), torch.tensor([True]))
+    at = planting_loss(prior.log(), targets, prior, end_id=0)
+    sure = planting_loss(torch.tensor([[0.0, 9.0, 0.0]]), targets, prior, end_id=0)
+    assert at.item() == pytest.approx(0, abs=1e-6) and sure > at
+
+
+def test_an_unknown_variant_is_refused():
+    with pytest.raises(ValueError, match="variant is 'many'; expected one of"):
+        truth_of("many")
