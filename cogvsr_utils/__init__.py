@@ -12,6 +12,7 @@ _HOME = {
     "check_items": "dataset.jsonl", "write_items": "dataset.jsonl", "BadRow": "dataset.jsonl",
     "load_benchmark": "dataset.benchmarks.benchmark", "judge_official": "dataset.benchmarks.official",
     "judge_strict": "dataset.benchmarks.lettered",
+    "export_review": "dataset.review", "import_review": "dataset.review", "apply_review": "dataset.review",
     "audit_labels": "dataset.audit", "FUNCTIONS": "functions",
     "load_vlm": "models.loading", "HeadMap": "models.head_map", "answer": "models.answering",
     "forced_choice": "models.options",
