@@ -143,11 +143,12 @@ def max_t_test(observed: np.ndarray, null: np.ndarray) -> MaxTTest:
 @dataclass(frozen=True)
 class SignFlipTest:
     """``p_max`` (labels, columns); how many columns of each label pass at 5 % in the ``null`` and in the ``bootstrap``,
-    both (draws, labels); see ``sign_flip_test``."""
+    both (draws, labels); the ``threshold`` that the statistic has to pass; see ``sign_flip_test``."""
 
     p_max: np.ndarray
     null: np.ndarray
     bootstrap: np.ndarray
+    threshold: float
 
 
 def sign_flip_test(
@@ -178,7 +179,7 @@ def sign_flip_test(
     largest = np.sort(flipped.max(axis=(1, 2)))
     threshold = np.quantile(largest, 1 - ALPHA)
     p_max = (1 + n - np.searchsorted(largest, observed)) / (1 + n)
-    return SignFlipTest(p_max, (flipped > threshold).sum(2), (resampled > threshold).sum(2))
+    return SignFlipTest(p_max, (flipped > threshold).sum(2), (resampled > threshold).sum(2), float(threshold))
 
 
 def shuffle_within(labels: ArrayLike, strata: ArrayLike, rng: np.random.Generator) -> np.ndarray:

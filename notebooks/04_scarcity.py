@@ -61,6 +61,14 @@ n_heads = len(table) // len(NAMES)
 count_figure({experiment.title: counts}, {experiment.title: n_heads})
 
 # %% [markdown]
+# A count of 0 says little where few steps were asked: what a head's ablation has to cost at least to be counted, in shares
+# of the function's steps.
+
+# %% tags=["hide-input"]
+least = validation.detectable(experiment).set_index("function").loc[list(NAMES)]
+show(least.rename(index=SHORT).reset_index(), percent=("detectable",))
+
+# %% [markdown]
 # ## Are spatial heads the scarcest?
 #
 # The two spatial functions less the other six, with intervals over scenes. *As it is* takes the paper's probe;
@@ -94,8 +102,8 @@ show(pd.DataFrame(lines).rename(index=SHORT).reset_index())
 # %% [markdown]
 # ## How much depends on the threshold?
 #
-# Heads above a share of the strongest head's importance, beside the elbow; then heads whose ablation costs accuracy with
-# a family-wise p below a level.
+# Heads above the paper's threshold, and how many pass it with shuffled labels; heads above a share of the strongest head's
+# importance, beside the elbow; then heads whose ablation costs accuracy with a family-wise p below a level.
 
 # %% tags=["hide-input"]
 passing = validation.thresholds(experiment)
@@ -103,7 +111,10 @@ shares, levels = (
     passing[passing["rule"] == rule].pivot(index="function", columns="threshold", values="heads").loc[list(NAMES)]
     for rule in ("share of the strongest", "ablation, p below")
 )
+paper = passing[passing["rule"] == "importance above"].set_index("function").loc[list(NAMES)]
 shown = shares.rename(columns="> {:.0%}".format).assign(elbow=rules["elbow"]["value"].astype(int))
+shown.insert(0, "> 0.001", paper["heads"])
+shown.insert(1, "> 0.001, shuffled", paper["null"].astype(int))
 show(shown.rename(index=SHORT).reset_index())
 
 # %% tags=["hide-input"]
@@ -131,6 +142,8 @@ quote(
     elbow_most=elbow["value"].max(),
     elbow_null=elbow["null"].median(),
     elbow_inside_null=float(inside),
+    paper_share=paper["heads"].mean() / n_heads,
+    paper_null_share=paper["null"].mean() / n_heads,
     null_curves=float(experiment.settings.null_fits * len(NAMES)),
     strict_least=rules["n_ablation"]["value"].min(),
     strict_most=rules["n_ablation"]["value"].max(),

@@ -7,8 +7,9 @@ often.
 scarcity(importance, null, bootstrap, ...)  by function and statistic: value, interval over groups, null
 head_counts(strength, null, bootstrap)      heads that pass the false discovery rate and max-T, with the same
 ablation_counts(ablations, functions)       heads whose ablation costs accuracy, with the same
-threshold_counts(importance, ablations)     how many heads pass under stricter and laxer thresholds
-spatial_difference(bootstrap, functions)    are spatial heads scarcer? the difference with its interval
+smallest_detectable(ablations, functions)   what a head has to cost at least to be among them
+threshold_counts(importance, null, ...)     how many heads pass under stricter and laxer thresholds
+spatial_difference(importance, bootstrap, functions)    are spatial heads scarcer? the difference with its interval
 ablation_difference(ablations, functions)   the same of the heads whose ablation costs accuracy
 stratify(labels, *features)                 rows in which no label differs from another in these features
 overlap(table, k, bootstrap, functions)     Jaccard of the top k of every two functions, beside chance
@@ -41,6 +42,7 @@ from cogvsr_utils.stats import (
 STATISTICS = {"elbow": elbow, "gini": gini, "hoyer": hoyer, "participation": participation_ratio}
 FEWER_IS_SCARCER = ("elbow", "participation", "n_ablation")
 SHARES, LEVELS = (0.1, 0.25, 0.5, 0.75), (0.01, 0.05, 0.1)  # thresholds to try
+PAPER_THRESHOLD = 0.001  # importance above which the paper counts a head as functional (arXiv 2603.20662)
 
 
 def scarcity(
@@ -85,7 +87,7 @@ def head_counts(
     return _table(
         row
         for name in observed
-        for row in _rows(name, observed[name][0], of_null[name], resampled[name], functions, reflected=True)
+        for row in _rows(name, observed[name][0], of_null[name], resampled[name], functions, strength.shape[1])
     )
 
 
@@ -93,35 +95,66 @@ def ablation_counts(ablations: HeadAblations, functions: Sequence[str]) -> pd.Da
     """How many heads' ablation costs a function accuracy, family-wise at 5 % (``n_ablation``), as in ``scarcity``."""
     test = _ablation_test(ablations)
     observed = (test.p_max < ALPHA).sum(1)
-    return _table(_rows("n_ablation", observed, test.null, test.bootstrap, functions, reflected=True))
+    return _table(_rows("n_ablation", observed, test.null, test.bootstrap, functions, test.p_max.shape[1]))
 
 
-def threshold_counts(importance: np.ndarray, ablations: HeadAblations, functions: Sequence[str]) -> pd.DataFrame:
-    """How many heads of each function pass, under several thresholds of the paper's kind and of the strict one.
+def smallest_detectable(ablations: HeadAblations, functions: Sequence[str]) -> pd.DataFrame:
+    """What ablating a head has to cost a function at least to be counted by ``ablation_counts``.
 
-    ``importance`` (functions, heads). Columns: function, spatial, rule (the importance is above a share of the
-    function's strongest, or the family-wise p that ablation costs accuracy is below a level), threshold, heads.
+    The test's statistic is the sum of changes over their root mean square by group, which is the root of their number
+    where each of some groups loses one step. Columns: function, n (steps), groups, detectable (share of its steps that
+    have to be lost, at most 1).
     """
-    share = np.abs(importance) / np.abs(importance).max(1, keepdims=True)
-    p, rows = _ablation_test(ablations).p_max, []
-    for f, function in enumerate(functions):
-        counts = {("share of the strongest", t): (share[f] > t).sum() for t in SHARES}
-        counts |= {("ablation, p below", t): (p[f] < t).sum() for t in LEVELS}
-        rows += [{"function": function, "spatial": function in SPATIAL, "rule": rule, "threshold": threshold,
-                  "heads": int(n)} for (rule, threshold), n in counts.items()]  # fmt: skip
+    lost, rows = int(_ablation_test(ablations).threshold ** 2) + 1, []
+    for function in functions:
+        own = ablations.function == function
+        n, n_groups = int(own.sum()), len(np.unique(ablations.group[own]))
+        rows.append({"function": function, "n": n, "groups": n_groups,
+                     "detectable": min(1.0, lost / n) if lost <= n_groups else 1.0})  # fmt: skip
     return pd.DataFrame(rows)
 
 
-def spatial_difference(bootstrap: np.ndarray, functions: Sequence[str]) -> pd.DataFrame:
+def threshold_counts(
+    importance: np.ndarray, null: np.ndarray, ablations: HeadAblations, functions: Sequence[str]
+) -> pd.DataFrame:
+    """How many heads of each function pass, under several thresholds of the paper's kind and of the strict one.
+
+    ``importance`` (functions, heads); ``null`` (fits, functions, heads) that of shuffled labels. Columns: function,
+    spatial, rule (the importance is above the paper's threshold, or above a share of the function's strongest; or the
+    family-wise p that ablation costs accuracy is below a level), threshold, heads, null (the median of how many pass
+    with shuffled labels, of all functions together; missing for p).
+    """
+
+    def shares(values):
+        return np.abs(values) / np.abs(values).max(-1, keepdims=True)
+
+    paper, share = (PAPER_THRESHOLD,), "share of the strongest"
+    passed = {("importance above", t): (np.abs(importance) > t, np.abs(null) > t) for t in paper}
+    passed |= {(share, t): (shares(importance) > t, shares(null) > t) for t in SHARES}
+    p, rows = _ablation_test(ablations).p_max, []
+    counts = {key: (own.sum(1), np.median(of_null.sum(2))) for key, (own, of_null) in passed.items()}
+    counts |= {("ablation, p below", t): ((p < t).sum(1), np.nan) for t in LEVELS}
+    for f, function in enumerate(functions):
+        common = {"function": function, "spatial": function in SPATIAL}
+        rows += [common | {"rule": rule, "threshold": threshold, "heads": int(n[f]), "null": of_null}
+                 for (rule, threshold), (n, of_null) in counts.items()]  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def spatial_difference(importance: np.ndarray, bootstrap: np.ndarray, functions: Sequence[str]) -> pd.DataFrame:
     """Each statistic's mean over the spatial functions less that over the others, with its interval over groups.
 
-    ``bootstrap`` (draws, functions, heads) are importances. Columns: statistic, difference, low, high, and ``scarcer``:
+    ``importance`` (functions, heads) as measured, ``bootstrap`` (draws, functions, heads) over resampled groups.
+    Columns: statistic, difference, low, high, and ``scarcer``:
     does the whole interval mean that spatial heads are scarcer (fewer, or Gini and Hoyer higher): yes, no or open.
     """
     rows = []
     for name, measure in STATISTICS.items():
-        difference = _spatial_less_others(np.apply_along_axis(measure, -1, bootstrap), functions)
-        rows.append(_verdict(name, difference.mean(), *percentile_interval(difference)))
+        observed, resampled = (
+            _spatial_less_others(np.apply_along_axis(measure, -1, draws), functions)
+            for draws in (importance[None], bootstrap)
+        )
+        rows.append(_verdict(name, observed[0], *percentile_interval(resampled)))
     return pd.DataFrame(rows)
 
 
@@ -203,12 +236,18 @@ def _verdict(name: str, difference: float, low: float, high: float) -> dict:
     return {"statistic": name, "difference": difference, "low": low, "high": high, "scarcer": scarcer}
 
 
-def _rows(name: str, observed, null, bootstrap, functions, reflected: bool = False) -> Iterable[dict]:
-    """One row a function from a statistic's value (functions,), its null and its bootstrap (draws, functions)."""
+def _rows(name: str, observed, null, bootstrap, functions, of: int | None = None) -> Iterable[dict]:
+    """One row a function from a statistic's value (functions,), its null and its bootstrap (draws, functions).
+
+    Counts ``of`` so many heads have a reflected interval, which for a count of 0 reaches at least as far as Clopper and
+    Pearson's: 0 of n heads leave a share of 1 - 0.025 ** (1 / n) possible.
+    """
     for f, function in enumerate(functions):
         low, high = percentile_interval(bootstrap[:, f])
-        if reflected:
+        if of is not None:
             low, high = np.clip([2 * observed[f] - high, 2 * observed[f] - low], 0, None)
+            if observed[f] == 0:
+                high = max(high, of * (1 - (ALPHA / 2) ** (1 / of)))
         null_low, null_high = percentile_interval(null[:, f])
         yield {"function": function, "spatial": function in SPATIAL, "statistic": name,
                "value": float(observed[f]), "low": low, "high": high,

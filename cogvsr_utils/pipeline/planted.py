@@ -8,6 +8,7 @@ PLANTED              the results that only a planted model has
 import numpy as np
 import pandas as pd
 
+from cogvsr_utils.analysis.sparsity import PAPER_THRESHOLD
 from cogvsr_utils.checks.known_heads import planted_truth, score_heads
 from cogvsr_utils.dataset.splits import SELECTION, TEST
 from cogvsr_utils.functions import NAMES
@@ -20,7 +21,6 @@ from cogvsr_utils.pipeline.sweeps import scorer_of
 from cogvsr_utils.stats import ALPHA, clustered_mean, clustered_share, elbow, max_t_test
 
 RANDOM_SETS = 10
-PAPER_THRESHOLD = 0.001  # importance above which the paper counts a head as functional
 
 
 @result(splits=(TEST,), gpu=True)

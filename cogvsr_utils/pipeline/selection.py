@@ -56,12 +56,15 @@ class JointProbe:
 class StrictProbe:
     """A joint probe of five seeds, stopped early.
 
-    ``bootstrap`` (draws, functions, heads) over seeds and scenes; ``stratified`` the same where functions are equally
-    frequent at every length of answer and difficulty (whether all heads together predict the step); ``n_stratified``
-    steps; ``fitted`` what ``FunctionProbe.from_arrays`` takes.
+    ``importance`` (functions, heads), signed, and its ``bootstrap`` (draws, functions, heads) over seeds and scenes;
+    ``stratified_importance`` and ``stratified`` the same where functions are equally frequent at every length of answer
+    and difficulty (whether all heads together predict the step); ``n_stratified`` steps; ``fitted`` what
+    ``FunctionProbe.from_arrays`` takes.
     """
 
+    importance: np.ndarray
     bootstrap: np.ndarray
+    stratified_importance: np.ndarray
     stratified: np.ndarray
     n_stratified: np.ndarray
     fitted: dict[str, np.ndarray]
@@ -174,7 +177,8 @@ def strict_probe(experiment: Experiment, activations: HeadActivations, ridge_pro
     rows = stratify(y, activations.index["n_tokens"].clip(upper=3), ridge_probes.joint_correct)
     stratified = FunctionProbe("strict", n_seeds=5).fit(x[rows], y[rows], groups[rows], layers)
     return StrictProbe(
-        _bootstrap(strict, x, y, groups, n), _bootstrap(stratified, x[rows], y[rows], groups[rows], n),
+        strict.importance_, _bootstrap(strict, x, y, groups, n),
+        stratified.importance_, _bootstrap(stratified, x[rows], y[rows], groups[rows], n),
         np.array(len(rows)), strict.to_arrays(),
     )  # fmt: skip
 

@@ -103,8 +103,11 @@ def spatial_differences(
     (the strict probe on stratified steps) and "strict" (heads whose ablation costs accuracy); see
     ``spatial_difference``."""
     functions = network_probe.functions
-    readings = {"as it is": network_probe.bootstrap, "stratified": strict_probe.stratified}
-    tables = [sparsity.spatial_difference(draws, functions).assign(reading=name) for name, draws in readings.items()]
+    readings = {
+        "as it is": (network_probe.importance, network_probe.bootstrap),
+        "stratified": (strict_probe.stratified_importance, strict_probe.stratified),
+    }
+    tables = [sparsity.spatial_difference(*each, functions).assign(reading=name) for name, each in readings.items()]
     tables[1]["n"] = int(strict_probe.n_stratified)
     tables.append(sparsity.ablation_difference(masked, functions).assign(reading="strict"))
     return pd.concat(tables, ignore_index=True)
@@ -113,7 +116,13 @@ def spatial_differences(
 @result(needs=MASKED)
 def thresholds(experiment: Experiment, network_probe: JointProbe, masked: HeadAblations) -> pd.DataFrame:
     """How many heads pass under several thresholds; see ``sparsity.threshold_counts``."""
-    return sparsity.threshold_counts(network_probe.importance, masked, network_probe.functions)
+    return sparsity.threshold_counts(network_probe.importance, network_probe.null, masked, network_probe.functions)
+
+
+@result(needs=MASKED)
+def detectable(experiment: Experiment, network_probe: JointProbe, masked: HeadAblations) -> pd.DataFrame:
+    """What a head's ablation has to cost at least to be counted; see ``sparsity.smallest_detectable``."""
+    return sparsity.smallest_detectable(masked, network_probe.functions.tolist())
 
 
 @result()

@@ -56,7 +56,7 @@ PAGES = {
     )),
     "04_scarcity": Page((
         validation.head_table, validation.sparseness, validation.spatial_differences, validation.thresholds,
-        validation.overlaps,
+        validation.overlaps, validation.detectable,
     )),
     "05_interventions": Page((
         ablation.ablation_matrix, ablation.matched_controls[selection.IMPORTANCE], ablation.generated_and_forced,

@@ -9,12 +9,14 @@ from cogvsr_utils.analysis.sparsity import (
     ablation_difference,
     head_counts,
     scarcity,
+    smallest_detectable,
     spatial_difference,
     stratify,
     threshold_counts,
 )
 from cogvsr_utils.functions import NAMES
 from cogvsr_utils.functions import SPATIAL as SPATIAL_NAMES
+from cogvsr_utils.stats import participation_ratio
 
 CLASSES = sorted(NAMES)
 SPATIAL = np.isin(CLASSES, SPATIAL_NAMES)
@@ -42,9 +44,43 @@ def test_a_sharp_function_is_told_from_noise():
 
 def test_spatial_difference_says_scarcer_only_where_all_resamples_agree():
     rng = np.random.default_rng(0)
-    assert set(spatial_difference(importances(50, SPATIAL, rng), CLASSES)["scarcer"]) == {"yes"}
-    assert set(spatial_difference(importances(50, ~SPATIAL, rng), CLASSES)["scarcer"]) == {"no"}
-    assert set(spatial_difference(importances(50, [], rng), CLASSES)["scarcer"]) == {"open"}
+    for sharp, verdict in ((SPATIAL, "yes"), (~SPATIAL, "no"), ([], "open")):
+        draws = importances(50, sharp, rng)
+        assert set(spatial_difference(draws[0], draws, CLASSES)["scarcer"]) == {verdict}
+
+
+def test_the_difference_is_what_was_measured_and_not_the_mean_of_its_resamples():
+    rng = np.random.default_rng(0)
+    observed, draws = importances(1, SPATIAL, rng)[0], importances(50, [], rng)
+    found = spatial_difference(observed, draws, CLASSES).set_index("statistic")["difference"]
+    each = np.array([participation_ratio(row) for row in observed])
+    assert found["participation"] == pytest.approx(each[SPATIAL].mean() - each[~SPATIAL].mean())
+
+
+def test_no_head_that_passes_is_no_proof_that_there_is_none():
+    table = ablation_counts(broken({}), CLASSES)
+    assert (table["value"] == 0).all() and (table["low"] == 0).all()
+    assert table["high"].to_numpy() == pytest.approx(40 * (1 - 0.025 ** (1 / 40)))  # 0 of 40: about 3.5
+
+
+def test_a_head_that_costs_what_is_detectable_is_counted_and_one_that_costs_less_is_not():
+    function = np.tile(CLASSES, 60)
+    group = np.repeat(np.arange(60), 8).astype(str)
+    own = np.flatnonzero(function == CLASSES[3])
+    right = np.ones((41, 480), dtype=bool)
+    right[1:41] = np.random.default_rng(0).random((40, 480)) > 0.03  # other heads cost a little here and there
+    right[1:, own] = True
+
+    def counted(n_lost):
+        lost = right.copy()
+        lost[1, own[:n_lost]] = False
+        ablations = HeadAblations(lost, np.zeros(lost.shape), function, group)
+        count = ablation_counts(ablations, CLASSES).set_index("function").loc[CLASSES[3], "value"]
+        table = smallest_detectable(ablations, CLASSES).set_index("function").loc[CLASSES[3]]
+        return count, round(table["detectable"] * table["n"])
+
+    needed = counted(30)[1]
+    assert 4 < needed < 30 and counted(needed + 1)[0] == 1 and counted(needed - 2)[0] == 0
 
 
 def test_counts_of_noise_are_none_and_of_strong_heads_are_theirs():
@@ -102,7 +138,11 @@ def test_more_steps_do_not_make_more_heads():
 
 def test_fewer_heads_pass_a_stricter_threshold_and_all_that_should_pass_a_lax_one():
     importance = np.tile(np.r_[1.0, -0.6, np.full(38, 0.05)], (8, 1))
-    table = threshold_counts(importance, broken({2: [2, 3]}), CLASSES)
+    null = np.tile(np.r_[1.0, np.full(39, 0.3)], (5, 8, 1))
+    table = threshold_counts(importance, null, broken({2: [2, 3]}), CLASSES)
+    paper = table[table["rule"] == "importance above"]
+    assert (paper["heads"] == 40).all() and (paper["null"] == 40).all()
+    assert table.set_index(["rule", "threshold"]).loc[("share of the strongest", 0.25), "null"].eq(40).all()
     share = table[table["rule"] == "share of the strongest"].pivot(
         index="function", columns="threshold", values="heads"
     )
