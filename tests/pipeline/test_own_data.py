@@ -43,7 +43,7 @@ def test_from_the_file_to_the_tables(at_home, capsys):
     found = runpy.run_path(str(SNIPPETS / "own_results.py"))
     experiment = found["experiment"]
     table = found["validation"].head_table(experiment)
-    assert len(table) == 8 * 48 and set(table["function"]) == set(NAMES) and table["effect"].notna().all()
+    assert len(table) == 8 * 192 and set(table["function"]) == set(NAMES) and table["effect"].notna().all()
     assert experiment.folder.is_relative_to(at_home / "results") and "mine-" in experiment.folder.parts[-2]
     matrix = found["ablation"].ablation_matrix(experiment)
     assert len(matrix) == 8 * 9 and matrix["change"].between(-1, 1).all()
@@ -60,7 +60,7 @@ def test_the_page_on_the_data_shows_it(at_home):
 
 def test_step_by_step(at_home, capsys):
     found = runpy.run_path(str(SNIPPETS / "own_data.py"))
-    assert len(set(found["spatial"])) == 5 and len(found["table"]) == 8 * 48
+    assert len(set(found["spatial"])) == 5 and len(found["table"]) == 8 * 192
     assert "Main question" in capsys.readouterr().out
     again = runpy.run_path(str(SNIPPETS / "own_data.py"))  # the store is there now
     assert again["table"].equals(found["table"])
