@@ -15,7 +15,7 @@ from cogvsr_utils.models.loading import images_only, load_vlm
 from cogvsr_utils.models.vlm import VLM
 from cogvsr_utils.models.weights import nano_names
 from cogvsr_utils.nano.architecture import build_tokenizer
-from cogvsr_utils.nano.data import OPENING, chat_text
+from cogvsr_utils.nano.chats import OPENING, Chat
 from cogvsr_utils.nano.train import FAMILIES, pixels
 from cogvsr_utils.paths import NANO
 
@@ -108,7 +108,7 @@ def test_training_sees_what_inference_sees(name, items):
     """Training takes the chat and the pictures apart by hand; template, processor and model make the same of them."""
     family, item = FAMILIES[name], items[0]
     answers = [step.answer for step in item.steps]
-    trained = family.PREFIX + OPENING + chat_text(item.question, item.steps, item.answer)
+    trained = family.PREFIX + OPENING + Chat(item.question, item.steps, item.answer).text
     words = re.findall(r"\w+|[^\w\s]", trained.lower())
     tokenizer = build_tokenizer(words, family.SPECIAL, family.NAMED)
     vlm = VLM(name, loud(family.build_model(tokenizer)), family.build_processor(tokenizer))
