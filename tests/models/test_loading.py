@@ -69,7 +69,7 @@ def test_map_agrees_with_the_configuration(vlm):
     text = vlm.model.config.text_config
     table = vlm.heads.table
     assert len(table) == text.num_hidden_layers * text.num_attention_heads
-    assert set(table["head_dim"]) == {text.hidden_size // text.num_attention_heads}
+    assert set(table["head_dim"]) == {text.head_dim} == {24}
     with pytest.raises(KeyError, match="no such heads"):
         vlm.heads.columns([(99, 0)])
 

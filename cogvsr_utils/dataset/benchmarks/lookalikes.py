@@ -30,7 +30,7 @@ def write_lookalikes(items: Sequence[Item], folder: str | Path) -> dict[str, Pat
     a folder by the benchmark's name, as ``load_items`` takes it after the colon. CogVSR gets all of them, with their
     steps."""
     folder = Path(folder)
-    of = {name: [item for item in items if item.meta["source_benchmark"] == name] for name in
+    of = {name: [item for item in items if item.meta.get("source_benchmark") == name] for name in
           ("vsr", "spatialeval", "spatial457", "3dsrbench")}  # fmt: skip
     return {
         "vsr": _vsr(of["vsr"], folder / "vsr"),
@@ -112,7 +112,7 @@ def _threedsrbench(items, folder):
 def _cogvsr(items, folder):
     rows = [
         {"question": item.question, "answer": item.answer, "image": _copied(item, folder / "images"),
-         "source": item.meta["source_benchmark"],
+         "source": item.meta.get("source_benchmark", item.benchmark),
          "generated": [{"subquestion": step.question, "answer": step.answer, "cognitive_skill": step.function}
                        for step in item.steps]}
         for item in items

@@ -49,7 +49,7 @@ def png(color=(200, 30, 30), size=(8, 6)) -> bytes:
 @pytest.mark.parametrize("name", list(BENCHMARKS))
 def test_look_alikes_come_back_with_their_answers_and_pictures(written, synth, name):
     loaded = load(name, written[name])
-    own = [i for i in synth if name == "cogvsr" or i.meta["source_benchmark"] == name]
+    own = [i for i in synth if name == "cogvsr" or i.meta.get("source_benchmark") == name]
     assert not loaded.skipped and load_items(f"{name}:{written[name]}") == loaded.items
     once = [i for i in loaded.items if name != "3dsrbench" or (i.meta["rotation"] == 0 and not i.meta["flip"])]
     assert sorted(i.answer for i in once) == sorted(i.answer for i in own)
