@@ -160,4 +160,7 @@ paragraph(
 )
 
 # %% [markdown]
+# Read this beside the model's accuracy: heads of a model that hardly answers such steps need not carry their functions, so
+# nothing follows for a model that does answer them.
+#
 # **What's next.** [Can the selection be relied on?](A2_validation.ipynb)

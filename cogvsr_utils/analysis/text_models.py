@@ -31,7 +31,7 @@ class TextTransformer(ClassifierMixin, BaseEstimator):
         self,
         width: int = 64,
         layers: int = 2,
-        epochs: int = 20,
+        epochs: int = 12,
         batch_size: int = 32,
         rate: float = 1e-3,
         seed: int = 0,

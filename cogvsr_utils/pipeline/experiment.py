@@ -51,7 +51,7 @@ class Profile:
 PROFILES = {
     "light": Profile(
         null_fits=4, permutations=200, bootstrap=500, matched_controls=60, control_items=16, ablation_items=64,
-        planted=2,
+        planted=1,
     ),
     "full": Profile(
         null_fits=10, permutations=1000, bootstrap=2000, matched_controls=100, control_items=32, ablation_items=128,
