@@ -2,6 +2,7 @@ from dataclasses import replace
 from itertools import combinations
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from hypothesis import given, settings
@@ -164,7 +165,7 @@ def test_bad_edits_are_refused_when_bound_to_a_model(vlm, inputs):
     with pytest.raises(TypeError, match=r"\(0, 0\) is not an edit; expected one made by mask"):
         logits(vlm, inputs, [(0, 0)])
     with pytest.raises(KeyError, match="no such heads"):
-        logits(vlm, inputs, mask([(0, 8)]))
+        logits(vlm, inputs, mask([(0, 24)]))
     for huge in (scale(HEADS, 1e300), steer(HEADS, [np.full(24, 1e39)] * 2, 1.0)):
         with pytest.raises(ValueError, match=r"are not finite in torch\.float32; expected smaller numbers"):
             logits(vlm, inputs, huge)
@@ -270,29 +271,33 @@ def by_hand(vlm, inputs, edits, n_prompt):
             handle.remove()
 
 
-def test_random_sets_match_layers_and_avoid_the_chosen(vlm):
+PAIRS = [(layer, head) for layer in range(6) for head in range(8)]
+SIX_BY_EIGHT = pd.DataFrame(PAIRS, columns=["layer", "head"])
+
+
+def test_random_sets_match_layers_and_avoid_the_chosen():
     chosen = [(0, 1), (0, 2), (3, 7)]
-    for drawn in matched_controls(vlm.heads.table, chosen, 50):
+    for drawn in matched_controls(SIX_BY_EIGHT, chosen, 50):
         assert sorted(layer for layer, _ in drawn) == [0, 0, 3] and not set(drawn) & set(chosen)
         assert len(set(drawn)) == 3
     for most in (
         [(0, h) for h in range(6)],
         [(0, h) for h in range(8)],
     ):  # more than the layer has left: the next one helps
-        for drawn in matched_controls(vlm.heads.table, most, 20):
+        for drawn in matched_controls(SIX_BY_EIGHT, most, 20):
             assert (
                 len(set(drawn)) == len(most) and {layer for layer, _ in drawn} <= {0, 1} and not set(drawn) & set(most)
             )
     with pytest.raises(ValueError, match="25 of 48 heads are in the set"):
-        matched_controls(vlm.heads.table, vlm.heads.pairs[:25], 1)
+        matched_controls(SIX_BY_EIGHT, PAIRS[:25], 1)
 
 
-def test_random_sets_by_norm_are_distinct_and_within_the_caliper(vlm):
+def test_random_sets_by_norm_are_distinct_and_within_the_caliper():
     """The oracle writes out every set of two heads of layer 0 and one of layer 3."""
-    table, chosen = vlm.heads.table, [(0, 1), (0, 2), (3, 7)]
+    table, chosen = SIX_BY_EIGHT, [(0, 1), (0, 2), (3, 7)]
     norms = np.random.default_rng(0).uniform(1, 2, size=len(table))
-    norms[[vlm.heads.pairs.index(head) for head in chosen]] = 1.5
-    norm = dict(zip(vlm.heads.pairs, norms, strict=True))
+    norms[[PAIRS.index(head) for head in chosen]] = 1.5
+    norm = dict(zip(PAIRS, norms, strict=True))
     wanted = sum(norm[head] for head in chosen)
 
     def near(heads):
@@ -305,7 +310,7 @@ def test_random_sets_by_norm_are_distinct_and_within_the_caliper(vlm):
     assert len(set(matched_controls(table, chosen, 5, seed=1, norms=norms)) & every) == 5
     further = matched_controls(table, chosen, 200, norms=norms)  # more than these layers have: their neighbours help
     assert len(set(further)) == 200 and all(map(near, further)) and {layer for layer, _ in sum(further, ())} - {0, 3}
-    norms[[vlm.heads.pairs.index(head) for head in chosen]] = 50.0  # like no others
+    norms[[PAIRS.index(head) for head in chosen]] = 50.0  # like no others
     assert matched_controls(table, chosen, 5, norms=norms) == []
 
 
