@@ -57,7 +57,7 @@ def test_attention_to_the_picture_is_the_model_s_own(vlm, scorer):
     for step in steps:
         tokens = [(int(r), int(t)) for r, t, o in zip(row, token, owner, strict=True) if o == step]
         per_step.append(np.mean([float(maps[2][r, 3, t - 1, picture[r]].sum()) for r, t in tokens]))
-    assert alone[NAMES.index(label[0]), 2 * 8 + 3] == pytest.approx(np.mean(per_step), abs=1e-5)
+    assert alone[NAMES.index(label[0]), vlm.heads.pairs.index((2, 3))] == pytest.approx(np.mean(per_step), abs=1e-5)
 
 
 @pytest.mark.parametrize("quantize", [None, "4bit"])
