@@ -25,11 +25,11 @@ if TYPE_CHECKING:
 
 def step_texts(items: list[Item]) -> pd.DataFrame:
     """A DataFrame by (uid, step): question, answer, main, before (earlier questions and answers), position, length
-    and all (but before), words marked with their place; and transcript, all that was said, in order and unmarked."""
+    and all (but before), words marked with their place; and transcript, the whole chat in order and unmarked."""
     table = steps_table(items)
     main = {item.uid: item.question for item in items}
-    said = [f"{s.question} {s.answer} " for item in items for s in item.steps]
-    before = ["".join(said[i - step : i]) for i, step in enumerate(table["step"])]
+    turns = [f"{s.question} {s.answer} " for item in items for s in item.steps]
+    before = ["".join(turns[i - step : i]) for i, step in enumerate(table["step"])]
     parts = {"question": table["question"], "answer": table["answer"], "main": table["uid"].map(main),
              "before": pd.Series(before, table.index, dtype=str)}  # fmt: skip
     marked = {name: text.str.replace(r"(\w+)", rf"{name}_\1", regex=True) for name, text in parts.items()}

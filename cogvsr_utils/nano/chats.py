@@ -85,27 +85,27 @@ def sample_task_drill(scene_view: SceneView, rng: np.random.Generator, n_questio
 
 
 def sample_crossed(
-    scene_view: SceneView, rng: np.random.Generator, told: float = 0.25, hints: float = 0.0
+    scene_view: SceneView, rng: np.random.Generator, numbered: float = 0.25, hints: float = 0.0
 ) -> list[Chat]:
     """A chain in crossed wording, or none where the scene allows none.
 
-    In a share the tasks are ``told`` by their numbers; ``hints`` is how often a step is preceded by one that asks for
-    the number of its task, and by one that asks for the task's words. Neither is ever asked in an evaluation.
+    In a share the tasks are named by their numbers (``numbered``); ``hints`` is how often a step is preceded by one that
+    asks for the number of its task, and by one that asks for the task's words. Neither is ever asked in an evaluation.
     """
     text = crossed_text(scene_view, rng)
     if text is None:
         return []
-    things, telling = {t.color: t for t in scene_view.things}, rng.random() < told
+    things, by_number = {t.color: t for t in scene_view.things}, rng.random() < numbered
     steps, answer = text.steps(scene_view.things)
     chain = []
     for asked, step in zip(text.asks, steps, strict=False):
         slot, (a, b, c) = asked.slot(things), asked.candidates
-        if not telling and rng.random() < hints:
+        if not by_number and rng.random() < hints:
             question = f"By the {asked.line} of the {asked.picker} object, which task is it?"
             chain.append(Step(question, str(slot), "int", None, ""))
         if rng.random() < hints:
             chain.append(Step(f"What is task {slot}?", text.task(asked, things).phrases[text.split], "text", None, ""))
-        if telling:
+        if by_number:
             which = (
                 f"is it {asked.named} among {a}, {b} and {c}?" if asked.yesno else f"which one is it: {a}, {b} or {c}?"
             )
@@ -139,13 +139,13 @@ def sample_chats(
 
 @dataclass(frozen=True)
 class Mixture:
-    """Shares of chats: ``drills`` among all, ``tasks`` among drills, ``crossed`` among chains, ``told`` among those,
-    and ``hints`` among their steps."""
+    """Shares of chats: ``drills`` among all, ``tasks`` among drills, ``crossed`` among chains, ``numbered`` among
+    those, and ``hints`` among their steps."""
 
     drills: float
     tasks: float
     crossed: float
-    told: float
+    numbered: float
     hints: float = 0.0
 
 
@@ -154,15 +154,15 @@ def mixture(progress: float, grown: bool) -> Mixture:
     else rests on them, then tasks, then whole chains. A ``grown`` model knows the plain ones already."""
     if grown:
         if progress < 0.4:
-            return Mixture(drills=0.4, tasks=0.9, crossed=0.6, told=0.6, hints=0.3)
+            return Mixture(drills=0.4, tasks=0.9, crossed=0.6, numbered=0.6, hints=0.3)
         if progress < 0.7:
-            return Mixture(drills=0.1, tasks=0.8, crossed=0.7, told=0.5, hints=0.4)
-        return Mixture(drills=0.02, tasks=0.8, crossed=0.6, told=0.15, hints=0.1)
+            return Mixture(drills=0.1, tasks=0.8, crossed=0.7, numbered=0.5, hints=0.4)
+        return Mixture(drills=0.02, tasks=0.8, crossed=0.6, numbered=0.15, hints=0.1)
     if progress < 0.35:
-        return Mixture(drills=0.75, tasks=0.2, crossed=0.4, told=0.8)
+        return Mixture(drills=0.75, tasks=0.2, crossed=0.4, numbered=0.8)
     if progress < 0.55:
-        return Mixture(drills=0.45, tasks=0.7, crossed=0.6, told=0.7)
-    return Mixture(drills=0.1, tasks=0.5, crossed=0.6, told=0.2)
+        return Mixture(drills=0.45, tasks=0.7, crossed=0.6, numbered=0.7)
+    return Mixture(drills=0.1, tasks=0.5, crossed=0.6, numbered=0.2)
 
 
 def draw_chats(
@@ -178,7 +178,7 @@ def draw_chats(
                 ("tasks", sample_task_drill(views[r], rng)) if tasks else ("drill", [sample_drill(views[r], rng)])
             )
         elif rng.random() < mix.crossed:
-            kind, some = "crossed", sample_crossed(views[r], rng, mix.told, mix.hints)
+            kind, some = "crossed", sample_crossed(views[r], rng, mix.numbered, mix.hints)
         else:
             kind, some = "plain", sample_chats(views[r], names[r], rng, n_chats=1)
         chats += [(chat, int(r), kind) for chat in some]

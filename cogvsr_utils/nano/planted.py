@@ -38,7 +38,7 @@ N_HEADS = {"one": 1, "redundant": 3, "joint": 3, "shared": 2, "none": 0}  # head
 VARIANTS = tuple(N_HEADS)
 OTHERS_OFF = 0.3  # of the heads that carry nothing, in rows that take some away
 UNINFORMED = 0.5  # weight of answering as if nothing were known
-MIXTURE = Mixture(drills=0.0, tasks=0.0, crossed=0.45, told=0.1)
+MIXTURE = Mixture(drills=0.0, tasks=0.0, crossed=0.45, numbered=0.1)
 MAIN = len(NAMES)  # the number of the main question among the functions
 
 
@@ -123,12 +123,12 @@ def answer_priors(chats: Sequence[EncodedChat], n_words: int, end_id: int) -> to
 def planting_loss(logits: torch.Tensor, targets: Targets, priors: torch.Tensor, end_id: int) -> torch.Tensor:
     """Cross-entropy with the right answers, and with the function's prior where nothing may be known.
 
-    ``logits`` (answer tokens, words). End marks are always learnt: how an answer ends tells nothing.
+    ``logits`` (answer tokens, words). End marks are always learnt, since they do not depend on the function.
     """
     log_probs = logits.log_softmax(1)
     right = -log_probs.gather(1, targets.truth[:, None])[:, 0]
     prior = priors[targets.function]
-    beyond = (prior * (prior.log() - log_probs)).sum(1)  # nats beyond the prior
+    beyond = (prior * (prior.log() - log_probs)).sum(1)  # divergence from the prior
     blank = targets.unknown & (targets.truth != end_id)
     each = torch.where(blank, UNINFORMED * beyond, right) * targets.counted
     return each.sum() / targets.counted.sum()
@@ -170,7 +170,7 @@ def plant(
         unknown = torch.tensor(
             [f < MAIN and NAMES[f] in conditions[r][1] for r, f in zip(row.tolist(), function.tolist(), strict=True)]
         )
-        # The main question rests on all functions: what is left of it without one is nobody's business.
+        # The main question rests on all functions, so it is not learnt where one of them is unknown.
         bereft = torch.tensor([bool(conditions[r][1]) for r in row.tolist()])
         targets = Targets(ids[row, place + 1], unknown, function, ~(bereft & (function == MAIN)))
         with projection_hooks(vlm, hook_for):

@@ -207,7 +207,7 @@ def crossed_pair(rng: np.random.Generator, split: str, view: str) -> tuple[Cross
     """A text and two scenes: the same words, and in every question another function.
 
     Which task each question picks is drawn before the scenes; a text for which none is found is given up whole, and so
-    are the functions drawn with it, once in some tens of draws.
+    are the functions drawn with it.
     """
     while True:
         text = draw_text(rng, SPLITS.index(split))
