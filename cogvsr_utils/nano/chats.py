@@ -89,8 +89,8 @@ def sample_crossed(
 ) -> list[Chat]:
     """A chain in crossed wording, or none where the scene allows none.
 
-    In a share the tasks are named by their numbers (``numbered``); ``hints`` is how often a step is preceded by one that
-    asks for the number of its task, and by one that asks for the task's words. Neither is ever asked in an evaluation.
+    In a share the tasks are named by their numbers (``numbered``); ``hints`` is how often a step is preceded by one
+    that asks for the number of its task, and by one that asks for the task's words. Neither is asked in an evaluation.
     """
     text = crossed_text(scene_view, rng)
     if text is None:
