@@ -103,7 +103,7 @@ def capture(
     >>> step = Step("What shape is a ball?", "sphere", "closed", None, "Knowledge Recall")
     >>> item = Item("1", "mine", "1", "Is it red?", "yes", "yesno", [step])
     >>> capture(load_vlm("nano-internvl"), [item], store=tempfile.mkdtemp()).by_head().shape
-    (1, 48, 24)
+    (1, 192, 24)
     """
     reading = Reading(position, at, pool, content_tokens)
     require_count("shard", shard)

@@ -1,7 +1,7 @@
 """Chats that the nano models learn from, and their tokens.
 
 Chat                                  one chain; its text comes after the shared image prefix
-sample_drill, sample_task_drill, sample_crossed, sample_chats    random chats about a scene
+sample_drill, sample_task_drill, sample_recall, sample_crossed, sample_chats    random chats about a scene
 draw_chats(names, views, ...)         a mixture of them about random scenes
 encode(tokenizer, prefix, chats)      their tokens -> EncodedChat; ``padded`` joins them
 """
@@ -15,7 +15,7 @@ from torch import nn
 from transformers import PreTrainedTokenizerFast
 
 from cogvsr_utils.dataset.items import Step
-from cogvsr_utils.dataset.synth.crossed import crossed_text, note_text
+from cogvsr_utils.dataset.synth.crossed import crossed_text, draw_text, note_text
 from cogvsr_utils.dataset.synth.kinds import KINDS
 from cogvsr_utils.dataset.synth.questions import ask
 from cogvsr_utils.dataset.synth.substeps import POINTS
@@ -24,6 +24,9 @@ from cogvsr_utils.dataset.synth.views import SceneView
 from cogvsr_utils.models.chat import CLOSING, INSTRUCTION
 
 OPENING = f"{INSTRUCTION}\n"  # what stands between a family's image prefix and the question
+
+
+WEIGHTS = {"occlusion": 0.5, "pose": 2.0, "collision": 2.0}  # of kinds among chains; the others weigh 1
 
 
 @dataclass(frozen=True)
@@ -84,6 +87,15 @@ def sample_task_drill(scene_view: SceneView, rng: np.random.Generator, n_questio
     return [Chat(main, steps, str(len(scene_view.scene.things)))]
 
 
+def sample_recall(scene_view: SceneView, rng: np.random.Generator) -> Chat:
+    """A chat that asks what a plan and its note say: to do a task, a model must first find its words by its number."""
+    text = draw_text(rng, int(rng.integers(3)))
+    asked = [(f"What is task {n}?", task.phrases[text.split]) for n, task in enumerate(text.tasks, 1)]
+    asked += [(f"What is {mark}?", value) for mark, (_, value) in text.note.items()]
+    steps = [Step(*asked[i], "text", None, "") for i in rng.permutation(len(asked))]
+    return Chat(f"{text.plan} How many objects are there?", steps, str(len(scene_view.scene.things)))
+
+
 def sample_crossed(
     scene_view: SceneView, rng: np.random.Generator, numbered: float = 0.25, hints: float = 0.0
 ) -> list[Chat]:
@@ -115,12 +127,12 @@ def sample_crossed(
 
 
 def sample_chats(
-    scene_view: SceneView, view: str, rng: np.random.Generator, n_chats: int = 4, direct: float = 0.1
+    scene_view: SceneView, view: str, rng: np.random.Generator, n_chats: int = 4, direct: float = 0.3
 ) -> list[Chat]:
     """Random chains of different kinds about one image; a share of them is answered without steps."""
     chats = []
     kinds = [name for name, kind in KINDS.items() if kind.view == view]
-    weights = np.array([0.5 if name == "occlusion" else 1.0 for name in kinds])
+    weights = np.array([WEIGHTS.get(name, 1.0) for name in kinds])
     for kind in rng.choice(kinds, size=2 * n_chats, p=weights / weights.sum()):
         found = KINDS[kind].candidates(scene_view)
         if not found:
@@ -139,9 +151,10 @@ def sample_chats(
 
 @dataclass(frozen=True)
 class Mixture:
-    """Shares of chats: ``drills`` among all, ``tasks`` among drills, ``crossed`` among chains, ``numbered`` among
-    those, and ``hints`` among their steps."""
+    """Shares of chats: ``recall`` among all, ``drills`` among the others, ``tasks`` among drills, ``crossed`` among
+    chains, ``numbered`` among those, and ``hints`` among their steps."""
 
+    recall: float
     drills: float
     tasks: float
     crossed: float
@@ -153,26 +166,28 @@ def mixture(progress: float, grown: bool) -> Mixture:
     """What is learnt when ``progress`` (0 to 1) of the training is done: plain questions about things first, since all
     else rests on them, then tasks, then whole chains. A ``grown`` model knows the plain ones already."""
     if grown:
-        if progress < 0.4:
-            return Mixture(drills=0.4, tasks=0.9, crossed=0.6, numbered=0.6, hints=0.3)
-        if progress < 0.7:
-            return Mixture(drills=0.1, tasks=0.8, crossed=0.7, numbered=0.5, hints=0.4)
-        return Mixture(drills=0.02, tasks=0.8, crossed=0.6, numbered=0.15, hints=0.1)
+        if progress < 0.2:
+            return Mixture(recall=0.5, drills=0.25, tasks=0.8, crossed=0.6, numbered=0.8, hints=0.3)
+        if progress < 0.5:
+            return Mixture(recall=0.15, drills=0.1, tasks=0.8, crossed=0.7, numbered=0.6, hints=0.3)
+        return Mixture(recall=0.03, drills=0.03, tasks=0.8, crossed=0.6, numbered=0.15, hints=0.05)
     if progress < 0.35:
-        return Mixture(drills=0.75, tasks=0.2, crossed=0.4, numbered=0.8)
+        return Mixture(recall=0.1, drills=0.75, tasks=0.2, crossed=0.4, numbered=0.8)
     if progress < 0.55:
-        return Mixture(drills=0.45, tasks=0.7, crossed=0.6, numbered=0.7)
-    return Mixture(drills=0.1, tasks=0.5, crossed=0.6, numbered=0.2)
+        return Mixture(recall=0.2, drills=0.45, tasks=0.7, crossed=0.6, numbered=0.7)
+    return Mixture(recall=0.03, drills=0.1, tasks=0.5, crossed=0.6, numbered=0.2)
 
 
 def draw_chats(
     names: Sequence[str], views: Sequence[SceneView], rng: np.random.Generator, n: int, mix: Mixture
 ) -> list[tuple[Chat, int, str]]:
-    """About ``n`` chats about random scenes, with their scene's number and their kind: drills, drills of tasks, chains
-    in crossed wording, plain chains."""
+    """About ``n`` chats about random scenes, with their scene's number and their kind: recall, drills, drills of tasks,
+    chains in crossed wording, plain chains."""
     chats = []
     for r in rng.integers(len(views), size=n):
-        if rng.random() < mix.drills:
+        if rng.random() < mix.recall:
+            kind, some = "recall", [sample_recall(views[r], rng)]
+        elif rng.random() < mix.drills:
             tasks = rng.random() < mix.tasks
             kind, some = (
                 ("tasks", sample_task_drill(views[r], rng)) if tasks else ("drill", [sample_drill(views[r], rng)])

@@ -25,7 +25,7 @@ def grow(
     as many heads of keys, and at least as many layers.
     """
     old, new = (model.config.get_text_config() for model in (small, large))
-    width = old.hidden_size // old.num_attention_heads
+    width = getattr(old, "head_dim", None) or old.hidden_size // old.num_attention_heads
     times, rest = divmod(new.num_attention_heads, old.num_attention_heads)
     wanted = (rest, new.num_key_value_heads, getattr(new, "head_dim", None))
     if wanted != (0, old.num_key_value_heads, width) or new.num_hidden_layers < old.num_hidden_layers:

@@ -38,7 +38,7 @@ N_HEADS = {"one": 1, "redundant": 3, "joint": 3, "shared": 2, "none": 0}  # head
 VARIANTS = tuple(N_HEADS)
 OTHERS_OFF = 0.3  # of the heads that carry nothing, in rows that take some away
 UNINFORMED = 0.5  # weight of answering as if nothing were known
-MIXTURE = Mixture(drills=0.0, tasks=0.0, crossed=0.45, numbered=0.1)
+MIXTURE = Mixture(recall=0.0, drills=0.0, tasks=0.0, crossed=0.45, numbered=0.1)
 MAIN = len(NAMES)  # the number of the main question among the functions
 
 

@@ -10,7 +10,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cogvsr_utils.models.weights import planted_names
-from cogvsr_utils.pipeline import baselines, benchmarks, crossed, planted, prediction, recordings, validation  # noqa: F401
+from cogvsr_utils.pipeline import (  # noqa: F401
+    baselines,
+    benchmarks,
+    crossed,
+    planted,
+    prediction,
+    recordings,
+    validation,
+)
 from cogvsr_utils.pipeline.experiment import ALL_SPLITS, Experiment
 from cogvsr_utils.pipeline.store import DECLARED, Result
 

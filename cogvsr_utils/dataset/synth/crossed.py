@@ -98,10 +98,15 @@ class CrossedText:
     split: int
 
     @property
+    def plan(self) -> str:
+        """The note and the numbered tasks."""
+        tasks = ", ".join(f"{number} {task.phrases[self.split]}" for number, task in enumerate(self.tasks, 1))
+        return f"{note_text(self.note)} Plan: {tasks}."
+
+    @property
     def main(self) -> str:
-        """The main question: note, plan, and what is asked in the end."""
-        plan = ", ".join(f"{number} {task.phrases[self.split]}" for number, task in enumerate(self.tasks, 1))
-        return f"{note_text(self.note)} Plan: {plan}. {self.asks[-1].text}"
+        """The main question: the plan, and what is asked in the end."""
+        return f"{self.plan} {self.asks[-1].text}"
 
     def task(self, ask: Ask, things: Mapping[str, Thing]) -> Task:
         """The task that a question picks in a scene, its things by colour."""
