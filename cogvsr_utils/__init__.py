@@ -23,7 +23,7 @@ _HOME = {
     "steer": "models.interventions", "mean_ablate": "models.interventions", "directions": "models.interventions",
     "FunctionProbe": "analysis.joint_probe", "HeadProbes": "analysis.head_probes",
     "binary_accuracy": "analysis.head_probes", "head_table": "analysis.head_scores",
-    "top_heads": "analysis.head_scores", "scarcity": "analysis.sparsity", "matched_controls": "analysis.matching",
+    "top_heads": "analysis.head_scores", "scarcity": "analysis.sparsity", "control_sets": "analysis.matching",
     "compare": "analysis.accuracy", "accuracy_table": "analysis.accuracy",
     "benchmark_scores": "analysis.benchmarks",
     "check_parity": "checks.parity",

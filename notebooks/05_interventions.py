@@ -38,7 +38,7 @@ import pandas as pd
 
 from cogvsr_utils import Experiment
 from cogvsr_utils.functions import NAMES
-from cogvsr_utils.pipeline import ablation, selection
+from cogvsr_utils.pipeline import ablation, measured, selection
 from cogvsr_utils.report.effect_figures import ablation_figure, control_figure
 from cogvsr_utils.report.figures import SHORT, forest_figure
 from cogvsr_utils.report.pages import paragraph, quote, show, span, start, verdict, with_interval
@@ -93,21 +93,36 @@ rows = [
 forest_figure({"own steps": pd.DataFrame(rows)}, "change of accuracy, points", {"generated": "o", "forced": "D"})
 
 # %% [markdown]
-# ## Against matched controls
+# ## Against random sets
 #
-# Any heads may hurt when ablated, those with a large output above all. Each function's heads are compared with random
-# sets of as many other heads, whose summed output norm is within a twentieth of theirs, in the same layers where these
-# have enough such sets, else in neighbouring ones too. A part of split C is scored, teacher-forced.
+# Any heads may hurt when ablated: late ones, or those with a large output. So each function's heads stand beside three
+# kinds of random sets of as many heads: any heads, heads of the same layers, heads of like output norm. In every draw the
+# heads of the model change places at random, for all functions at once, so that sets overlap as the given ones do. The
+# outcome named beforehand is the log-probability of the right answers; a part of split C is scored, teacher-forced.
 
-# %% mystnb={"image": {"alt": "For each function the change of its own accuracy with its heads ablated, over a grey bar of what matched controls do"}, "figure": {"caption": "Effect on a function's own steps: its heads (dot) and matched controls (grey: 95 % of them, tick: their mean).", "name": "fig-controls"}}
-sets = ablation.matched_controls[selection.IMPORTANCE](experiment)
+# %% mystnb={"image": {"alt": "Three panels, one for each kind of random sets: for each function the change of log-probability with its heads ablated, over a grey bar of what random sets do"}, "figure": {"caption": "Effect on a function's own steps: its heads (dot) and random sets (grey: 95 % of them, tick: their mean), for each kind of random sets.", "name": "fig-controls"}}
+sets = measured.table(experiment, ablation.matched_controls[selection.IMPORTANCE])
 matched = ablation.against_controls(sets)
-control_figure({experiment.title: matched})
+control_figure(dict(list(matched.groupby("kind", sort=False))), "change of log-probability")
+
+# %% [markdown]
+# Over all functions, first by log-probability, then by accuracy in points. The smallest p that so few sets can give is 2
+# over their number and one.
 
 # %% tags=["hide-input"]
 everywhere = ablation.all_against_controls(sets)
-columns = ["function", "n", "change", "control_mean", "p", "same_layer"]
-show(matched[columns].replace({"function": SHORT}), points=("change", "control_mean"), digits=3)
+accuracy = ablation.all_against_controls(sets, "change")
+shown = pd.concat([everywhere.assign(outcome="log-probability"), accuracy.assign(outcome="points")])
+shown.loc[shown["outcome"] == "points", ["own", "mean", "low", "high"]] *= 100
+show(with_interval(shown, "mean", "low", "high", "+.2f")[["outcome", "kind", "own", "mean", "sets", "p"]], digits=3)
+
+# %% [markdown]
+# How random are they? For each function: the sets drawn that differ, the share of them that have the head that is in most,
+# and the share of the function's own heads in a set; beside it the p of the function alone, two-sided.
+
+# %% tags=["hide-input"]
+columns = ["kind", "function", "n", "distinct", "most_frequent", "overlap", "p"]
+show(matched[columns].replace({"function": SHORT}), percent=("most_frequent", "overlap"), digits=3)
 
 # %% [markdown]
 # ## One head, or a set?
@@ -145,7 +160,10 @@ scale, steer = by_method.loc[("scale", "Spatial Perception")], by_method.loc[("s
 spatial, relational = (own.set_index("function").loc[name] for name in NAMES[:2])
 first, forced = alone.set_index("function").loc[NAMES[0]], both.set_index("function").loc[NAMES[0]]
 strongest = f"{first['layer']:.0f}.{first['head']:.0f}"
-beaten = int(((matched["p"] < ALPHA) & (matched["change"] < matched["control_mean"])).sum())
+worse = (matched["p"] < ALPHA) & (matched["own"] < matched["control_mean"])
+beaten = int(worse.groupby(matched["function"]).all().sum())
+hardest = everywhere.sort_values("p").iloc[-1]
+in_points = 100 * accuracy.set_index("kind").loc[hardest["kind"], ["own", "mean"]].astype(float)
 quote(
     n_top=float(own["k"].iloc[0]),
     mask_spatial=100 * spatial["change"],
@@ -156,9 +174,10 @@ quote(
     mask_other=100 * specific["other"],
     p_specific=specific["p"],
     beaten=beaten,
-    controls_p=everywhere["p"],
-    controls_own=100 * everywhere["own"],
-    controls_mean=100 * everywhere["mean"],
+    controls_kind=hardest["kind"],
+    controls_p=hardest["p"],
+    controls_own=in_points["own"],
+    controls_mean=in_points["mean"],
     n_random=int(matched["sets"].min()),
     strongest=strongest,
     strongest_alone=100 * first["strongest"],
@@ -183,9 +202,10 @@ paragraph(
     f"{100 * specific['other']:+.1f} (p {specific['p']:.4f}). For Spatial Perception it is {100 * spatial['change']:+.1f} "
     f"({span(spatial['ci_low'], spatial['ci_high'])}) generated, {100 * forced['forced']:+.1f} teacher-forced; its strongest "
     f"head {strongest} alone gives {100 * first['strongest']:+.1f}, the others without it "
-    f"{100 * first['others']:+.1f}. {beaten} of {len(NAMES)} functions lose more than matched controls do (two-sided p < {ALPHA} each, not "
-    f"corrected); over all of them "
-    f"{100 * everywhere['own']:+.1f} against {100 * everywhere['mean']:+.1f} points (p {everywhere['p']:.4f}). On Spatial Perception "
+    f"{100 * first['others']:+.1f}. {beaten} of {len(NAMES)} functions lose more log-probability than under each kind of random sets (two-sided p < "
+    f"{ALPHA} each, not corrected); over all of them accuracy changes by {in_points['own']:+.1f} points against "
+    f"{in_points['mean']:+.1f} under random sets of {hardest['kind']}, the hardest kind (p {hardest['p']:.3f} in "
+    f"log-probability). On Spatial Perception "
     f"scaling {verdict(scale['ci_low'], scale['ci_high'], 'hurts', 'helps', 'makes no difference that this data can show')} "
     f"({100 * scale['change']:+.1f}) and steering "
     f"{verdict(steer['ci_low'], steer['ci_high'], 'hurts', 'helps', 'makes no difference that this data can show')} "

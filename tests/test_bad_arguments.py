@@ -20,7 +20,6 @@ from cogvsr_utils.analysis.accuracy import accuracy_table, compare
 from cogvsr_utils.analysis.head_probes import HeadProbes, binary_accuracy
 from cogvsr_utils.analysis.head_scores import head_table, top_heads
 from cogvsr_utils.analysis.joint_probe import FunctionProbe
-from cogvsr_utils.analysis.matching import matched_controls
 from cogvsr_utils.dataset.items import Item, Step
 from cogvsr_utils.dataset.loading import load_items
 from cogvsr_utils.dataset.scoring import judge
@@ -104,15 +103,6 @@ def test_missing_values_have_no_rank_and_are_not_taken():
         head_table(heads, ["f"], {"luck": np.zeros((1, 3))})
     with pytest.raises(ValueError, match=r"auroc has shape \(1, 2\); expected \(functions, heads\) = \(1, 3\)"):
         head_table(heads, ["f"], {"auroc": np.zeros((1, 2))})
-
-
-@pytest.mark.parametrize("heads, n, message", [
-    ([(0.9, 1.7)], 1, "no such heads"), ([(0, 0), (0, 0)], 1, "1 heads are given more than once"),
-    ([(9, 9)], 1, r"no such heads: \[\(9, 9\)\]"), ([], 1, "1 sets like 0 heads"), ([(0, 0)], 0, "0 sets like 1 heads"),
-])  # fmt: skip
-def test_controls_of_nothing_or_of_unknown_heads_are_refused(vlm, heads, n, message):
-    with pytest.raises(ValueError, match=message):
-        matched_controls(vlm.heads.table, heads, n)
 
 
 def test_tables_of_replies(answers):

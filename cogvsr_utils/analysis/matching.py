@@ -1,73 +1,89 @@
-"""Random sets of heads that are like a given set.
+"""Random sets of heads in the place of given ones.
 
-matched_controls(table, heads, n)    sets of the same layers, none of the given heads; of like output norm too
+KINDS                                      what random sets may share with the given ones
+control_sets(heads, sets, n_draws, kind)   random sets in the place of several functions' sets at once
+inclusion(own, drawn)                      how much random sets repeat themselves and the given one
 """
 
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
-import pandas as pd
+from numpy.typing import ArrayLike
 
-CALIPER = 0.05  # share by which the summed norm of a control may differ
+from cogvsr_utils.stats import shuffle_within
+
+KINDS = ("any heads", "same layers", "same output norms")
+IN_A_BIN = 12  # heads of like output norm that are exchanged
 Head = tuple[int, int]
 
 
-def matched_controls(
-    table: pd.DataFrame, heads: Iterable[Head], n_sets: int, seed: int = 0, norms: np.ndarray | None = None
-) -> list[tuple[Head, ...]]:
-    """``n_sets`` random sets, as large as ``heads`` and without any of them, a head of the same layer for each.
+def control_sets(
+    heads: Sequence[Head],
+    sets: Mapping[str, Sequence[Head]],
+    n_draws: int,
+    kind: str = "same layers",
+    norms: ArrayLike | None = None,
+    seed: int = 0,
+) -> list[dict[str, list[Head]]]:
+    """``n_draws`` times random sets in the place of all ``sets``, each as large as the one it stands for.
 
-    ``table`` is a HeadMap's table. With ``norms`` (heads,), such as ``attribution.output_norms``, the sets are distinct
-    and their summed norm differs from that of ``heads`` by no more than ``CALIPER``. Where a layer has too few heads
-    left, or too few sets are within the caliper, heads come from neighbouring layers too, from as few as will do; where
-    all layers do not give so many, the sets are fewer. Raises ValueError where fewer heads are left than wanted, for
-    heads that the table does not have, and for fewer than one set.
+    In every draw the ``heads`` of a model change places at random: all of them, those of one layer, or those of like
+    output norm (the ``IN_A_BIN`` next to each other in the order of ``norms`` (heads,)); ``kind`` is one of ``KINDS``.
+    So sets that share heads go on sharing as many, and a test against the draws is a permutation test: if the given
+    sets were nothing special among such sets, they would rank anywhere among them. A drawn set may have heads of the
+    given one; ``inclusion`` counts them. Raises ValueError for an unknown kind, heads that are not among ``heads`` or
+    given twice, norms that are missing or not finite, and fewer than one draw.
 
-    >>> import pandas as pd
-    >>> table = pd.DataFrame({"layer": [0, 0, 0, 1, 1, 1], "head": [0, 1, 2, 0, 1, 2]})
-    >>> [layer for layer, _ in matched_controls(table, [(0, 0), (1, 2)], n_sets=1)[0]]
+    >>> heads = [(layer, head) for layer in range(2) for head in range(3)]
+    >>> drawn = control_sets(heads, {"Math Reasoning": [(0, 0), (1, 2)]}, n_draws=1)
+    >>> [layer for layer, _ in drawn[0]["Math Reasoning"]]
     [0, 1]
     """
-    rng, pairs = np.random.default_rng(seed), list(table[["layer", "head"]].itertuples(index=False, name=None))
-    heads = [tuple(head) for head in heads]
-    chosen, layers = set(heads), table["layer"].to_numpy()
-    if len(chosen) < len(heads):
-        raise ValueError(f"{len(heads) - len(chosen)} heads are given more than once; expected each once")
-    if norms is not None and (np.shape(norms) != (len(pairs),) or not np.isfinite(norms).all()):
-        raise ValueError(f"norms of shape {np.shape(norms)}; expected {len(pairs)} finite numbers, one a head")
-    if unknown := sorted(chosen - set(pairs)):
-        raise ValueError(f"no such heads: {unknown[:5]}; expected some of the table's {len(pairs)}")
-    if n_sets < 1 or not chosen:
-        raise ValueError(f"{n_sets} sets like {len(chosen)} heads; expected at least one of both")
-    inside = np.array([pair in chosen for pair in pairs])
-    if 2 * inside.sum() > len(pairs):
-        raise ValueError(
-            f"{inside.sum()} of {len(pairs)} heads are in the set; expected at most half, or no control can be drawn"
-        )
-    found: list[tuple[int, ...]] = []
-    for window in range(layers.max() + 1):
-        drawn = _draw(rng, layers, inside, window, n_sets if norms is None else 100 * n_sets)
-        if norms is not None:
-            wanted = norms[inside].sum()
-            drawn = drawn[np.abs(norms[drawn].sum(1) - wanted) <= CALIPER * wanted]
-            drawn = np.array(list(dict.fromkeys(map(tuple, drawn)))[:n_sets])
-        if len(drawn) > len(found):
-            found = [tuple(rows) for rows in drawn]
-        if len(found) == n_sets:
-            break
-    return [tuple((int(pairs[row][0]), int(pairs[row][1])) for row in rows) for rows in found]
+    place, n = {tuple(head): number for number, head in enumerate(heads)}, len(heads)
+    if kind not in KINDS:
+        raise ValueError(f"kind is {kind!r}; expected one of {KINDS}")
+    if n_draws < 1:
+        raise ValueError(f"{n_draws} draws; expected at least one")
+    for name, own in sets.items():
+        if unknown := [head for head in own if tuple(head) not in place]:
+            raise ValueError(f"no such heads: {unknown[:5]} in the set of {name!r}; expected some of {n}")
+        if len({tuple(head) for head in own}) < len(own):
+            raise ValueError(f"the set of {name!r} has heads more than once; expected each once")
+    if kind == "same output norms":
+        if norms is None or np.shape(norms) != (n,) or not np.isfinite(norms).all():
+            raise ValueError(f"norms of shape {np.shape(norms)}; expected {n} finite numbers, one a head")
+        strata = np.argsort(np.argsort(norms)) * max(n // IN_A_BIN, 1) // n
+    else:
+        strata = [layer if kind == "same layers" else 0 for layer, _ in heads]
+    draws = []
+    for number in range(n_draws):
+        moved = shuffle_within(np.arange(n), strata, np.random.default_rng([seed, number]))
+        draws.append({name: [tuple(heads[moved[place[tuple(head)]]]) for head in own] for name, own in sets.items()})
+    return draws
 
 
-def _draw(rng, layers, inside, window: int, n: int) -> np.ndarray:
-    """Up to ``n`` sets of row numbers, sorted: for each row inside another one outside, at most ``window`` layers
-    off."""
-    keys = rng.random((n, len(layers)), dtype=np.float32)
-    keys[:, inside] = np.inf
-    picked = []
-    for row in np.flatnonzero(inside):
-        near = np.flatnonzero(np.abs(layers - layers[row]) <= window)
-        taken = near[keys[:, near].argmin(1)]
-        picked.append(np.where(np.isfinite(keys[np.arange(n), taken]), taken, -1))
-        keys[np.arange(n), taken] = np.inf
-    drawn = np.stack(picked, axis=1)
-    return np.sort(drawn[(drawn >= 0).all(1)], axis=1)
+@dataclass(frozen=True)
+class Inclusion:
+    """``distinct`` sets among those drawn; ``most_frequent``, the share of them that have the head that is in most;
+    ``overlap``, the mean share of the given heads in a drawn set."""
+
+    distinct: int
+    most_frequent: float
+    overlap: float
+
+
+def inclusion(own: Sequence[Head], drawn: Sequence[Sequence[Head]]) -> Inclusion:
+    """How much the ``drawn`` sets repeat themselves and ``own``; raises ValueError without any.
+
+    >>> inclusion([(0, 0), (0, 1)], [[(0, 1), (0, 2)], [(0, 2), (0, 3)]])
+    Inclusion(distinct=2, most_frequent=1.0, overlap=0.25)
+    """
+    if not drawn:
+        raise ValueError("no drawn sets; expected at least one")
+    counts = Counter(head for each in drawn for head in each)
+    shared = [len(set(own) & set(each)) / len(own) for each in drawn]
+    return Inclusion(
+        len({frozenset(each) for each in drawn}), max(counts.values()) / len(drawn), float(np.mean(shared))
+    )

@@ -2,7 +2,7 @@
 
 attribution_patching(scorer, functions)    one backward pass a function: gradient x activation
 image_attention(scorer, functions)         share of a head's attention that goes to the picture
-output_norms(vlm, activations)             size of what a head's columns of the output projection write
+output_norms(scorer)                       size of what a head's columns of the output projection write
 """
 
 from collections.abc import Sequence
@@ -10,8 +10,8 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from cogvsr_utils.models.activations import HeadActivations
 from cogvsr_utils.models.hooks import projection_hooks
+from cogvsr_utils.models.recording import read_heads
 from cogvsr_utils.models.scorer import TeacherForcedScorer
 from cogvsr_utils.models.vlm import VLM, attention_switched
 
@@ -95,22 +95,36 @@ def image_attention(scorer: TeacherForcedScorer, functions: Sequence[str]) -> np
 
 
 @torch.inference_mode()
-def output_norms(vlm: VLM, activations: HeadActivations) -> np.ndarray:
-    """Size of what each head's columns of its output projection write: (heads,), the mean over rows of ||W x||.
+def output_norms(scorer: TeacherForcedScorer) -> np.ndarray:
+    """Size of what each head's columns of its output projection write: (heads,), the mean of ||W x|| over all tokens,
+    where an ablation acts.
 
-    x is the head's slice in ``activations``, so at the tokens that these were read at; W is read by sending unit
-    vectors through the projection, so packed 4-bit weights count as they compute. What a family puts behind the
-    projection, such as a gate or a norm, is not counted.
+    x is the head's slice at a token; W is read by sending unit vectors through the projection, so packed 4-bit weights
+    count as they compute. What a family puts behind the projection, such as a gate or a norm, is not counted.
     """
-    norms = np.empty(len(vlm.heads))
+    vlm, n_tokens = scorer.vlm, 0
+    total = torch.zeros(len(vlm.heads), device=vlm.device)
+    squares = _written(vlm)
+    for inputs, *_ in scorer.batches:
+        real = inputs["attention_mask"].flatten().nonzero().flatten()  # (tokens,)
+        x = read_heads(vlm, inputs, real, torch.arange(len(real)), len(real))  # (tokens, width)
+        for name, part in vlm.heads.table.groupby("module", sort=False):
+            first, last = vlm.heads.projections[name]
+            slices = x[:, first:last].unflatten(1, (len(part), -1))  # (tokens, heads, head_dim)
+            norms = torch.einsum("thd,hde,the->th", slices, squares[name], slices).clamp_min(0).sqrt()
+            total[torch.as_tensor(part.index, device=vlm.device)] += norms.sum(0)
+        n_tokens += len(real)
+    return (total / n_tokens).cpu().numpy()
+
+
+def _written(vlm: VLM) -> dict[str, torch.Tensor]:
+    """For each output projection and head W Wᵀ (heads, head_dim, head_dim), so that ||W x||² is xᵀ (W Wᵀ) x."""
+    squares = {}
     for name, part in vlm.heads.table.groupby("module", sort=False):
         first, last = vlm.heads.projections[name]
         units = torch.eye(last - first, device=vlm.device, dtype=vlm.model.dtype)
         projection = vlm.model.get_submodule(name)
         weight = projection(units).float() - projection(torch.zeros_like(units[:1])).float()  # (columns, model)
         weight = weight.unflatten(0, (len(part), -1))  # (heads, head_dim, model)
-        x = torch.as_tensor(np.asarray(activations.features[:, first:last], dtype=np.float32), device=vlm.device)
-        x = x.unflatten(1, (len(part), -1))  # (rows, heads, head_dim)
-        squares = torch.einsum("rhd,hde,rhe->rh", x, weight @ weight.mT, x)
-        norms[part.index] = squares.clamp_min(0).sqrt().mean(0).cpu()
-    return norms
+        squares[name] = weight @ weight.mT
+    return squares

@@ -5,22 +5,22 @@ ablated_answers[function]        all of C answered with a function's heads ablat
 ablation_matrix                  paired change of every function's accuracy under every function's set
 generated_and_forced             a function's own steps under its own set, generated and teacher-forced
 without_strongest                its set without the head that costs most
-matched_controls[ranking]        the same of a function's own steps, beside matched controls; teacher-forced
-against_controls(sets)           what comes of it, by function; all_against_controls, over all of them
+matched_controls[ranking]        the same of a function's own steps, beside three kinds of random sets; teacher-forced
+against_controls(sets)           what comes of it, by kind and function; all_against_controls, over all functions
 scaled, steered                  spatial heads scaled up, and shifted towards correct answers
 """
 
-from collections import Counter
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from cogvsr_utils.analysis import matching
 from cogvsr_utils.analysis.ablations import HeadAblations
 from cogvsr_utils.analysis.accuracy import compare
+from cogvsr_utils.analysis.matching import KINDS, control_sets, inclusion
 from cogvsr_utils.dataset.scoring import judge
 from cogvsr_utils.dataset.splits import SELECTION, TEST, TUNING
 from cogvsr_utils.functions import NAMES, SPATIAL
@@ -45,6 +45,7 @@ SCALES = (1.25, 1.5, 2.0)
 STRENGTHS = (0.5, 1.0, 2.0)
 C = (TEST,)
 EDITS = ("mask", "mean")
+PRIMARY = "delta_log_prob"  # the outcome named beforehand: log-probability of the right answer; accuracy beside it
 TUNED = {"tuning": answers[TUNING], "test": answers[TEST]}
 N_PAIRINGS = 10_000  # random pairings of head sets with functions, for the p of specificity
 
@@ -178,65 +179,69 @@ def specificity(matrix: pd.DataFrame, seed: int = 0) -> dict[str, float]:
 def matched_controls(
     experiment: Experiment, ranking: str, rankings: Rankings, attributions: Attributions
 ) -> pd.DataFrame:
-    """Teacher-forced change of each function's own steps on C: under its top heads (set -1), and under matched
-    controls.
+    """Teacher-forced change of each function's own steps on C: under its top heads (kind "own", set -1), and under
+    random sets of the three kinds of ``matching.KINDS``, drawn for all functions at once.
 
-    These are of the same layers and like output norm; see ``matching.matched_controls``. Columns: function, set, n, k,
-    norm, same_layer (share of the heads in layers as the function's heads have them), change, delta_log_prob.
+    Columns: kind, function, set, n, k, heads ("layer.head" each), norm (summed output norm), change, delta_log_prob.
     """
     from cogvsr_utils.models.interventions import mask
 
-    table, rows = experiment.vlm.heads.table, []
-    norm = dict(zip(experiment.vlm.heads.pairs, attributions.norms, strict=True))
-    sets = top_heads_by(rankings, ranking, n_top(len(table)))
-    for function in tqdm(sorted(sets.functions.tolist()), desc="matched controls"):
-        heads = sets.of(function)
+    pairs, rows = experiment.vlm.heads.pairs, []
+    norm = dict(zip(pairs, attributions.norms, strict=True))
+    top = top_heads_by(rankings, ranking, n_top(len(pairs)))
+    chosen = {function: top.of(function) for function in NAMES}
+    draws = [("own", -1, chosen)]
+    for seed, kind in enumerate(KINDS):
+        drawn = control_sets(pairs, chosen, experiment.settings.matched_controls, kind, attributions.norms, seed)
+        draws += [(kind, number, sets) for number, sets in enumerate(drawn)]
+    for function in tqdm(NAMES, desc="matched controls"):
         scorer = scorer_of(experiment, TEST, experiment.settings.control_items, function)
-        own = (scorer.index["function"] == function).to_numpy()
-        intact, wanted = scorer.score(), Counter(layer for layer, _ in heads)
-        controls = matching.matched_controls(
-            table, heads, experiment.settings.matched_controls, NAMES.index(function), attributions.norms
-        )
-        for number, drawn in enumerate([heads, *controls]):
-            ablated = scorer.score(mask(drawn))
-            same = (wanted & Counter(layer for layer, _ in drawn)).total()
-            rows.append({"function": function, "set": number - 1, "n": int(own.sum()), "k": len(drawn),
-                         "norm": sum(norm[head] for head in drawn), "same_layer": same / len(drawn),
+        own, intact = (scorer.index["function"] == function).to_numpy(), scorer.score()
+        for kind, number, sets in draws:
+            heads, ablated = sets[function], scorer.score(mask(sets[function]))
+            rows.append({"kind": kind, "function": function, "set": number, "n": int(own.sum()), "k": len(heads),
+                         "heads": " ".join(f"{layer}.{head}" for layer, head in heads),
+                         "norm": sum(norm[head] for head in heads),
                          "change": ablated.correct[own].mean() - intact.correct[own].mean(),
                          "delta_log_prob": (ablated.log_prob - intact.log_prob)[own].mean()})  # fmt: skip
     return pd.DataFrame(rows)
 
 
-def against_controls(sets: pd.DataFrame) -> pd.DataFrame:
-    """Each function's heads beside their matched controls, from ``matched_controls``, in the order of ``NAMES``.
+def against_controls(sets: pd.DataFrame, outcome: str = PRIMARY) -> pd.DataFrame:
+    """Each function's heads beside random sets of each kind, from ``matched_controls``, functions in the order of
+    ``NAMES``.
 
-    Columns: function, n, k, change, control_mean, control_low, control_high (95 % of the controls), sets, norm,
-    control_norm, same_layer, p (two-sided: that a control is as far off); missing for a function without controls.
+    Columns: kind, function, n, k, own (the ``outcome`` under the function's heads), control_mean, control_low,
+    control_high (95 % of the controls), sets, p (two-sided: that a control is as far off), distinct, most_frequent,
+    overlap (see ``matching.Inclusion``), norm, control_norm. Raises KeyError for another outcome than change and
+    delta_log_prob.
     """
-    rows = []
-    for function, part in sets.groupby("function"):
-        own, controls = part[part["set"] == -1].iloc[0], part[part["set"] >= 0]
-        low, high = percentile_interval(controls["change"]) if len(controls) else (np.nan, np.nan)
-        p = two_sided_p(own["change"], controls["change"]) if len(controls) else np.nan
-        rows.append({"function": function, "n": own["n"], "k": own["k"], "change": own["change"], "p": p,
-                     "control_mean": controls["change"].mean(), "control_low": low, "control_high": high,
-                     "sets": len(controls), "norm": own["norm"], "control_norm": controls["norm"].mean(),
-                     "same_layer": controls["same_layer"].mean()})  # fmt: skip
-    return pd.DataFrame(rows).set_index("function").loc[[n for n in NAMES if n in set(sets["function"])]].reset_index()
+    mine, rows = sets[sets["kind"] == "own"].set_index("function"), []
+    for kind in KINDS:
+        for function in [name for name in NAMES if name in mine.index]:
+            controls = sets[(sets["kind"] == kind) & (sets["function"] == function)]
+            own, (low, high) = mine.loc[function], percentile_interval(controls[outcome])
+            found = inclusion(own["heads"].split(), [each.split() for each in controls["heads"]])
+            rows.append({"kind": kind, "function": function, "n": own["n"], "k": own["k"], "own": own[outcome],
+                         "control_mean": controls[outcome].mean(), "control_low": low, "control_high": high,
+                         "sets": len(controls), "p": two_sided_p(own[outcome], controls[outcome]), **asdict(found),
+                         "norm": own["norm"], "control_norm": controls["norm"].mean()})  # fmt: skip
+    return pd.DataFrame(rows)
 
 
-def all_against_controls(sets: pd.DataFrame, column: str = "change", n: int = 2000) -> dict[str, float]:
-    """The mean over functions of a column of ``matched_controls``: of the functions' heads (``own``), of controls
-    (``mean``, ``low``, ``high``: 95 % with one drawn for each function), and the two-sided ``p``.
+def all_against_controls(sets: pd.DataFrame, outcome: str = PRIMARY) -> pd.DataFrame:
+    """The mean over functions of an outcome of ``matched_controls``, one row a kind of control.
 
-    Functions for which no control was found are left out.
+    Columns: kind, own (under the functions' heads), mean, low, high (95 % of the draws), sets, p (two-sided). A draw
+    replaces all functions' sets at once, so that their overlap counts.
     """
-    rng, parts = np.random.default_rng(0), [part.set_index("set")[column] for _, part in sets.groupby("function")]
-    parts = [part for part in parts if len(part) > 1]
-    own = np.mean([part[-1] for part in parts])
-    draws = np.mean([rng.choice(part.drop(-1), n) for part in parts], axis=0)
-    low, high = percentile_interval(draws)
-    return {"own": own, "mean": draws.mean(), "low": low, "high": high, "p": two_sided_p(own, draws)}
+    own, rows = sets.loc[sets["kind"] == "own", outcome].mean(), []
+    for kind in KINDS:
+        draws = sets[sets["kind"] == kind].groupby("set")[outcome].mean()
+        low, high = percentile_interval(draws)
+        rows.append({"kind": kind, "own": own, "mean": draws.mean(), "low": low, "high": high, "sets": len(draws),
+                     "p": two_sided_p(own, draws)})  # fmt: skip
+    return pd.DataFrame(rows)
 
 
 @result(splits=(TUNING, TEST), needs=TUNED, gpu=True)

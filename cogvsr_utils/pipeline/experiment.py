@@ -36,7 +36,7 @@ TOP_SHARE = 0.10  # the share of all heads that is taken for a function, CogVisi
 
 @dataclass(frozen=True)
 class Profile:
-    """How much of everything: fits to shuffled labels, permutations, bootstrap draws, matched controls for a set, items
+    """How much of everything: fits to shuffled labels, permutations, bootstrap draws, random sets of each kind, items
     for each function's controls, items for the ablation of single heads, and repeats with planted heads."""
 
     null_fits: int
@@ -50,7 +50,7 @@ class Profile:
 
 PROFILES = {
     "light": Profile(
-        null_fits=4, permutations=200, bootstrap=500, matched_controls=60, control_items=16, ablation_items=64,
+        null_fits=4, permutations=200, bootstrap=500, matched_controls=40, control_items=12, ablation_items=64,
         planted=1,
     ),
     "full": Profile(

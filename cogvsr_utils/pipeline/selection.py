@@ -196,17 +196,16 @@ def selection_ablations(experiment: Experiment) -> HeadAblations:
     return ablate_each_head(experiment, SELECTION)
 
 
-@result(splits=A, needs={"activations": activations[SELECTION]}, gpu=True)
-def attributions(experiment: Experiment, activations: HeadActivations) -> Attributions:
+@result(splits=A, gpu=True)
+def attributions(experiment: Experiment) -> Attributions:
     """One backward pass a function, attention to the picture and output norms."""
     from cogvsr_utils.models.attribution import attribution_patching, image_attention, output_norms
 
-    functions = np.unique(activations.index["function"].to_numpy().astype(str))
+    functions = np.array(sorted(NAMES))
     scorer = scorer_of(experiment, SELECTION, experiment.settings.ablation_items)
     return Attributions(
-        functions, attribution_patching(scorer, functions), image_attention(scorer, functions),
-        output_norms(experiment.vlm, activations),
-    )  # fmt: skip
+        functions, attribution_patching(scorer, functions), image_attention(scorer, functions), output_norms(scorer)
+    )
 
 
 @result(splits=A, needs={"activations": activations[SELECTION]})

@@ -58,10 +58,13 @@ PAGES = {
         validation.head_table, validation.sparseness, validation.spatial_differences, validation.thresholds,
         validation.overlaps, validation.detectable,
     )),
-    "05_interventions": Page((
-        ablation.ablation_matrix, ablation.matched_controls[selection.IMPORTANCE], ablation.generated_and_forced,
-        ablation.without_strongest, ablation.scaled, ablation.steered,
-    )),
+    "05_interventions": Page(
+        results=(
+            ablation.ablation_matrix, ablation.generated_and_forced, ablation.without_strongest, ablation.scaled,
+            ablation.steered,
+        ),
+        heavy=(ablation.matched_controls[selection.IMPORTANCE],),
+    ),
     "A2_validation": Page(
         results=(validation.head_table, prediction.ranking_tests),
         heavy=(
@@ -73,7 +76,7 @@ PAGES = {
     "06_families": Page(
         nano=(
             recordings.answers[TEST], validation.head_table, validation.sparseness, validation.spatial_differences,
-            ablation.ablation_matrix, ablation.matched_controls[selection.IMPORTANCE],
+            ablation.ablation_matrix,
         ),
         first=(validation.quantization,),
         parameters=("profile",),

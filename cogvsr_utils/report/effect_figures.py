@@ -41,25 +41,25 @@ def ablation_figure(matrix: pd.DataFrame) -> Figure:
     return finish(figure)
 
 
-def control_figure(tables: dict[str, pd.DataFrame]) -> Figure:
-    """Accuracy change of each function's own steps: its heads (dot) beside matched controls (bar); a panel a model.
+def control_figure(tables: dict[str, pd.DataFrame], label: str) -> Figure:
+    """What ablation does to each function's own steps: its heads (dot) beside random sets (bar); a panel a table.
 
-    ``tables`` maps a model to a table of ``against_controls``.
+    ``tables`` maps a title to rows of ``against_controls``, one a function; ``label`` names the outcome.
     """
     figure, axes = plt.subplots(1, len(tables), figsize=(4.6 + 2.6 * len(tables), 3.8), sharey=True, squeeze=False,
                                 layout="constrained")  # fmt: skip
     names = [n for n in NAMES if all(n in set(table["function"]) for table in tables.values())][::-1]
     y = np.arange(len(names))
-    for axis, (model, table) in zip(axes[0], tables.items(), strict=True):
-        rows = 100 * table.set_index("function").loc[names, ["change", "control_mean", "control_low", "control_high"]]
+    for axis, (title, table) in zip(axes[0], tables.items(), strict=True):
+        rows = table.set_index("function").loc[names, ["own", "control_mean", "control_low", "control_high"]]
         axis.barh(y, rows["control_high"] - rows["control_low"], left=rows["control_low"], color=GREY, height=0.6,
-                  label="matched controls, 95 %")  # fmt: skip
+                  label="random sets, 95 %")  # fmt: skip
         axis.scatter(rows["control_mean"], y, marker="|", color="#777", s=80, label="their mean")
-        axis.scatter(rows["change"], y, color=[COLOR[n] for n in names], zorder=3, s=46, edgecolor="#333", lw=0.5,
+        axis.scatter(rows["own"], y, color=[COLOR[n] for n in names], zorder=3, s=46, edgecolor="#333", lw=0.5,
                      label="the function's heads")  # fmt: skip
         axis.axvline(0, color="#333", lw=0.8)
-        axis.set_title(model, fontsize=10)
-        axis.set_xlabel("change of accuracy, points")
+        axis.set_title(title, fontsize=10)
+        axis.set_xlabel(label)
     axes[0][0].set_yticks(y, names)
     handles = axes[0][0].get_legend_handles_labels()
     figure.legend(*handles, loc="outside upper center", ncols=3, fontsize=8)

@@ -10,8 +10,8 @@ from typer.testing import CliRunner
 
 from cogvsr_utils.dataset.__main__ import main
 from cogvsr_utils.dataset.items import Item, Step
-from cogvsr_utils.dataset.loading import load_items
 from cogvsr_utils.dataset.jsonl import BadRow, check_items, read_items, write_items
+from cogvsr_utils.dataset.loading import load_items
 from cogvsr_utils.functions import NAMES
 from cogvsr_utils.paths import ROOT
 

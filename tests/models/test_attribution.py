@@ -6,7 +6,6 @@ from cogvsr_utils.functions import NAMES
 from cogvsr_utils.models.attribution import attribution_patching, image_attention, output_norms
 from cogvsr_utils.models.interventions import intervene, scale
 from cogvsr_utils.models.loading import load_vlm
-from cogvsr_utils.models.recording import capture
 from cogvsr_utils.models.scorer import TeacherForcedScorer
 
 
@@ -61,17 +60,26 @@ def test_attention_to_the_picture_is_the_model_s_own(vlm, scorer):
 
 
 @pytest.mark.parametrize("quantize", [None, "4bit"])
-def test_norms_are_of_each_head_sent_alone_through_its_projection(items, answers, tmp_path, quantize):
+def test_norms_are_of_each_head_sent_alone_through_its_projection(items, quantize):
     vlm = load_vlm("nano-internvl", quantize=quantize, dtype=torch.float32)
-    captured = capture(vlm, items[:3], store=tmp_path, answers=answers)
-    found, modules = output_norms(vlm, captured), dict(vlm.model.named_modules())
+    scorer, seen, modules = TeacherForcedScorer(vlm, items[:3]), {}, dict(vlm.model.named_modules())
+    found = output_norms(scorer)
+    hooks = [
+        modules[name].register_forward_pre_hook(lambda module, args, name=name: seen.update({name: args[0]}))
+        for name in vlm.heads.projections
+    ]
+    ((inputs, *_),) = scorer.batches
+    with torch.no_grad():
+        vlm.forward(inputs)
+    for hook in hooks:
+        hook.remove()
+    real = inputs["attention_mask"].bool()
     for number in (0, 19, 47):
         row = vlm.heads.table.loc[number]
         first, last = vlm.heads.projections[row["module"]]
-        alone = torch.zeros(len(captured.features), last - first, device=vlm.device)
-        alone[:, row["start"] - first : row["stop"] - first] = torch.tensor(
-            captured.features[:, row["start"] : row["stop"]], device=vlm.device
-        )
+        columns = slice(row["start"] - first, row["stop"] - first)
+        alone = torch.zeros(int(real.sum()), last - first, device=vlm.device)
+        alone[:, columns] = seen[row["module"]][real][:, columns].float()
         with torch.no_grad():
             written = modules[row["module"]](alone) - modules[row["module"]](torch.zeros_like(alone))
         assert found[number] == pytest.approx(float(written.norm(dim=1).mean()), rel=1e-3)

@@ -1,14 +1,11 @@
 from dataclasses import replace
-from itertools import combinations
 
 import numpy as np
-import pandas as pd
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cogvsr_utils.analysis.matching import matched_controls
 from cogvsr_utils.dataset.images import open_image
 from cogvsr_utils.models.answering import answer
 from cogvsr_utils.models.chat import conversation
@@ -269,49 +266,6 @@ def by_hand(vlm, inputs, edits, n_prompt):
     finally:
         for handle in handles:
             handle.remove()
-
-
-PAIRS = [(layer, head) for layer in range(6) for head in range(8)]
-SIX_BY_EIGHT = pd.DataFrame(PAIRS, columns=["layer", "head"])
-
-
-def test_random_sets_match_layers_and_avoid_the_chosen():
-    chosen = [(0, 1), (0, 2), (3, 7)]
-    for drawn in matched_controls(SIX_BY_EIGHT, chosen, 50):
-        assert sorted(layer for layer, _ in drawn) == [0, 0, 3] and not set(drawn) & set(chosen)
-        assert len(set(drawn)) == 3
-    for most in (
-        [(0, h) for h in range(6)],
-        [(0, h) for h in range(8)],
-    ):  # more than the layer has left: the next one helps
-        for drawn in matched_controls(SIX_BY_EIGHT, most, 20):
-            assert (
-                len(set(drawn)) == len(most) and {layer for layer, _ in drawn} <= {0, 1} and not set(drawn) & set(most)
-            )
-    with pytest.raises(ValueError, match="25 of 48 heads are in the set"):
-        matched_controls(SIX_BY_EIGHT, PAIRS[:25], 1)
-
-
-def test_random_sets_by_norm_are_distinct_and_within_the_caliper():
-    """The oracle writes out every set of two heads of layer 0 and one of layer 3."""
-    table, chosen = SIX_BY_EIGHT, [(0, 1), (0, 2), (3, 7)]
-    norms = np.random.default_rng(0).uniform(1, 2, size=len(table))
-    norms[[PAIRS.index(head) for head in chosen]] = 1.5
-    norm = dict(zip(PAIRS, norms, strict=True))
-    wanted = sum(norm[head] for head in chosen)
-
-    def near(heads):
-        return abs(sum(norm[head] for head in heads) - wanted) <= 0.05 * wanted
-
-    others = [[(layer, h) for h in range(8) if (layer, h) not in chosen] for layer in (0, 3)]
-    every = {(*two, one) for two in combinations(others[0], 2) for one in others[1] if near((*two, one))}
-    assert 5 < len(every) < 100
-    assert set(matched_controls(table, chosen, len(every), norms=norms)) == every
-    assert len(set(matched_controls(table, chosen, 5, seed=1, norms=norms)) & every) == 5
-    further = matched_controls(table, chosen, 200, norms=norms)  # more than these layers have: their neighbours help
-    assert len(set(further)) == 200 and all(map(near, further)) and {layer for layer, _ in sum(further, ())} - {0, 3}
-    norms[[PAIRS.index(head) for head in chosen]] = 50.0  # like no others
-    assert matched_controls(table, chosen, 5, norms=norms) == []
 
 
 def test_direction_points_from_wrong_to_right(vlm):

@@ -9,6 +9,7 @@ from scipy.stats import spearmanr
 
 from cogvsr_utils import paths
 from cogvsr_utils.analysis.ablations import HeadAblations
+from cogvsr_utils.analysis.matching import KINDS
 from cogvsr_utils.functions import NAMES
 from cogvsr_utils.models.interventions import mask
 from cogvsr_utils.models.scorer import TeacherForcedScorer
@@ -114,11 +115,18 @@ def test_a_ranking_by_depth_alone_is_no_better_than_chance(experiment, rankings,
     assert found["spearman"] > 0.8 and found["p_spearman"] > 0.01
 
 
+def control_table(own, controls):
+    """What ``matched_controls`` gives, of made-up changes by function, the same for each kind."""
+    rows = [{"kind": "own", "function": name, "set": -1, "change": change} for name, change in own.items()]
+    rows += [{"kind": kind, "function": name, "set": number, "change": change}
+             for kind in KINDS for name, each in controls.items() for number, change in enumerate(each)]  # fmt: skip
+    return pd.DataFrame(rows).assign(n=9, k=2, norm=1.0, heads="0.0 0.1")
+
+
 def test_controls_that_cost_more_show_as_well_as_those_that_cost_less():
     def one(change):
-        sets = pd.DataFrame({"function": NAMES[0], "set": range(-1, 99), "n": 9, "k": 2, "norm": 1.0, "same_layer": 1.0,
-                             "change": [change, *np.linspace(-0.2, 0.0, 99)]})  # fmt: skip
-        return ablation.against_controls(sets)["p"].iloc[0]
+        sets = control_table({NAMES[0]: change}, {NAMES[0]: np.linspace(-0.2, 0.0, 99)})
+        return ablation.against_controls(sets, "change")["p"].iloc[0]
 
     assert one(-0.5) == one(0.3) == pytest.approx(2 / 100) and one(-0.1) > 0.9
 
@@ -145,29 +153,30 @@ def test_agreement_of_rankings_is_that_of_ranks(experiment):
     assert found.loc["b", "with_cost"] == pytest.approx(spearmanr(part["importance"].abs(), -part["effect"]).statistic)
 
 
-def test_matched_controls_are_as_large_of_like_norm_and_measured_on_own_steps(experiment, rankings):
+def test_matched_controls_are_as_large_and_measured_on_own_steps(experiment, rankings):
     norms = np.random.default_rng(1).uniform(1, 1.05, len(rankings.heads))
     attributions = Attributions(FUNCTIONS, *np.zeros((2, 8, 192)), norms)
     sets = ablation.matched_controls[selection.IMPORTANCE].make(
         experiment, selection.IMPORTANCE, rankings=rankings, attributions=attributions
     )
     assert set(sets["k"]) == {n_top(192)} and set(sets["function"]) == set(NAMES)
-    for _, part in sets.groupby("function"):
-        own = part[part["set"] == -1].iloc[0]
-        assert (np.abs(part["norm"] - own["norm"]) <= 0.05 * own["norm"]).all()
-        assert part["same_layer"].between(0, 1).all() and own["same_layer"] == 1
     table = ablation.against_controls(sets)
-    assert table["function"].tolist() == list(NAMES) and (table["sets"] == FEW.matched_controls).all()
+    assert table["function"].tolist() == 3 * list(NAMES) and (table["sets"] == FEW.matched_controls).all()
+    assert (table.groupby("kind")["distinct"].min() == FEW.matched_controls).all()
+    row = sets[(sets["kind"] == KINDS[1]) & (sets["function"] == NAMES[2])].iloc[0]
+    heads = [tuple(map(int, each.split("."))) for each in row["heads"].split()]
+    scorer = scorer_of(experiment, "C", FEW.control_items, NAMES[2])
+    own = (scorer.index["function"] == NAMES[2]).to_numpy()
+    change = (scorer.score(mask(heads)).log_prob - scorer.score().log_prob)[own].mean()
+    assert row["delta_log_prob"] == pytest.approx(change) and row["n"] == own.sum()
 
 
-def test_every_function_weighs_alike_however_many_sets_it_has():
-    sets = pd.DataFrame(
-        {"function": ["a"] * 3 + ["b"] * 101, "set": [*range(-1, 2), *range(-1, 100)],
-         "change": [-0.5, -0.4, -0.2, *[-0.3], *np.linspace(-0.2, 0, 100)]}
-    )  # fmt: skip
-    found = ablation.all_against_controls(sets)
-    assert found["own"] == pytest.approx(-0.4) and found["p"] == 2 / 2001
-    assert found["mean"] == pytest.approx((-0.3 - 0.1) / 2, abs=0.01)
+def test_over_all_functions_a_draw_counts_whole():
+    """Two functions whose controls move together: their mean has the spread of one, not of independent draws."""
+    draws = np.linspace(-1, 1, 101)
+    found = ablation.all_against_controls(control_table({"a": -0.9, "b": -0.9}, {"a": draws, "b": draws}), "change")
+    assert found["kind"].tolist() == list(KINDS) and found["own"].tolist() == pytest.approx([-0.9] * 3)
+    assert found["low"].tolist() == pytest.approx([-0.95] * 3) and (found["p"] > 0.05).all()
 
 
 def test_specificity_is_the_diagonal_less_the_rest_and_its_p_that_of_pairings():

@@ -8,6 +8,7 @@ from matplotlib.figure import Figure
 
 from cogvsr_utils.analysis.accuracy import accuracy_table
 from cogvsr_utils.analysis.head_scores import head_table
+from cogvsr_utils.analysis.matching import KINDS
 from cogvsr_utils.analysis.sparsity import scarcity
 from cogvsr_utils.checks.planting import power
 from cogvsr_utils.dataset.scoring import judge
@@ -103,7 +104,7 @@ def test_figures_of_effects_are_drawn(answers, items):
     columns = [*NAMES, "Main question"]
     matrix = pd.DataFrame({"head_set": a, "function": b, "change": RNG.normal() / 10, "q": RNG.random()}
                           for a in NAMES for b in columns)  # fmt: skip
-    controls = pd.DataFrame({"function": NAMES, "change": -0.1, "control_mean": -0.05, "control_low": -0.1,
+    controls = pd.DataFrame({"function": NAMES, "own": -0.1, "control_mean": -0.05, "control_low": -0.1,
                              "control_high": 0.0})  # fmt: skip
     quality = pd.DataFrame({"ranking": r, "function": f, "k": 5, "chance": 0.1, "precision": 0.2, "precision_low": 0.1,
                             "precision_high": 0.3, "spearman": 0.1, "spearman_low": 0.0, "spearman_high": 0.2}
@@ -114,7 +115,7 @@ def test_figures_of_effects_are_drawn(answers, items):
     forest = pd.DataFrame({"label": ["a", "b"], "kind": ["x", "y"], "value": [1.0, 2.0], "low": 0.0, "high": 3.0})
     drawn = [
         effect_figures.ablation_figure(matrix),
-        effect_figures.control_figure({"one": controls, "other": controls}),
+        effect_figures.control_figure({"one": controls, "other": controls}, "points"),
         effect_figures.quality_figure(quality),
         effect_figures.set_figure(sets),
         effect_figures.power_figure(power(trials)),
@@ -141,12 +142,16 @@ def test_verdicts_follow_the_numbers(monkeypatch):
                                        "p_precision": [0.01, 0.001, 0.4]}),
         "set_effects": pd.DataFrame({"set": rankings[:1], "edit": "mask", "specific": -0.1, "specific_low": -0.2,
                                      "specific_high": -0.05}),
-        "matched_controls-importance_paper": pd.DataFrame({"function": "a", "set": range(-1, 50),
-                                                           "change": [-0.5, *np.linspace(-0.1, 0, 50)]}),
+        "matched_controls-importance_paper": pd.concat(
+            pd.DataFrame({"kind": kind, "function": "a", "set": range(50), "delta_log_prob": np.linspace(-0.1, 0, 50)})
+            for kind in KINDS
+        ),
         "null_models": pd.DataFrame({"case": ["untrained model"], "rule": ["max-T (strict)"], "selected": [0]}),
         "planted": pd.DataFrame({"rule": ["max-T", "elbow, joint probe"] * 40, "strength": 0.0, "false": [0, 5] * 40,
                                  "selected": [0, 5] * 40, "functions": 8}),
     }  # fmt: skip
+    own = pd.DataFrame({"kind": ["own"], "function": "a", "set": -1, "delta_log_prob": -0.5})
+    sets = tables["matched_controls-importance_paper"] = pd.concat([own, tables["matched_controls-importance_paper"]])
     monkeypatch.setattr("cogvsr_utils.report.verdicts.table", lambda experiment, result: tables[result.name])
     words = dict(reliance(Experiment("nano-internvl"))[["step", "rely on it"]].to_numpy())
     assert list(words.values()) == ["above these baselines", "as a hint", "no", "yes", "yes",
@@ -155,7 +160,7 @@ def test_verdicts_follow_the_numbers(monkeypatch):
     tables["probe_baselines"].loc[1, "accuracy"] = 0.89
     tables["ranking_tests"].loc[0, "p_precision"] = 0.2
     tables["set_effects"]["specific_high"] = 0.01
-    tables["matched_controls-importance_paper"].loc[0, "change"] = -0.05
+    sets.iloc[0, -1] = -0.05
     other = dict(reliance(Experiment("nano-internvl"))[["step", "rely on it"]].to_numpy())
     assert [other[step] != words[step] for step in words] == [True, True, False, True, True, False, False, False]
 
