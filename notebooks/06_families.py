@@ -161,8 +161,6 @@ spatial = {
 scarcer = {name: (t["scarcer"] == "yes").sum() for name, t in counted.items()}
 quote(
     spatial_by_family=", ".join(f"{100 * row['change']:+.1f} in {name}" for name, row in spatial.items()),
-    beaten_by_family=", ".join(f"{n} of {len(NAMES)} in {name}" for name, n in beaten.items())
-    or "too few heads to ask",
 )
 
 # %% [markdown]
