@@ -125,7 +125,7 @@ show(by_model("spearman", "{:.2f}"))
 # ## Whole sets
 #
 # Ablating one head may be compensated by others, so sets are ablated as well: the first of each ranking, and a greedy set
-# (of the eight strongest single heads, five times the one that costs most beside those already ablated). Selected on A;
+# (of the six strongest single heads, four times the one that costs most beside those already ablated). Selected on A;
 # means over the eight functions of what happens to a function's steps on C under its own set, and under the other
 # functions' sets.
 

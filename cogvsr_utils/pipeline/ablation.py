@@ -130,8 +130,8 @@ def generated_and_forced(
     return pd.DataFrame(rows)
 
 
-@result(splits=C, gpu=True)
-def without_strongest(experiment: Experiment, rankings: Rankings) -> pd.DataFrame:
+@result(splits=C, needs=MASKED, gpu=True)
+def without_strongest(experiment: Experiment, rankings: Rankings, masked: HeadAblations) -> pd.DataFrame:
     """Is a set's effect that of one head? Teacher-forced change of each function's own steps on C under its whole set,
     under the one head of it that costs most, and under the others.
 
@@ -142,20 +142,19 @@ def without_strongest(experiment: Experiment, rankings: Rankings) -> pd.DataFram
 
     sets = top_heads_by(rankings, IMPORTANCE, n_top(len(rankings.heads)))
     scorer, rows = scorer_of(experiment, TEST, experiment.settings.ablation_items), []
-    label, intact = scorer.index["function"].to_numpy(), scorer.score().correct
+    intact, *alone = masked.correct.astype(float)  # (steps,) each, a head's in the order of the model
+    alone = dict(zip(map(tuple, rankings.heads.tolist()), alone, strict=True))
     for function in NAMES:
-        heads, own = sets.of(function), label == function
-
-        def change(chosen, own=own):
-            return scorer.score(mask(chosen)).correct[own].astype(float) - intact[own]
-
-        alone = {head: change([head]) for head in heads}
-        strongest = min(alone, key=lambda head: alone[head].mean())
+        heads, own = sets.of(function), masked.function == function
+        strongest = min(heads, key=lambda head: alone[head][own].mean())
         row = {"function": function, "n": int(own.sum()), "layer": strongest[0], "head": strongest[1]}
-        others = [head for head in heads if head != strongest]
-        for name, values in (("whole", change(heads)), ("strongest", alone[strongest]), ("others", change(others))):
+        replies = {
+            "whole": scorer.score(mask(heads)).correct, "strongest": alone[strongest],
+            "others": scorer.score(mask([head for head in heads if head != strongest])).correct,
+        }  # fmt: skip
+        for name, correct in replies.items():
             row[name], row[f"{name}_low"], row[f"{name}_high"] = clustered_mean(
-                values, scorer.index["group_id"].to_numpy()[own]
+                (correct - intact)[own], masked.group[own]
             )
         rows.append(row)
     return pd.DataFrame(rows)

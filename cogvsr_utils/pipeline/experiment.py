@@ -50,7 +50,7 @@ class Profile:
 
 PROFILES = {
     "light": Profile(
-        null_fits=4, permutations=200, bootstrap=500, matched_controls=40, control_items=12, ablation_items=64,
+        null_fits=2, permutations=200, bootstrap=500, matched_controls=40, control_items=12, ablation_items=48,
         planted=1,
     ),
     "full": Profile(

@@ -32,7 +32,7 @@ from cogvsr_utils.pipeline.sweeps import ablate_each_head, scorer_of
 from cogvsr_utils.stats import bootstrap_means
 
 A = (SELECTION,)
-CANDIDATES, GREEDY_STEPS = 8, 5
+CANDIDATES, GREEDY_STEPS = 6, 4
 IMPORTANCE, ABLATION = "importance (paper)", "ablation on split A"  # two of the rankings, named elsewhere too
 
 
@@ -234,7 +234,7 @@ def rankings(
 
 @result(splits=A, gpu=True)
 def greedy_sets(experiment: Experiment, rankings: Rankings) -> HeadSets:
-    """Of the eight heads whose ablation costs a function's steps most, five times the one that costs most beside those
+    """Of the six heads whose ablation costs a function's steps most, four times the one that costs most beside those
     already ablated; then the next of that ranking."""
     sets = []
     for function in tqdm(rankings.functions.tolist(), desc="greedy sets"):

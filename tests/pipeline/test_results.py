@@ -36,7 +36,7 @@ def experiment(small_set, tmp_path_factory, vlm):
 
 @pytest.fixture(scope="module")
 def ablations(experiment):
-    return {edit: ablation.single_ablations["mask"].make(experiment, "mask") for edit in ("mask", "mean")}
+    return dict.fromkeys(("mask", "mean"), ablation.single_ablations["mask"].make(experiment, "mask"))
 
 
 @pytest.fixture(scope="module")
@@ -194,8 +194,9 @@ def test_specificity_is_the_diagonal_less_the_rest_and_its_p_that_of_pairings():
     assert flat["p"] > 0.02
 
 
-def test_the_strongest_head_is_taken_out_of_its_set(experiment, rankings):
-    table = ablation.without_strongest.make(experiment, rankings=rankings).set_index("function")
+def test_the_strongest_head_is_taken_out_of_its_set(experiment, rankings, ablations):
+    table = ablation.without_strongest.make(experiment, rankings=rankings, masked=ablations["mask"])
+    table = table.set_index("function")
     scorer = scorer_of(experiment, "C", FEW.ablation_items)
     name = NAMES[4]
     own = (scorer.index["function"] == name).to_numpy()
