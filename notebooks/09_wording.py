@@ -90,7 +90,9 @@ accuracy_figure(answered)
 # %%
 ground = baselines.crossed_baselines(experiment)
 explained = ground.assign(predictor=ground["predictor"] + ": " + ground["meaning"])
-show(with_interval(explained, "accuracy", "low", "high")[["predictor", "accuracy"]])
+explained = with_interval(explained, "accuracy", "low", "high")
+explained = with_interval(explained, "held_out", "held_low", "held_high")
+show(explained[["predictor", "accuracy", "held_out"]].rename(columns={"held_out": "wordings held out"}))
 
 # %% [markdown]
 # Now on split C, whose words and scenes none of the predictors has seen. The paper's joint probe, fitted on plain steps,

@@ -16,6 +16,7 @@ from cogvsr_utils.analysis.text_baselines import (
     ridge_classifier,
     step_texts,
     word_features,
+    wordings,
 )
 from cogvsr_utils.analysis.text_models import TextTransformer
 from cogvsr_utils.dataset.items import Item, steps_table
@@ -48,9 +49,10 @@ def probe_baselines(
 ) -> pd.DataFrame:
     """How well a step's function is predicted from all heads together, and from everything else.
 
-    Columns: predictor, accuracy, balanced_accuracy (both in [0, 1]), low and high (95 % of the accuracy over groups),
-    n, meaning. The control task gives every answer text a random function (Hewitt and Liang, arXiv 1909.03368); the
-    last row shuffles labels among steps of the same index.
+    Columns: predictor, accuracy, balanced_accuracy (both in [0, 1]), low and high (95 % of the accuracy over groups);
+    held_out with held_low and held_high, the accuracy on wordings that took no part in fitting; n, meaning. The control
+    task gives every wording a random function (Hewitt and Liang, arXiv 1909.03368); the last row shuffles labels among
+    steps of the same index.
     """
     return _baselines(experiment, experiment.items(SELECTION), activations, untrained, grey, other, seed)
 
@@ -78,12 +80,13 @@ def crossed_baselines(
 
 
 def _baselines(experiment, items, activations, untrained, grey, other, seed) -> pd.DataFrame:
-    from sklearn.metrics import accuracy_score, balanced_accuracy_score
+    from sklearn.metrics import balanced_accuracy_score
 
     index = activations.index
     require_groups(index["function"], index["group_id"], NAMES)
     label, names = index["function"].to_numpy(), np.unique(index["function"])
     text = step_texts(items).loc[list(zip(index["uid"], index["step"], strict=True))]
+    wording = wordings(items).loc[list(zip(index["uid"], index["step"], strict=True))].to_numpy()
     layers, x = activations.heads.table["layer"].to_numpy(), activations.by_head()  # (steps, heads, head_dim)
     layer_means = np.stack([x[:, layers == layer].mean(1) for layer in np.unique(layers)], axis=1)
     shuffled = shuffle_within(label, index["step"], np.random.default_rng(seed))
@@ -99,20 +102,25 @@ def _baselines(experiment, items, activations, untrained, grey, other, seed) -> 
         ("other picture", _rows_of(other, index), label, "all heads, another item's picture"),
         ("layer means", layer_means, label, "a mean a layer"),
         ("all heads", x, label, "the activations themselves"),
-        ("control task", x, random_functions(index["answer"], names, seed), "all heads, a random function an answer"),
+        ("control task", x, random_functions(wording, names, seed), "all heads, a random function a wording"),
         ("shuffled labels", x, shuffled, "all heads, labels shuffled within the step index"),
     ]  # fmt: skip
     out = []
     for name, features, target, meaning in rows:
-        if features is None:
-            predicted = np.full(len(target), pd.Series(target).mode()[0])
-        else:
-            columns = features.reshape(len(features), -1)
-            predicted = cross_validated(ridge_classifier(columns.shape[1]), columns, target, index["group_id"])
-        _, low, high = clustered_mean(predicted == target, index["group_id"])
-        out.append({"predictor": name, "accuracy": accuracy_score(target, predicted), "low": low, "high": high,
-                    "balanced_accuracy": balanced_accuracy_score(target, predicted), "n": len(target),
-                    "meaning": meaning})  # fmt: skip
+        row = {"predictor": name}
+        for prefix, held in (("", None), ("held_", wording)):
+            if features is None:
+                predicted = np.full(len(target), pd.Series(target).mode()[0])
+            else:
+                columns = features.reshape(len(features), -1)
+                model = ridge_classifier(columns.shape[1])
+                predicted = cross_validated(model, columns, target, index["group_id"], held)
+            share, row[f"{prefix}low"], row[f"{prefix}high"] = clustered_mean(predicted == target, index["group_id"])
+            if held is None:
+                row |= {"accuracy": share, "balanced_accuracy": balanced_accuracy_score(target, predicted)}
+            else:
+                row["held_out"] = share
+        out.append(row | {"n": len(target), "meaning": meaning})
     return pd.DataFrame(out)
 
 

@@ -21,7 +21,7 @@ from cogvsr_utils.analysis.ablations import HeadAblations
 from cogvsr_utils.analysis.head_probes import HeadProbes, binary_accuracy
 from cogvsr_utils.analysis.joint_probe import FunctionProbe
 from cogvsr_utils.analysis.sparsity import stratify
-from cogvsr_utils.analysis.text_baselines import random_functions, text_predictions
+from cogvsr_utils.analysis.text_baselines import permuted_functions, random_functions, text_predictions, wordings
 from cogvsr_utils.dataset.splits import SELECTION, require_groups
 from cogvsr_utils.functions import NAMES
 from cogvsr_utils.models.activations import HeadActivations
@@ -40,8 +40,8 @@ IMPORTANCE, ABLATION = "importance (paper)", "ablation on split A"  # two of the
 class JointProbe:
     """A fitted joint probe.
 
-    ``functions`` (functions,); ``importance`` (functions, heads), signed; ``null`` (fits, functions, heads) with
-    shuffled labels; ``bootstrap`` (draws, functions, heads) over seeds and scenes; ``fitted`` what
+    ``functions`` (functions,); ``importance`` (functions, heads), signed; ``null`` (fits, functions, heads) where every
+    wording has the function of another; ``bootstrap`` (draws, functions, heads) over seeds and scenes; ``fitted`` what
     ``FunctionProbe.from_arrays`` takes.
     """
 
@@ -137,12 +137,12 @@ class HeadSets:
 
 @result(splits=A, needs={"activations": activations[SELECTION]})
 def network_probe(experiment: Experiment, activations: HeadActivations) -> JointProbe:
-    """The joint probe as the paper trains it, and with shuffled labels."""
+    """The joint probe as the paper trains it, and where every wording has the function of another."""
     x, y, groups, layers = _arrays(activations)
-    rng = np.random.default_rng(0)
+    rng, wording = np.random.default_rng(0), _wordings(experiment, activations)
     probe = FunctionProbe("paper").fit(x, y, groups, layers)
     null = [
-        FunctionProbe("paper").fit(x, rng.permutation(y), groups, layers).importance_
+        FunctionProbe("paper").fit(x, permuted_functions(wording, y, rng), groups, layers).importance_
         for _ in tqdm(range(experiment.settings.null_fits), desc="null probes")
     ]
     bootstrap = _bootstrap(probe, x, y, groups, experiment.settings.bootstrap)
@@ -155,7 +155,7 @@ def ridge_probes(experiment: Experiment, activations: HeadActivations) -> Single
     x, y, groups, _ = _arrays(activations)
     index = activations.index
     alone = HeadProbes().fit(x, y, groups)
-    task = HeadProbes().fit(x, random_functions(index["answer"], alone.classes_), groups)
+    task = HeadProbes().fit(x, random_functions(_wordings(experiment, activations), alone.classes_), groups)
     text = text_predictions(experiment.items(SELECTION), index)  # (steps, functions)
     above = HeadProbes().fit(x, y, groups, offset=text)
     text_auroc = np.array([roc_auc_score(y == name, text[:, f]) for f, name in enumerate(alone.classes_)])
@@ -271,6 +271,12 @@ def _arrays(activations: HeadActivations):
         index["group_id"].to_numpy().astype(str),
         activations.heads.table["layer"].to_numpy(),
     )
+
+
+def _wordings(experiment: Experiment, activations: HeadActivations) -> np.ndarray:
+    """The wording (steps,) of each row of the activations."""
+    index = activations.index
+    return wordings(experiment.items(SELECTION)).loc[list(zip(index["uid"], index["step"], strict=True))].to_numpy()
 
 
 def _bootstrap(probe: FunctionProbe, x, y, groups, n: int) -> np.ndarray:

@@ -20,7 +20,7 @@ def reliance(experiment: Experiment) -> pd.DataFrame:
 
     A ranking is called a hint where its precision beats chance with p below 5 % over all rankings.
     """
-    accuracy = table(experiment, baselines.probe_baselines).set_index("predictor")["accuracy"]
+    accuracy = table(experiment, baselines.probe_baselines).set_index("predictor")["held_out"]
     tests = table(experiment, prediction.ranking_tests).set_index("ranking")
     sets = table(experiment, prediction.set_effects)
     own = sets[sets["edit"] == "mask"].set_index("set").loc[selection.IMPORTANCE]
@@ -37,8 +37,8 @@ def reliance(experiment: Experiment) -> pd.DataFrame:
 
     rows = [
         ("a joint probe reads the function from the heads",
-         f"all heads {accuracy['all heads']:.1%} of the steps, the text alone {accuracy['text']:.1%}, an untrained "
-         f"model's heads {accuracy['untrained model']:.1%}",
+         f"on wordings held out, all heads {accuracy['all heads']:.1%} of the steps, the text alone "
+         f"{accuracy['text']:.1%}, an untrained model's heads {accuracy['untrained model']:.1%}",
          "only for what is above these" if near_text else "above these baselines"),
         ("gradient × activation ranks the heads",
          f"{precision[selection.IMPORTANCE]:.0%} of its top heads are among those whose ablation costs most "

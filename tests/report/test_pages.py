@@ -137,7 +137,7 @@ def test_verdicts_follow_the_numbers(monkeypatch):
     rankings = ["importance (paper)", "ablation on split A", "attribution patching"]
     tables = {
         "probe_baselines": pd.DataFrame({"predictor": ["all heads", "text", "untrained model"],
-                                         "accuracy": [0.9, 0.6, 0.5]}),
+                                         "held_out": [0.9, 0.6, 0.5]}),
         "ranking_tests": pd.DataFrame({"ranking": rankings, "precision": [0.5, 0.6, 0.1],
                                        "p_precision": [0.01, 0.001, 0.4]}),
         "set_effects": pd.DataFrame({"set": rankings[:1], "edit": "mask", "specific": -0.1, "specific_low": -0.2,
@@ -157,7 +157,7 @@ def test_verdicts_follow_the_numbers(monkeypatch):
     assert list(words.values()) == ["above these baselines", "as a hint", "no", "yes", "yes",
                                     "yes: not shown to exceed its 5 %", "yes, where it can be afforded",
                                     "not for single heads"]  # fmt: skip
-    tables["probe_baselines"].loc[1, "accuracy"] = 0.89
+    tables["probe_baselines"].loc[1, "held_out"] = 0.89
     tables["ranking_tests"].loc[0, "p_precision"] = 0.2
     tables["set_effects"]["specific_high"] = 0.01
     sets.iloc[0, -1] = -0.05
