@@ -12,8 +12,8 @@
 # # How few heads serve a function?
 #
 # **Overview.** The paper counts heads before the elbow of a curve and finds few for every function, fewest for the
-# spatial ones. An elbow finds few heads in *anything*, so every number here stands beside the same number with shuffled
-# labels, with an interval over scenes.
+# spatial ones. An elbow finds few heads in *anything*, so every number here stands beside the same number with permuted
+# labels, where every wording has the function of another, with an interval over scenes.
 #
 # **Prerequisites.** [Probing](03_probing.ipynb).
 
@@ -51,11 +51,11 @@ start(experiment)
 # %% [markdown]
 # ## Counts with their null
 #
-# Circles are the paper's reading: heads before the elbow. The grey bar is the elbow of the same probe fitted to shuffled
+# Circles are the paper's reading: heads before the elbow. The grey bar is the elbow of the same probe fitted to permuted
 # labels. Diamonds are the strict reading: heads whose ablation costs the function's steps accuracy on split C, by a max-T
 # test over all heads and functions.
 
-# %% mystnb={"image": {"alt": "For each function the elbow count of heads with its interval over a grey bar of the elbow count with shuffled labels, and the count that passes the strict test with its interval"}, "figure": {"caption": "How many heads serve each function, as the paper counts (circles) and strictly (diamonds), with 95 % intervals over scenes.", "name": "fig-counts"}}
+# %% mystnb={"image": {"alt": "For each function the elbow count of heads with its interval over a grey bar of the elbow count with permuted labels, and the count that passes the strict test with its interval"}, "figure": {"caption": "How many heads serve each function, as the paper counts (circles) and strictly (diamonds), with 95 % intervals over scenes.", "name": "fig-counts"}}
 counts, table = validation.sparseness(experiment), validation.head_table(experiment)
 n_heads = len(table) // len(NAMES)
 count_figure({experiment.title: counts}, {experiment.title: n_heads})
@@ -102,7 +102,7 @@ show(pd.DataFrame(lines).rename(index=SHORT).reset_index())
 # %% [markdown]
 # ## How much depends on the threshold?
 #
-# Heads above the paper's threshold, and how many pass it with shuffled labels; heads above a share of the strongest head's
+# Heads above the paper's threshold, and how many pass it with permuted labels; heads above a share of the strongest head's
 # importance, beside the elbow; then heads whose ablation costs accuracy with a family-wise p below a level.
 
 # %% tags=["hide-input"]
@@ -114,7 +114,7 @@ shares, levels = (
 paper = passing[passing["rule"] == "importance above"].set_index("function").loc[list(NAMES)]
 shown = shares.rename(columns="> {:.0%}".format).assign(elbow=rules["elbow"]["value"].astype(int))
 shown.insert(0, "> 0.001", paper["heads"])
-shown.insert(1, "> 0.001, shuffled", paper["null"].astype(int))
+shown.insert(1, "> 0.001, permuted", paper["null"].astype(int))
 show(shown.rename(index=SHORT).reset_index())
 
 # %% tags=["hide-input"]
@@ -176,7 +176,7 @@ paragraph(
 
 # %% tags=["hide-input"]
 paragraph(
-    f"The elbow gives {elbow['value'].min():.0f} to {elbow['value'].max():.0f} heads of {n_heads}, with shuffled labels "
+    f"The elbow gives {elbow['value'].min():.0f} to {elbow['value'].max():.0f} heads of {n_heads}, with permuted labels "
     f"{elbow['null'].median():.0f}; {inside} of {len(NAMES)} functions are within that null. Ablation costs accuracy for "
     f"{rules['n_ablation']['value'].min():.0f} to {rules['n_ablation']['value'].max():.0f}. Are spatial heads scarcer? As "
     f"it is: {words[plain['scarcer']]} ({plain['difference']:+.1f} heads, {span(plain['low'], plain['high'], scale=1)}); "

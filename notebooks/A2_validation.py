@@ -43,6 +43,7 @@ from cogvsr_utils.functions import NAMES
 from cogvsr_utils.models.weights import nano_names
 from cogvsr_utils.pipeline import measured, prediction, selection, validation
 from cogvsr_utils.pipeline.experiment import n_top
+from cogvsr_utils.report.claims import claim_table
 from cogvsr_utils.report.effect_figures import power_figure, quality_figure, set_figure
 from cogvsr_utils.report.head_figures import head_maps, scatter_figure
 from cogvsr_utils.report.pages import agreement, measured_note, paragraph, quote, show, span, start, with_interval
@@ -65,6 +66,16 @@ measured_note([each for each in nanos.values() if measured.is_measured(each, pre
 # %%
 relied = reliance(experiment)
 show(relied)
+
+# %% [markdown]
+# ## The claims, one by one
+#
+# A claim *holds* where all that was asked of it came out as it says, *partly* where some did. What is asked of each, and
+# could have come out either way, is written in `cogvsr_utils/report/claims.py`; [more words](../book/claims.md).
+
+# %%
+by_claim = claim_table(experiment)
+show(by_claim)
 
 # %% [markdown]
 # ## The measure: every head ablated alone
@@ -191,6 +202,7 @@ kept = measured.is_measured(experiment, prediction.ranking_tests)
 quote(
     profiles=f"Numbers are of this run of {experiment.title}, profile {experiment.profile}; "
     + ("those of rankings and of families are of full runs." if kept else "those of families are of full runs."),
+    **{claim[:2].lower(): verdict for claim, verdict in zip(by_claim["claim"], by_claim["verdict"], strict=True)},
     precision_joint=means.loc[selection.IMPORTANCE, "precision"],
     precision_ablation=means.loc[selection.ABLATION, "precision"],
     precision_chance=float(quality.loc[quality["k"] == k, "chance"].iloc[0]),

@@ -50,11 +50,11 @@ def scarcity(
 ) -> pd.DataFrame:
     """Statistics of each function's importances, one row a function and statistic.
 
-    ``importance`` (functions, heads); ``null`` (fits, functions, heads) that of probes fitted to shuffled labels;
+    ``importance`` (functions, heads); ``null`` (fits, functions, heads) that of probes fitted to permuted labels;
     ``bootstrap`` (draws, functions, heads) over resampled groups; ``layers`` (heads,). Statistics: elbow (a count),
     gini, hoyer, participation (a count), and depth, the mean layer weighted by importance, from 0 (first) to 1 (last).
     Columns: function, spatial, statistic, value, low, high (95 % over groups), null (its median), null_low, null_high.
-    The null is that of all functions together: with shuffled labels they differ in name and size alone.
+    The null is that of all functions together: with permuted labels they differ in name and size alone.
     """
     depth = (layers - layers.min()) / max(layers.max() - layers.min(), 1)
     measures = STATISTICS | {"depth": lambda x: float(np.abs(x) @ depth / max(np.abs(x).sum(), 1e-12))}
@@ -119,10 +119,10 @@ def threshold_counts(
 ) -> pd.DataFrame:
     """How many heads of each function pass, under several thresholds of the paper's kind and of the strict one.
 
-    ``importance`` (functions, heads); ``null`` (fits, functions, heads) that of shuffled labels. Columns: function,
+    ``importance`` (functions, heads); ``null`` (fits, functions, heads) that of permuted labels. Columns: function,
     spatial, rule (the importance is above the paper's threshold, or above a share of the function's strongest; or the
     family-wise p that ablation costs accuracy is below a level), threshold, heads, null (the median of how many pass
-    with shuffled labels, of all functions together; missing for p).
+    with permuted labels, of all functions together; missing for p).
     """
 
     def shares(values):

@@ -31,11 +31,13 @@ WEIGHTS = {"occlusion": 0.5, "pose": 2.0, "collision": 2.0}  # of kinds among ch
 
 @dataclass(frozen=True)
 class Chat:
-    """A main question with its steps, answered rightly, as a model learns it."""
+    """A main question with its steps, answered rightly, as a model learns it; ``slots`` are the numbers of the tasks
+    that the steps and the main question ask for, empty without a plan."""
 
     main: str
     steps: Sequence[Step]
     answer: str
+    slots: Sequence[int] = ()
 
     @property
     def text(self) -> str:
@@ -92,8 +94,10 @@ def sample_recall(scene_view: SceneView, rng: np.random.Generator) -> Chat:
     text = draw_text(rng, int(rng.integers(3)))
     asked = [(f"What is task {n}?", task.phrases[text.split]) for n, task in enumerate(text.tasks, 1)]
     asked += [(f"What is {mark}?", value) for mark, (_, value) in text.note.items()]
-    steps = [Step(*asked[i], "text", None, "") for i in rng.permutation(len(asked))]
-    return Chat(f"{text.plan} How many objects are there?", steps, str(len(scene_view.scene.things)))
+    order = rng.permutation(len(asked))
+    steps = [Step(*asked[i], "text", None, "") for i in order]
+    slots = [int(i) + 1 if i < len(text.tasks) else 0 for i in order]
+    return Chat(f"{text.plan} How many objects are there?", steps, str(len(scene_view.scene.things)), [*slots, 0])
 
 
 def sample_crossed(
@@ -109,7 +113,7 @@ def sample_crossed(
         return []
     things, by_number = {t.color: t for t in scene_view.things}, rng.random() < numbered
     steps, answer = text.steps(scene_view.things)
-    chain = []
+    chain, slots = [], []
     for asked, step in zip(text.asks, steps, strict=False):
         slot, (a, b, c) = asked.slot(things), asked.candidates
         if not by_number and rng.random() < hints:
@@ -117,13 +121,14 @@ def sample_crossed(
             chain.append(Step(question, str(slot), "int", None, ""))
         if rng.random() < hints:
             chain.append(Step(f"What is task {slot}?", text.task(asked, things).phrases[text.split], "text", None, ""))
+        slots += [slot] * (len(chain) + 1 - len(slots))
         if by_number:
             which = (
                 f"is it {asked.named} among {a}, {b} and {c}?" if asked.yesno else f"which one is it: {a}, {b} or {c}?"
             )
             step = replace(step, question=f"By task {slot}, {which}")
         chain.append(step)
-    return [Chat(text.main, chain, answer)]
+    return [Chat(text.main, chain, answer, [*slots, text.asks[-1].slot(things)])]
 
 
 def sample_chats(
@@ -166,11 +171,11 @@ def mixture(progress: float, grown: bool) -> Mixture:
     """What is learnt when ``progress`` (0 to 1) of the training is done: plain questions about things first, since all
     else rests on them, then tasks, then whole chains. A ``grown`` model knows the plain ones already."""
     if grown:
-        if progress < 0.2:
-            return Mixture(recall=0.5, drills=0.25, tasks=0.8, crossed=0.6, numbered=0.8, hints=0.3)
+        if progress < 0.15:
+            return Mixture(recall=0.5, drills=0.2, tasks=0.8, crossed=0.8, numbered=0.7, hints=0.2)
         if progress < 0.5:
-            return Mixture(recall=0.15, drills=0.1, tasks=0.8, crossed=0.7, numbered=0.6, hints=0.3)
-        return Mixture(recall=0.03, drills=0.03, tasks=0.8, crossed=0.6, numbered=0.15, hints=0.05)
+            return Mixture(recall=0.05, drills=0.1, tasks=0.8, crossed=0.75, numbered=0.4, hints=0.1)
+        return Mixture(recall=0.02, drills=0.04, tasks=0.7, crossed=0.55, numbered=0.1, hints=0.03)
     if progress < 0.35:
         return Mixture(recall=0.1, drills=0.75, tasks=0.2, crossed=0.4, numbered=0.8)
     if progress < 0.55:
@@ -202,11 +207,14 @@ def draw_chats(
 
 @dataclass(frozen=True)
 class EncodedChat:
-    """A chat's tokens (tokens,): their ``ids``, ``turns``, the number of the answer that each belongs to, -1 outside
-    answers, and the ``scene`` it is about; ``chat`` and its ``kind``."""
+    """A chat's tokens (tokens,): their ``ids``; ``turns``, the number of the answer that each belongs to, -1 outside
+    answers; ``plan``, the number of the task whose words they are, and ``asked``, that of the task that is asked for
+    where an answer begins, 0 elsewhere. The ``scene`` it is about; ``chat`` and its ``kind``."""
 
     ids: list[int]
     turns: list[int]
+    plan: list[int]
+    asked: list[int]
     scene: int
     chat: Chat
     kind: str
@@ -218,14 +226,32 @@ def encode(
     """Tokens of chats (with their scene and kind) after the shared prefix, the shortest first."""
     ask_id, end_id = tokenizer.convert_tokens_to_ids("<|assistant|>"), tokenizer.eos_token_id
     rows = []
-    for ids, chat in zip(tokenizer([prefix + OPENING + chat.text for chat, *_ in chats]).input_ids, chats, strict=True):
-        turns, answering, turn = [], False, -1
+    for ids, (chat, scene, kind) in zip(
+        tokenizer([prefix + OPENING + chat.text for chat, *_ in chats]).input_ids, chats, strict=True
+    ):
+        turns, asked, answering, turn = [], [], False, -1
         for token in ids:
             turns.append(turn if answering else -1)
             turn += token == ask_id
+            asked.append(chat.slots[turn] if token == ask_id and chat.slots else 0)
             answering = token == ask_id or (answering and token != end_id)
-        rows.append(EncodedChat(ids, turns, chat[1], chat[0], chat[2]))
+        plan = _plan_numbers(tokenizer, ids) if chat.slots else [0] * len(ids)
+        rows.append(EncodedChat(ids, turns, plan, asked, scene, chat, kind))
     return sorted(rows, key=lambda row: len(row.ids))
+
+
+def _plan_numbers(tokenizer: PreTrainedTokenizerFast, ids: Sequence[int]) -> list[int]:
+    """For each token of a plan's tasks their number, 0 elsewhere."""
+    words = tokenizer.convert_ids_to_tokens(ids)
+    first = words.index("plan")
+    last = words.index(".", first)
+    numbers, number = [0] * len(ids), 0
+    for place in range(first, last):
+        if words[place].isdigit():
+            number = int(words[place])
+        else:
+            numbers[place] = number
+    return numbers
 
 
 def padded(rows: Sequence[EncodedChat], pad_id: int, device: torch.device) -> tuple[torch.Tensor, ...]:

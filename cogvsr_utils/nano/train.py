@@ -5,7 +5,9 @@ Three stages, each seeded and resumed from its checkpoint in ``results/nano/``:
 1. the vision tower learns, densely, what every patch shows (colour, shape, size, material, heading, square);
 2. the projector learns to put it in words: an image token comes to lie near the embeddings of its thing's words;
 3. with the tower frozen, the decoder learns to answer chains of steps, the right answers so far in view; at first
-   mostly drills, plain questions that only the picture answers.
+   mostly drills, plain questions that only the picture answers. To find a task of a plan by its number, which answers
+   alone teach very slowly, two early blocks learn it densely: which number a word of the plan has, and which is asked
+   for.
 """
 
 import json
@@ -13,6 +15,7 @@ import logging
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 
@@ -23,18 +26,29 @@ from torch.nn import functional as F
 from tqdm import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerFast, ProcessorMixin
 
-from cogvsr_utils.dataset.synth.scenes import COLORS, MATERIALS, SHAPES, SIZES
+from cogvsr_utils.dataset.synth.scenes import BOARD, COLORS, MATERIALS, SHAPES, SIZES
 from cogvsr_utils.dataset.synth.substeps import FACTS
 from cogvsr_utils.dataset.synth.views import SceneView
 from cogvsr_utils.models.loading import load_vlm
 from cogvsr_utils.nano import internvl, mllama, qwen2_5_vl
 from cogvsr_utils.nano.architecture import build_tokenizer
-from cogvsr_utils.nano.chats import OPENING, draw_chats, encode, mixture, padded, sample_chats, sample_crossed
+from cogvsr_utils.nano.chats import (
+    OPENING,
+    EncodedChat,
+    draw_chats,
+    encode,
+    mixture,
+    padded,
+    sample_chats,
+    sample_crossed,
+)
 from cogvsr_utils.nano.data import TARGETS, load_scenes
 from cogvsr_utils.nano.growth import grow
 from cogvsr_utils.nano.optimization import run_stage
 from cogvsr_utils.paths import NANO, RESULTS
 
+PLAN_WEIGHT = 0.5  # of the plan's numbers beside the answers
+NUMBERS_AFTER = {"plan": 1, "asked": 3}  # blocks that are to know them
 FAMILIES = {"nano-internvl": internvl, "nano-qwen2_5_vl": qwen2_5_vl, "nano-mllama": mllama}
 
 
@@ -53,6 +67,32 @@ class Training:
     def device(self) -> torch.device:
         """Where the model is."""
         return self.model.device
+
+
+class PlanNumbers(torch.nn.Module):
+    """Reads from two early blocks of a decoder, while it trains, the numbers of a plan's tasks: at their words, and
+    where an answer begins that of the task asked for."""
+
+    def __init__(self, decoder: torch.nn.Module, width: int):
+        super().__init__()
+        self.heads = torch.nn.ModuleDict({name: torch.nn.Linear(width, BOARD + 1) for name in NUMBERS_AFTER})
+        self._hidden: dict[str, torch.Tensor] = {}
+        for name, number in NUMBERS_AFTER.items():
+            decoder.layers[number].register_forward_hook(partial(self._keep, name))
+
+    def _keep(self, name, module, args, out):
+        self._hidden[name] = out[0] if isinstance(out, tuple) else out
+
+    def loss(self, chats: Sequence[EncodedChat]) -> torch.Tensor:
+        """Cross-entropy of both numbers, of the chats that went through the decoder last; 0 where none has a plan."""
+        total = torch.zeros(())
+        for name, hidden in self._hidden.items():
+            rows = [torch.tensor(getattr(chat, name)) for chat in chats]
+            numbers = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True).to(hidden.device)  # (chats, tokens)
+            if (numbers > 0).any():
+                scores = self.heads[name](hidden[numbers > 0].float())
+                total = total.to(hidden.device) + F.cross_entropy(scores, numbers[numbers > 0])
+        return total
 
 
 def pixels(images: np.ndarray, device: torch.device) -> torch.Tensor:
@@ -159,7 +199,8 @@ def train_decoder(
     A batch is sorted by length and goes through in parts, so that little of it is padding.
     """
     family, model, tokenizer, device = training.family, training.model, training.tokenizer, training.device
-    pad_id = tokenizer.pad_token_id
+    pad_id, learners = tokenizer.pad_token_id, family.learners(model)
+    numbers = PlanNumbers(learners["decoder"], model.get_input_embeddings().weight.shape[1]).to(device)
     muon, adam = (0.01, 1e-3) if grown else (0.015, 1e-3)
 
     def loss_of(step):
@@ -177,7 +218,7 @@ def train_decoder(
                 hidden = family.decode(model, ids, seen)
                 logits = model.lm_head(hidden[row, place]).float()
             loss = F.cross_entropy(logits, target, reduction="sum") / n_answers
-            loss.backward()
+            (loss + PLAN_WEIGHT / parts * numbers.loss(some)).backward()
             total += loss.item()
             words = target != tokenizer.eos_token_id  # the end mark is always easy
             hits = (logits.argmax(1) == target)[words].tolist()
@@ -185,7 +226,7 @@ def train_decoder(
                 right[some[number].kind].append(hit)
         return total, {kind: float(np.mean(hits)) for kind, hits in right.items()}
 
-    return run_stage("decoder", training.folder, family.learners(model), muon, adam, 0.1, n_steps, loss_of)
+    return run_stage("decoder", training.folder, learners | {"numbers": numbers}, muon, adam, 0.1, n_steps, loss_of)
 
 
 def vocabulary(scene_views: Sequence[SceneView], view_names: Sequence[str]) -> set[str]:

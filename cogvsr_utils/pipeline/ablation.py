@@ -193,7 +193,7 @@ def matched_controls(
     for seed, kind in enumerate(KINDS):
         drawn = control_sets(pairs, chosen, experiment.settings.matched_controls, kind, attributions.norms, seed)
         draws += [(kind, number, sets) for number, sets in enumerate(drawn)]
-    for function in tqdm(NAMES, desc="matched controls"):
+    for function in tqdm(NAMES, desc="random sets"):
         scorer = scorer_of(experiment, TEST, experiment.settings.control_items, function)
         own, intact = (scorer.index["function"] == function).to_numpy(), scorer.score()
         for kind, number, sets in draws:

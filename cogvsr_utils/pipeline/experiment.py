@@ -36,7 +36,7 @@ TOP_SHARE = 0.10  # the share of all heads that is taken for a function, CogVisi
 
 @dataclass(frozen=True)
 class Profile:
-    """How much of everything: fits to shuffled labels, permutations, bootstrap draws, random sets of each kind, items
+    """How much of everything: fits to permuted labels, permutations, bootstrap draws, random sets of each kind, items
     for each function's controls, items for the ablation of single heads, and repeats with planted heads."""
 
     null_fits: int

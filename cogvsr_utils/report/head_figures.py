@@ -106,7 +106,7 @@ def count_figure(tables: dict[str, pd.DataFrame], n_heads: dict[str, int]) -> Fi
         rules = {rule: part.set_index("function").loc[list(names)] for rule, part in table.groupby("statistic")}
         curve, strict = rules["elbow"], rules["n_ablation"]
         axis.barh(y, curve["null_high"] - curve["null_low"], left=curve["null_low"], color=GREY, height=0.8,
-                  label="elbow of shuffled labels, 95 %")  # fmt: skip
+                  label="elbow of permuted labels, 95 %")  # fmt: skip
         for rows, shift, mark, label in (
             (curve, 0.15, "o", "elbow"),
             (strict, -0.2, "D", "ablation costs accuracy (max-T)"),

@@ -43,6 +43,14 @@ def test_it_computes_the_same(n_heads, n_layers, order):
         torch.testing.assert_close(given[..., words[word]], expected[..., number], atol=1e-5, rtol=1e-4)
 
 
+def test_a_model_of_the_same_size_is_a_copy():
+    large = {"num_attention_heads": 12, "num_hidden_layers": 3, "head_dim": 6}
+    old = grow(small(), Wrapped(**large), WORDS, WORDS)
+    new, ids = grow(old, Wrapped(**large), WORDS, WORDS), torch.tensor([[0, 1, 3, 2]])
+    with torch.no_grad():
+        assert torch.equal(new(ids)[..., :4], old(ids)[..., :4])
+
+
 def test_copies_of_a_head_write_apart_so_that_training_can_part_them():
     old = small()
     new = grow(old, Wrapped(num_attention_heads=12, num_hidden_layers=2), WORDS, WORDS)

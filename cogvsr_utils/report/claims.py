@@ -1,0 +1,122 @@
+"""The paper's claims and what this run shows of them: verdicts by rules that are fixed beforehand.
+
+claim_table(experiment)    one row a claim: what was found, what it stands beside, and the verdict
+RESULTS, CROSSED           the results that it rests on, and those of them on steps in crossed wording
+"""
+
+import pandas as pd
+
+from cogvsr_utils.dataset.splits import TEST
+from cogvsr_utils.functions import NAMES, SPATIAL
+from cogvsr_utils.pipeline import ablation, baselines, crossed, prediction, selection, validation
+from cogvsr_utils.pipeline.experiment import Experiment
+from cogvsr_utils.pipeline.measured import table
+from cogvsr_utils.stats import ALPHA
+
+CONTROLS = ablation.matched_controls[selection.IMPORTANCE]
+RESULTS = (
+    baselines.probe_baselines, prediction.ranking_tests, validation.head_table, validation.thresholds,
+    validation.sparseness, validation.overlaps, validation.spatial_differences, CONTROLS, ablation.ablation_matrix,
+    ablation.scaled,
+)  # fmt: skip
+CROSSED = (baselines.crossed_baselines,)
+PAPER_SHARE = 0.09  # of the heads at most are above the paper's threshold, it finds
+Finding = tuple[str, str, list[bool]]  # what was found, what it stands beside, and what came out of all that was asked
+
+
+def claim_table(experiment: Experiment) -> pd.DataFrame:
+    """Columns: claim, here, beside, verdict. A claim "holds" where all that was asked of it came out as it says, is
+    "not supported" where nothing did, holds "partly" else, and is "not tested" where nothing could be asked.
+
+    What is asked stands in the docstrings of this module's functions. Each of it could have come out either way.
+    """
+    rows = []
+    for claim, ask in CLAIMS.items():
+        here, beside, asked = ask(experiment)
+        verdict = "holds" if all(asked) else "partly" if any(asked) else "not supported"
+        rows.append({"claim": claim, "here": here, "beside": beside, "verdict": verdict if asked else "not tested"})
+    return pd.DataFrame(rows)
+
+
+def _decomposition(experiment: Experiment) -> Finding:
+    """C1 cannot be asked of a data set that is made of such steps."""
+    return "the steps are those that the data are made of", "nothing", []
+
+
+def _probing(experiment: Experiment) -> Finding:
+    """C2: do all heads tell the function better than the text and an untrained model, on wordings held out? Do they
+    where the wording does not tell it? Are heads of high importance those whose ablation costs most?"""
+    plain = table(experiment, baselines.probe_baselines).set_index("predictor")
+    same = table(crossed.with_crossed(experiment), baselines.crossed_baselines).set_index("predictor")
+    found = table(experiment, prediction.ranking_tests).set_index("ranking").loc[selection.IMPORTANCE]
+    others = plain.loc[["text", "untrained model"], "held_out"].max()
+    no_words = same.loc[["majority", "text", "untrained model"], "accuracy"].max()
+    here = (
+        f"{plain.loc['all heads', 'held_out']:.1%} on wordings held out, {same.loc['all heads', 'accuracy']:.1%} where "
+        f"words do not tell; {found['precision']:.0%} of the top heads cost most"
+    )
+    asked = [
+        plain.loc["all heads", "held_low"] > others, same.loc["all heads", "low"] > no_words,
+        found["p_precision"] < ALPHA,
+    ]  # fmt: skip
+    return here, f"{others:.1%}, {no_words:.1%} without the heads; p {found['p_precision']:.3f}", asked
+
+
+def _sparsity(experiment: Experiment) -> Finding:
+    """C3: are as few heads as the paper says above its threshold? Is the elbow of most functions below that of labels
+    that mean nothing?"""
+    passing = table(experiment, validation.thresholds).query("rule == 'importance above'")
+    n_heads = len(table(experiment, validation.head_table)) / len(NAMES)
+    share, of_null = passing["heads"].mean() / n_heads, passing["null"].mean() / n_heads
+    elbow = table(experiment, validation.sparseness).query("statistic == 'elbow'")
+    below = int((elbow["value"] < elbow["null_low"]).sum())
+    here = f"{share:.0%} of the heads above the paper's threshold; {below} of {len(elbow)} elbows below their null"
+    beside = f"at most {PAPER_SHARE:.0%} in the paper; {of_null:.0%} with permuted labels"
+    return here, beside, [share <= PAPER_SHARE, 2 * below > len(elbow)]
+
+
+def _differences(experiment: Experiment) -> Finding:
+    """C4: do counts differ by more than their intervals? Do no more pairs of functions share heads than by chance?"""
+    elbow = table(experiment, validation.sparseness).query("statistic == 'elbow'")
+    shared = table(experiment, validation.overlaps)
+    more, due = int((shared["jaccard"] > shared["chance_high"]).sum()), len(shared) * shared["p_chance"].iloc[0]
+    here = f"{elbow['value'].min():.0f} to {elbow['value'].max():.0f} heads; {more} of {len(shared)} pairs overlap"
+    return here, f"{due:.1f} pairs by chance", [elbow["low"].max() > elbow["high"].min(), more <= max(due, 1)]
+
+
+def _scarcity(experiment: Experiment) -> Finding:
+    """C5: does every measure find spatial heads scarcer? Do more of them than find the opposite?"""
+    scarcer = table(experiment, validation.spatial_differences)["scarcer"]
+    yes, no = int((scarcer == "yes").sum()), int((scarcer == "no").sum())
+    return f"scarcer by {yes} of {len(scarcer)} measures", f"denser by {no}", [yes == len(scarcer), yes > no]
+
+
+def _activation(experiment: Experiment) -> Finding:
+    """C6: the paper's way, cues in the input, is not run."""
+    return "cues in the input are not run", "nothing", []
+
+
+def _ablation(experiment: Experiment) -> Finding:
+    """C7: does ablating a function's heads cost its steps more than random sets of each kind do? More than other
+    functions' steps? Do spatial steps gain where spatial heads are scaled up?"""
+    controls = ablation.all_against_controls(table(experiment, CONTROLS)).sort_values("p").iloc[-1]
+    specific = ablation.specificity(table(experiment, ablation.ablation_matrix))
+    scaled = table(experiment, ablation.scaled).set_index(["split", "function"]).loc[(TEST, SPATIAL[0])]
+    here = (
+        f"log-probability {controls['own']:+.2f}, accuracy {100 * specific['own']:+.1f} points; scaled up "
+        f"{100 * scaled['change']:+.1f}"
+    )
+    beside = (
+        f"{controls['mean']:+.2f} for random sets (p {controls['p']:.3f}), {100 * specific['other']:+.1f} for other "
+        f"steps (p {specific['p']:.3f}); {100 * scaled['ci_low']:+.1f} to {100 * scaled['ci_high']:+.1f}"
+    )
+    asked = [controls["p"] < ALPHA and controls["own"] < controls["mean"], specific["p"] < ALPHA, scaled["ci_low"] > 0]
+    return here, beside, asked
+
+
+CLAIMS = {
+    "C1 questions decompose into steps": _decomposition, "C2 probing finds functional heads": _probing,
+    "C3 they are sparse": _sparsity, "C4 functions differ": _differences,
+    "C5 spatial heads are the scarcest": _scarcity, "C6 latent heads can be activated": _activation,
+    "C7 ablating hurts, emphasising helps": _ablation,
+}  # fmt: skip

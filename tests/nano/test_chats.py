@@ -1,0 +1,96 @@
+"""Chats that models learn from: which tasks they ask for, and where a plan's numbers are, against the text itself."""
+
+import re
+
+import numpy as np
+import pytest
+import torch
+
+from cogvsr_utils.dataset.synth.scenes import sample_scene
+from cogvsr_utils.dataset.synth.views import SceneView
+from cogvsr_utils.models.loading import load_vlm
+from cogvsr_utils.nano import internvl
+from cogvsr_utils.nano.chats import encode, sample_crossed, sample_recall
+from cogvsr_utils.nano.train import NUMBERS_AFTER, PlanNumbers
+
+ENDS = re.compile(r"Plan: (.*?)\.")
+
+
+@pytest.fixture(scope="module")
+def views():
+    found, seed = [], 0
+    while len(found) < 12:
+        view = SceneView.of(sample_scene(np.random.default_rng(seed)))
+        found += [view] if len(view.things) > 2 and view.all_visible else []
+        seed += 1
+    return found
+
+
+def plan_of(chat):
+    """The plan of a chat's main question: number -> words."""
+    return {int(task[0]): task[2:] for task in ENDS.search(chat.main)[1].split(", ")}
+
+
+def test_recall_asks_what_stands_in_the_plan_and_the_note(views):
+    for number, view in enumerate(views):
+        chat = sample_recall(view, np.random.default_rng(number))
+        plan, note = plan_of(chat), dict(reversed(each.split(" is ")) for each in
+                                         re.search(r"Note: (.*?)\.", chat.main)[1].split(", "))  # fmt: skip
+        assert len(chat.steps) == 7 and len(chat.slots) == 8
+        for step, slot in zip(chat.steps, chat.slots, strict=False):
+            asked = re.fullmatch(r"What is (?:task )?(\w+)\?", step.question)[1]
+            assert step.answer == (plan[int(asked)] if slot else note[asked]) and slot in (0, int(asked) if slot else 0)
+
+
+def test_slots_of_a_chain_are_the_lines_that_its_questions_name(views):
+    counted = 0
+    for number, view in enumerate(views):
+        for chat in sample_crossed(view, np.random.default_rng(number), numbered=0.3, hints=0.5):
+            things, plan = {thing.color: thing for thing in view.things}, plan_of(chat)
+            assert len(chat.slots) == len(chat.steps) + 1
+            for step, slot in zip(chat.steps, chat.slots, strict=False):
+                if found := re.search(r"task (\d)", step.question):
+                    assert slot == int(found[1])
+                    if step.question.startswith("What is"):
+                        assert step.answer == plan[slot]
+                else:
+                    line = re.search(r"\b(column|row)\b", step.question)[1]
+                    assert slot in {getattr(thing, line) for thing in things.values()}
+                    counted += 1
+                if "which task" in step.question:
+                    assert step.answer == str(slot)
+    assert counted > 10
+
+
+def test_numbers_stand_at_the_words_of_their_task_and_where_its_answer_begins(views):
+    tokenizer = load_vlm("nano-internvl").tokenizer
+    chats = [(sample_recall(view, np.random.default_rng(0)), 0, "recall") for view in views[:4]]
+    for row in encode(tokenizer, internvl.PREFIX, chats):
+        words, plan = tokenizer.convert_ids_to_tokens(row.ids), plan_of(row.chat)
+        for number, task in plan.items():
+            at = [word for word, n in zip(words, row.plan, strict=True) if n == number and word != ","]
+            assert at == tokenizer.convert_ids_to_tokens(tokenizer(task).input_ids)
+        places = [place for place, word in enumerate(words) if word == "<|assistant|>"]
+        assert [row.asked[place] for place in places] == list(row.chat.slots)
+        assert sum(map(bool, row.asked)) == 5
+
+
+def test_what_blocks_know_of_the_numbers_is_their_cross_entropy_by_hand(views):
+    vlm = load_vlm("nano-internvl", dtype=torch.float32, device="cpu")
+    decoder = internvl.learners(vlm.model)["decoder"]
+    chats = [(sample_recall(view, np.random.default_rng(1)), 0, "recall") for view in views[:3]]
+    rows = encode(vlm.tokenizer, internvl.PREFIX, chats)
+    numbers = PlanNumbers(decoder, vlm.model.get_input_embeddings().weight.shape[1])
+    assert numbers.loss(rows) == 0  # nothing went through yet
+    longest = max(len(row.ids) for row in rows)
+    ids = torch.tensor([row.ids + [0] * (longest - len(row.ids)) for row in rows])
+    with torch.no_grad():
+        kept = decoder(inputs_embeds=vlm.model.get_input_embeddings()(ids), output_hidden_states=True).hidden_states
+        given, by_hand = numbers.loss(rows), 0.0
+        for name, block in NUMBERS_AFTER.items():
+            losses = [
+                -numbers.heads[name](kept[block + 1][r, t]).log_softmax(0)[n]
+                for r, row in enumerate(rows) for t, n in enumerate(getattr(row, name)) if n
+            ]  # fmt: skip
+            by_hand += torch.stack(losses).mean()
+    assert given == pytest.approx(by_hand.item(), rel=1e-5)

@@ -1,0 +1,66 @@
+"""Made-up tables: the verdict on every claim that can be tested goes both ways."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from cogvsr_utils.analysis.matching import KINDS
+from cogvsr_utils.functions import NAMES, SPATIAL
+from cogvsr_utils.pipeline.experiment import Experiment
+from cogvsr_utils.pipeline.selection import IMPORTANCE
+from cogvsr_utils.report.claims import CONTROLS, CROSSED, RESULTS, claim_table
+
+
+def made_up(good: bool) -> dict[str, pd.DataFrame]:
+    """Tables in which everything is as the paper says, or nothing."""
+    heads, others = (0.9, 0.5) if good else (0.5, 0.9)
+    who = ["all heads", "text", "untrained model", "majority"]
+    probes = pd.DataFrame({"predictor": who, "held_out": [heads, others, 0.1, 0.1], "held_low": heads - 0.05,
+                           "accuracy": [heads, others, 0.1, 0.1], "low": heads - 0.05})  # fmt: skip
+    counts = np.arange(1.0, 9.0) if good else np.full(8, 90.0)
+    change = np.where(np.eye(8, dtype=bool), -0.5 if good else 0.0, -0.1)
+    own = pd.DataFrame({"kind": ["own"], "function": "a", "set": -1, "delta_log_prob": -3.0 if good else -0.5})
+    random = [
+        pd.DataFrame({"kind": kind, "function": "a", "set": range(99), "delta_log_prob": -np.linspace(0, 1, 99)})
+        for kind in KINDS
+    ]
+    return {
+        "probe_baselines": probes, "crossed_baselines": probes,
+        "ranking_tests": pd.DataFrame({"ranking": [IMPORTANCE], "precision": 0.5, "p_precision": [0.5, 0.01][good]}),
+        "head_table": pd.DataFrame({"head": range(8 * 192)}),
+        "thresholds": pd.DataFrame({"rule": "importance above", "heads": counts, "null": 60.0}),
+        "sparseness": pd.DataFrame({"statistic": "elbow", "function": NAMES, "value": counts, "low": counts - 0.1,
+                                    "high": counts + 0.1, "null_low": 20.0}),
+        "overlaps": pd.DataFrame({"jaccard": [0.0 if good else 0.9] * 28, "chance_high": 0.2, "p_chance": 0.02}),
+        "spatial_differences": pd.DataFrame({"scarcer": ["yes" if good else "no"] * 7}),
+        CONTROLS.name: pd.concat([own, *random]),
+        "ablation_matrix": pd.DataFrame({"head_set": a, "function": b, "change": change[i, j]}
+                                        for i, a in enumerate(NAMES) for j, b in enumerate(NAMES)),
+        "scaled": pd.DataFrame({"split": ["C"], "function": SPATIAL[0], "change": 0.0, "ci_high": 0.1,
+                                "ci_low": 0.01 if good else -0.1}),
+    }  # fmt: skip
+
+
+@pytest.fixture
+def verdicts(monkeypatch):
+    def of(tables):
+        monkeypatch.setattr("cogvsr_utils.report.claims.table", lambda experiment, result: tables[result.name])
+        return claim_table(Experiment("nano-internvl"))["verdict"].tolist()
+
+    return of
+
+
+def test_every_verdict_goes_both_ways(verdicts):
+    assert verdicts(made_up(True)) == ["not tested", *["holds"] * 4, "not tested", "holds"]
+    assert verdicts(made_up(False)) == ["not tested", *["not supported"] * 4, "not tested", "not supported"]
+
+
+@pytest.mark.parametrize("name, claim", [("crossed_baselines", 1), ("thresholds", 2), ("overlaps", 3), ("scaled", 6),
+                                         (CONTROLS.name, 6), ("ablation_matrix", 6)])  # fmt: skip
+def test_one_thing_that_does_not_come_out_leaves_part_of_a_claim(verdicts, name, claim):
+    tables = made_up(True) | {name: made_up(False)[name]}
+    assert verdicts(tables)[claim] == "partly"
+
+
+def test_it_reads_no_other_results_than_it_names():
+    assert set(made_up(True)) == {result.name for result in (*RESULTS, *CROSSED)}
