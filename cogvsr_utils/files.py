@@ -3,6 +3,7 @@
 replacing(path)        a partial file that takes the place of ``path`` when all of it is written
 read_whole(path, ...)  what a file holds; a damaged one is named, with what to do; read_json, as a way to read it
 require_same(...)      refuses what was made from other settings, with what differs
+spreadsheet_text(x)    text that no spreadsheet takes for a formula
 digest(*parts)         sixteen characters that differ between texts or file contents
 """
 
@@ -61,6 +62,16 @@ def require_same(path: Path, there: dict, here: dict, advice: str) -> None:
     if differing := [name for name in here if here[name] != there.get(name)]:
         pairs = "; ".join(f"{name}: there {there.get(name)!r}, now {here[name]!r}" for name in differing)
         raise OtherSettings(f"{path} was made from other settings ({pairs}); {advice}")
+
+
+def spreadsheet_text(value: object) -> str:
+    """Text that no spreadsheet takes for a formula.
+
+    >>> spreadsheet_text("=1+1")
+    "'=1+1"
+    """
+    text = str(value)
+    return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r")) else text
 
 
 def digest(*parts: str | bytes) -> str:

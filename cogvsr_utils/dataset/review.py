@@ -17,7 +17,7 @@ import pandas as pd
 
 from cogvsr_utils.dataset.images import open_image
 from cogvsr_utils.dataset.items import Item
-from cogvsr_utils.files import replacing
+from cogvsr_utils.files import replacing, spreadsheet_text
 from cogvsr_utils.functions import NAMES, find_function
 
 AGREED = 0.6  # the share of reviewers that a label and an answer need: CogVSR's rule (arXiv 2603.20662)
@@ -66,7 +66,7 @@ def export_review(items: Sequence[Item], folder: Path | str) -> Path:
     written = io.StringIO()
     writer = csv.DictWriter(written, COLUMNS, restval="")
     writer.writeheader()
-    writer.writerows({key: _plain(value) for key, value in row.items()} for row in rows)
+    writer.writerows({key: spreadsheet_text(value) for key, value in row.items()} for row in rows)
     with replacing(sheet) as partial:
         partial.write_text(written.getvalue(), encoding="utf-8")
     with replacing(folder / "review.html") as partial:
@@ -167,12 +167,6 @@ def _kappa(fleiss_kappa, counts: np.ndarray) -> float:
     if len(counts) == 0 or counts[0].sum() < 2 or (counts.sum(axis=0) > 0).sum() < 2:
         return np.nan
     return float(fleiss_kappa(counts))
-
-
-def _plain(value: object) -> str:
-    """Text that no spreadsheet takes for a formula."""
-    text = str(value)
-    return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t")) else text
 
 
 def _page(items: Sequence[Item], folder: Path) -> str:
