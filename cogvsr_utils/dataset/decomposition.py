@@ -106,8 +106,8 @@ def decompose(
             given = None if reply.value is None else reply.value["steps"]
             rejected.append({"uid": item.uid, "reason": "; ".join(problems), "steps": given})
         else:
-            made_by = {"decomposed_by": model.name}
-            found.append(replace(item, steps=steps, meta={**item.meta, **made_by}))
+            made = {"decomposed_by": model.name, "source_split": item.split}  # the source's splits are not A, B and C
+            found.append(replace(item, steps=steps, split="", meta={**item.meta, **made}))
     return Decomposition(found, pd.DataFrame(rejected, columns=["uid", "reason", "steps"]))
 
 

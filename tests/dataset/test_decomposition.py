@@ -2,6 +2,7 @@
 
 import json
 import re
+import runpy
 from collections import Counter
 from dataclasses import replace
 
@@ -10,12 +11,22 @@ from chat_server import chat_server
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cogvsr_utils import apply_review, decompose, export_review, import_review, sample_items, write_items
+from cogvsr_utils import (
+    apply_review,
+    decompose,
+    export_review,
+    import_review,
+    load_items,
+    sample_items,
+    write_items,
+)
+from cogvsr_utils.dataset.benchmarks.lookalikes import write_lookalikes
 from cogvsr_utils.dataset.decomposition import decompose_prompts
 from cogvsr_utils.dataset.items import Item
 from cogvsr_utils.dataset.jsonl import read_items
 from cogvsr_utils.dataset.language_models import Endpoint
 from cogvsr_utils.functions import NAMES
+from cogvsr_utils.paths import ROOT
 
 
 def item_of(number):
@@ -111,3 +122,32 @@ def test_questions_are_drawn_evenly_over_pictures(made, n):
             assert taken[group] >= min(size, max(taken.values()) - 1)
     with pytest.raises(ValueError, match="n is 0"):
         sample_items(items, 0)
+
+
+def test_the_documented_example_runs(small_set, tmp_path, monkeypatch, capsys):
+    """As it stands on its page, but for the address, the data and the folder; the server answers by the form asked."""
+    copy = write_lookalikes(load_items(small_set), tmp_path / "copies")["vsr"]
+    text = (ROOT / "book" / "snippets" / "language_models.py").read_text()
+    monkeypatch.setenv("OPENAI_API_KEY", "none")
+    monkeypatch.chdir(tmp_path)
+
+    def reply(request):
+        asked = request["messages"][-1]["content"]
+        if "<reply>" in asked:
+            return json.dumps({"verdict": "right", "reason": "as it says"})
+        answer = re.search(r"<answer>(.*?)</answer>", asked)[1]
+        return json.dumps({"steps": [GOOD[0], {**LAST, "answer": answer, "options": None}]})
+
+    with chat_server(reply) as (address, requests):
+        for old, new in (
+            ('Endpoint("gpt-4o-mini",', f'Endpoint("gpt-4o-mini", {address!r}, per_minute=1e6,'),
+            ('load_items("synth", split="C", limit=20)', f"load_items({str(small_set)!r}, limit=3)"),
+            ('"vsr:vsr/test.jsonl"', repr(f"vsr:{copy}")),
+        ):
+            assert text.count(old) == 1
+            text = text.replace(old, new)
+        (tmp_path / "example.py").write_text(text)
+        runpy.run_path(str(tmp_path / "example.py"))
+    printed = capsys.readouterr().out
+    assert "kappa" in printed and "cost_at_most=0." in printed and requests
+    assert len(read_items(tmp_path / "mine.jsonl")) > 3 and (tmp_path / "review" / "review.html").is_file()
