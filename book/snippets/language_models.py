@@ -19,7 +19,7 @@ model = Endpoint("gpt-4o-mini", prices=(0.15, 0.6))  # or base_url="http://local
 items = load_items("synth", split="C", limit=20)
 replies = answer(load_vlm("nano-internvl"), items)
 judged = judge_with(replies, items, model, "kept/judge")
-print(judge_agreement(judged, judge(replies)))
+print(judge_agreement(judged, judge(replies)).to_string(index=False))
 
 questions = sample_items(load_items("vsr:vsr/test.jsonl"), n=400)
 print(estimate(model, decompose_prompts(questions), "kept/steps"))
