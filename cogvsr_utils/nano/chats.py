@@ -15,7 +15,7 @@ from torch import nn
 from transformers import PreTrainedTokenizerFast
 
 from cogvsr_utils.dataset.items import Step
-from cogvsr_utils.dataset.synth.crossed import crossed_text, draw_text, note_text
+from cogvsr_utils.dataset.synth.crossed import LINES, crossed_text, draw_text, note_text
 from cogvsr_utils.dataset.synth.kinds import KINDS
 from cogvsr_utils.dataset.synth.questions import ask
 from cogvsr_utils.dataset.synth.substeps import POINTS
@@ -31,13 +31,14 @@ WEIGHTS = {"occlusion": 0.5, "pose": 2.0, "collision": 2.0}  # of kinds among ch
 
 @dataclass(frozen=True)
 class Chat:
-    """A main question with its steps, answered rightly, as a model learns it; ``slots`` are the numbers of the tasks
-    that the steps and the main question ask for, empty without a plan."""
+    """A main question with its steps, answered rightly, as a model learns it; ``asked`` are the tasks that the steps
+    and the main question ask for, empty without a plan: for each its number in the plan and in ``TASKS`` (from 1), or
+    two zeros."""
 
     main: str
     steps: Sequence[Step]
     answer: str
-    slots: Sequence[int] = ()
+    asked: Sequence[tuple[int, int]] = ()
 
     @property
     def text(self) -> str:
@@ -96,8 +97,8 @@ def sample_recall(scene_view: SceneView, rng: np.random.Generator) -> Chat:
     asked += [(f"What is {mark}?", value) for mark, (_, value) in text.note.items()]
     order = rng.permutation(len(asked))
     steps = [Step(*asked[i], "text", None, "") for i in order]
-    slots = [int(i) + 1 if i < len(text.tasks) else 0 for i in order]
-    return Chat(f"{text.plan} How many objects are there?", steps, str(len(scene_view.scene.things)), [*slots, 0])
+    tasks = [(int(i) + 1, TASKS.index(text.tasks[i]) + 1) if i < len(text.tasks) else (0, 0) for i in order]
+    return Chat(f"{text.plan} How many objects are there?", steps, str(len(scene_view.scene.things)), [*tasks, (0, 0)])
 
 
 def sample_crossed(
@@ -113,7 +114,7 @@ def sample_crossed(
         return []
     things, by_number = {t.color: t for t in scene_view.things}, rng.random() < numbered
     steps, answer = text.steps(scene_view.things)
-    chain, slots = [], []
+    chain, tasks = [], []
     for asked, step in zip(text.asks, steps, strict=False):
         slot, (a, b, c) = asked.slot(things), asked.candidates
         if not by_number and rng.random() < hints:
@@ -121,14 +122,15 @@ def sample_crossed(
             chain.append(Step(question, str(slot), "int", None, ""))
         if rng.random() < hints:
             chain.append(Step(f"What is task {slot}?", text.task(asked, things).phrases[text.split], "text", None, ""))
-        slots += [slot] * (len(chain) + 1 - len(slots))
+        tasks += [(slot, TASKS.index(text.task(asked, things)) + 1)] * (len(chain) + 1 - len(tasks))
         if by_number:
             which = (
                 f"is it {asked.named} among {a}, {b} and {c}?" if asked.yesno else f"which one is it: {a}, {b} or {c}?"
             )
             step = replace(step, question=f"By task {slot}, {which}")
         chain.append(step)
-    return [Chat(text.main, chain, answer, [*slots, text.asks[-1].slot(things)])]
+    last = text.asks[-1]
+    return [Chat(text.main, chain, answer, [*tasks, (last.slot(things), TASKS.index(text.task(last, things)) + 1)])]
 
 
 def sample_chats(
@@ -172,10 +174,10 @@ def mixture(progress: float, grown: bool) -> Mixture:
     else rests on them, then tasks, then whole chains. A ``grown`` model knows the plain ones already."""
     if grown:
         if progress < 0.15:
-            return Mixture(recall=0.5, drills=0.2, tasks=0.8, crossed=0.8, numbered=0.7, hints=0.2)
+            return Mixture(recall=0.3, drills=0.2, tasks=0.8, crossed=0.8, numbered=0.7, hints=0.1)
         if progress < 0.5:
-            return Mixture(recall=0.05, drills=0.1, tasks=0.8, crossed=0.75, numbered=0.4, hints=0.1)
-        return Mixture(recall=0.02, drills=0.04, tasks=0.7, crossed=0.55, numbered=0.1, hints=0.03)
+            return Mixture(recall=0.05, drills=0.1, tasks=0.8, crossed=0.7, numbered=0.4, hints=0.03)
+        return Mixture(recall=0.02, drills=0.04, tasks=0.7, crossed=0.5, numbered=0.1, hints=0.02)
     if progress < 0.35:
         return Mixture(recall=0.1, drills=0.75, tasks=0.2, crossed=0.4, numbered=0.8)
     if progress < 0.55:
@@ -208,13 +210,15 @@ def draw_chats(
 @dataclass(frozen=True)
 class EncodedChat:
     """A chat's tokens (tokens,): their ``ids``; ``turns``, the number of the answer that each belongs to, -1 outside
-    answers; ``plan``, the number of the task whose words they are, and ``asked``, that of the task that is asked for
-    where an answer begins, 0 elsewhere. The ``scene`` it is about; ``chat`` and its ``kind``."""
+    answers; ``plan``, the number of the task whose words they are; ``number`` and ``task``, from where a question has
+    told which task it asks for to where its answer begins, the task's number in the plan and in ``TASKS``; 0 elsewhere.
+    The ``scene`` it is about; ``chat`` and its ``kind``."""
 
     ids: list[int]
     turns: list[int]
     plan: list[int]
-    asked: list[int]
+    number: list[int]
+    task: list[int]
     scene: int
     chat: Chat
     kind: str
@@ -229,29 +233,39 @@ def encode(
     for ids, (chat, scene, kind) in zip(
         tokenizer([prefix + OPENING + chat.text for chat, *_ in chats]).input_ids, chats, strict=True
     ):
-        turns, asked, answering, turn = [], [], False, -1
+        turns, answering, turn = [], False, -1
         for token in ids:
             turns.append(turn if answering else -1)
             turn += token == ask_id
-            asked.append(chat.slots[turn] if token == ask_id and chat.slots else 0)
             answering = token == ask_id or (answering and token != end_id)
-        plan = _plan_numbers(tokenizer, ids) if chat.slots else [0] * len(ids)
-        rows.append(EncodedChat(ids, turns, plan, asked, scene, chat, kind))
+        plan, number, task = _numbers(tokenizer.convert_ids_to_tokens(ids), chat.asked)
+        rows.append(EncodedChat(ids, turns, plan, number, task, scene, chat, kind))
     return sorted(rows, key=lambda row: len(row.ids))
 
 
-def _plan_numbers(tokenizer: PreTrainedTokenizerFast, ids: Sequence[int]) -> list[int]:
-    """For each token of a plan's tasks their number, 0 elsewhere."""
-    words = tokenizer.convert_ids_to_tokens(ids)
-    first = words.index("plan")
-    last = words.index(".", first)
-    numbers, number = [0] * len(ids), 0
-    for place in range(first, last):
+def _numbers(words: Sequence[str], asked: Sequence[tuple[int, int]]) -> np.ndarray:
+    """``plan``, ``number`` and ``task`` of an EncodedChat: (3, tokens)."""
+    found = np.zeros((3, len(words)), dtype=int)
+    if not asked:
+        return found
+    place = words.index("plan")
+    while words[place] != ".":
         if words[place].isdigit():
-            number = int(words[place])
-        else:
-            numbers[place] = number
-    return numbers
+            found[0, place], found[0, place + 1 :] = 0, int(words[place])
+        place += 1
+    found[0, place:] = 0
+    told, turn = None, 0  # where the question has told its task
+    for i in range(place, len(words)):
+        if words[i] == "<|assistant|>":
+            found[1:, i if told is None else told : i + 1] = np.array(asked[turn])[:, None]
+            told, turn = None, turn + 1
+        elif words[i] == "<|user|>":
+            told = None
+        elif words[i] in LINES:
+            told = i + 3 if words[i + 1] == "of" else i  # "the column of the red object", "the red object's column"
+        elif words[i].isdigit() and words[i - 1] == "task":
+            told = i
+    return found
 
 
 def padded(rows: Sequence[EncodedChat], pad_id: int, device: torch.device) -> tuple[torch.Tensor, ...]:

@@ -6,8 +6,8 @@ Three stages, each seeded and resumed from its checkpoint in ``results/nano/``:
 2. the projector learns to put it in words: an image token comes to lie near the embeddings of its thing's words;
 3. with the tower frozen, the decoder learns to answer chains of steps, the right answers so far in view; at first
    mostly drills, plain questions that only the picture answers. To find a task of a plan by its number, which answers
-   alone teach very slowly, two early blocks learn it densely: which number a word of the plan has, and which is asked
-   for.
+   alone teach very slowly, early blocks learn it densely: which number a word of the plan has, which number a question
+   asks for, and which task that is.
 """
 
 import json
@@ -26,8 +26,9 @@ from torch.nn import functional as F
 from tqdm import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerFast, ProcessorMixin
 
-from cogvsr_utils.dataset.synth.scenes import BOARD, COLORS, MATERIALS, SHAPES, SIZES
+from cogvsr_utils.dataset.synth.scenes import COLORS, MATERIALS, SHAPES, SIZES
 from cogvsr_utils.dataset.synth.substeps import FACTS
+from cogvsr_utils.dataset.synth.tasks import TASKS
 from cogvsr_utils.dataset.synth.views import SceneView
 from cogvsr_utils.models.loading import load_vlm
 from cogvsr_utils.nano import internvl, mllama, qwen2_5_vl
@@ -48,7 +49,7 @@ from cogvsr_utils.nano.optimization import run_stage
 from cogvsr_utils.paths import NANO, RESULTS
 
 PLAN_WEIGHT = 0.5  # of the plan's numbers beside the answers
-NUMBERS_AFTER = {"plan": 1, "asked": 3}  # blocks that are to know them
+NUMBERS_AFTER = {"plan": 1, "number": 2, "task": 3}  # blocks that are to know them
 FAMILIES = {"nano-internvl": internvl, "nano-qwen2_5_vl": qwen2_5_vl, "nano-mllama": mllama}
 
 
@@ -70,12 +71,12 @@ class Training:
 
 
 class PlanNumbers(torch.nn.Module):
-    """Reads from two early blocks of a decoder, while it trains, the numbers of a plan's tasks: at their words, and
-    where an answer begins that of the task asked for."""
+    """Reads from early blocks of a decoder, while it trains, the numbers of a plan's tasks at their words, and in
+    questions the number asked for and the task."""
 
     def __init__(self, decoder: torch.nn.Module, width: int):
         super().__init__()
-        self.heads = torch.nn.ModuleDict({name: torch.nn.Linear(width, BOARD + 1) for name in NUMBERS_AFTER})
+        self.heads = torch.nn.ModuleDict({name: torch.nn.Linear(width, len(TASKS) + 1) for name in NUMBERS_AFTER})
         self._hidden: dict[str, torch.Tensor] = {}
         for name, number in NUMBERS_AFTER.items():
             decoder.layers[number].register_forward_hook(partial(self._keep, name))
@@ -84,7 +85,7 @@ class PlanNumbers(torch.nn.Module):
         self._hidden[name] = out[0] if isinstance(out, tuple) else out
 
     def loss(self, chats: Sequence[EncodedChat]) -> torch.Tensor:
-        """Cross-entropy of both numbers, of the chats that went through the decoder last; 0 where none has a plan."""
+        """Cross-entropy of the three, summed, of the chats that went through the decoder last; 0 without a plan."""
         total = torch.zeros(())
         for name, hidden in self._hidden.items():
             rows = [torch.tensor(getattr(chat, name)) for chat in chats]

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from cogvsr_utils.dataset.synth.scenes import sample_scene
+from cogvsr_utils.dataset.synth.tasks import TASKS
 from cogvsr_utils.dataset.synth.views import SceneView
 from cogvsr_utils.models.loading import load_vlm
 from cogvsr_utils.nano import internvl
@@ -36,19 +37,22 @@ def test_recall_asks_what_stands_in_the_plan_and_the_note(views):
         chat = sample_recall(view, np.random.default_rng(number))
         plan, note = plan_of(chat), dict(reversed(each.split(" is ")) for each in
                                          re.search(r"Note: (.*?)\.", chat.main)[1].split(", "))  # fmt: skip
-        assert len(chat.steps) == 7 and len(chat.slots) == 8
-        for step, slot in zip(chat.steps, chat.slots, strict=False):
+        assert len(chat.steps) == 7 and len(chat.asked) == 8
+        for step, (slot, task) in zip(chat.steps, chat.asked, strict=False):
             asked = re.fullmatch(r"What is (?:task )?(\w+)\?", step.question)[1]
             assert step.answer == (plan[int(asked)] if slot else note[asked]) and slot in (0, int(asked) if slot else 0)
+            assert step.answer in TASKS[task - 1].phrases if slot else task == 0
 
 
-def test_slots_of_a_chain_are_the_lines_that_its_questions_name(views):
+def test_tasks_of_a_chain_are_the_lines_that_its_questions_name(views):
     counted = 0
     for number, view in enumerate(views):
         for chat in sample_crossed(view, np.random.default_rng(number), numbered=0.3, hints=0.5):
             things, plan = {thing.color: thing for thing in view.things}, plan_of(chat)
-            assert len(chat.slots) == len(chat.steps) + 1
-            for step, slot in zip(chat.steps, chat.slots, strict=False):
+            assert len(chat.asked) == len(chat.steps) + 1
+            for step, (slot, task) in zip(chat.steps, chat.asked, strict=False):
+                assert plan[slot] in TASKS[task - 1].phrases
+                assert not step.function or step.function == TASKS[task - 1].function
                 if found := re.search(r"task (\d)", step.question):
                     assert slot == int(found[1])
                     if step.question.startswith("What is"):
@@ -71,8 +75,25 @@ def test_numbers_stand_at_the_words_of_their_task_and_where_its_answer_begins(vi
             at = [word for word, n in zip(words, row.plan, strict=True) if n == number and word != ","]
             assert at == tokenizer.convert_ids_to_tokens(tokenizer(task).input_ids)
         places = [place for place, word in enumerate(words) if word == "<|assistant|>"]
-        assert [row.asked[place] for place in places] == list(row.chat.slots)
-        assert sum(map(bool, row.asked)) == 5
+        assert [(row.number[place], row.task[place]) for place in places] == list(row.chat.asked)
+
+
+def test_a_number_stands_from_where_the_question_has_told_it_to_where_the_answer_begins(views):
+    tokenizer = load_vlm("nano-internvl").tokenizer
+    chats = [(chat, 0, "crossed") for view in views for chat in sample_crossed(view, np.random.default_rng(5), 0.3)]
+    for row in encode(tokenizer, internvl.PREFIX, chats):
+        words = tokenizer.convert_ids_to_tokens(row.ids)
+        colors = {thing.color for view in views for thing in view.things}
+        *places, last = (place for place, word in enumerate(words) if word == "<|assistant|>")
+        assert row.number[last] and not row.number[last - 1]  # the main question came long before
+        for end in places:
+            start = max(place for place in range(end) if words[place] in ("<|user|>", "<|assistant|>", "."))
+            inside = [n for n in row.number[start : end + 1] if n]
+            assert inside and len(set(inside)) == 1  # one number, without a gap, to the end
+            first = end + 1 - len(inside)
+            told = " ".join(words[start : first + 1])
+            by_line = re.search("column|row", told) and words[first] in colors | {"column", "row"}
+            assert by_line or re.search(r"task \d$", told)
 
 
 def test_what_blocks_know_of_the_numbers_is_their_cross_entropy_by_hand(views):
