@@ -21,15 +21,23 @@ from cogvsr_utils.dataset.synth.build import build_synth
 BENCHMARKS = {each.name: each for each in (VSR, SPATIALEVAL, SPATIAL457, THREEDSRBENCH, COGVSR)}
 
 
-def load_items(source: str | Path, *, split: str | None = None, limit: int | None = None, seed: int = 0) -> list[Item]:
+def load_items(
+    source: str | Path,
+    *,
+    split: str | None = None,
+    limit: int | None = None,
+    seed: int = 0,
+    download: bool = False,
+) -> list[Item]:
     """Load main questions.
 
     ``source`` is ``"synth"`` (CogVSR-Synth, built if it is not there yet), the path of a CogVSR ``.jsonl`` file, or a
     benchmark and the path of your copy of it, a table or a folder of tables: ``"vsr:PATH"``, ``"spatialeval:PATH"``,
     ``"spatial457:PATH"``, ``"3dsrbench:PATH"``, ``"cogvsr:PATH"``. Its rows that cannot be used are counted in the log
-    (``load_benchmark`` names them). ``split`` keeps one split; ``limit`` keeps that many items, drawn by whole groups
-    with ``seed``. Raises FileNotFoundError, BadRow, or ValueError where a split is empty, the limit below 1, or a table
-    is not of the benchmark.
+    (``load_benchmark`` names them). With ``download`` a benchmark may be fetched from the hub (``"vsr:OWNER/NAME"`` or
+    ``"vsr:OWNER/NAME@REVISION"``) and pictures by their addresses; without it nothing is. ``split`` keeps one split;
+    ``limit`` keeps that many items, drawn by whole groups with ``seed``. Raises FileNotFoundError, BadRow, or
+    ValueError where a split is empty, the limit below 1, or a table is not of the benchmark.
 
     >>> items = load_items("synth", split="C", limit=5)  # doctest: +SKIP
     """
@@ -38,7 +46,7 @@ def load_items(source: str | Path, *, split: str | None = None, limit: int | Non
     name, _, place = str(source).partition(":")
     path = build_synth() if source == "synth" else Path(place if name in BENCHMARKS else source)
     if name in BENCHMARKS:
-        items = load_benchmark(BENCHMARKS[name], path).items
+        items = load_benchmark(BENCHMARKS[name], path, download).items
     elif path.is_file():
         items = read_items(path)
     else:

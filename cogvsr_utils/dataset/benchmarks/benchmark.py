@@ -9,6 +9,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from tqdm import tqdm
+
+from cogvsr_utils.dataset.benchmarks.downloads import hub_copy, hub_id
 from cogvsr_utils.dataset.benchmarks.pictures import Pictures
 from cogvsr_utils.dataset.benchmarks.tables import SUFFIXES, read_rows
 from cogvsr_utils.dataset.items import Item
@@ -43,19 +46,24 @@ class Loaded:
     skipped: list[tuple[str, str]]
 
 
-def load_benchmark(benchmark: Benchmark, path: str | Path) -> Loaded:
+def load_benchmark(benchmark: Benchmark, path: str | Path, download: bool = False) -> Loaded:
     """Read a file of a benchmark, or all tables of it in a folder and the folders in it.
+
+    With ``download`` the path may be a data set of the hub, "owner/name" or "owner/name@revision", and pictures that
+    are not there are fetched by their addresses; without it nothing is fetched. See ``downloads``.
 
     Rows that cannot be used, such as those whose picture is missing, and tables of other things are left out, counted
     in the log and named in ``skipped``. Raises FileNotFoundError where there is no table, ValueError where none is of
     this benchmark or no row can be used.
     """
+    if download and not Path(path).exists() and hub_id(str(path)):
+        path = hub_copy(benchmark.title, benchmark.licence, str(path))
     path = Path(path)
     tables, skipped = _tables(path, benchmark)
-    pictures = Pictures(path if path.is_dir() else path.parent)
+    pictures = Pictures(path if path.is_dir() else path.parent, download)
     items: dict[str, Item] = {}
     for file, rows in tables.items():
-        for number, row in enumerate(rows, 1):
+        for number, row in enumerate(tqdm(rows, desc=file.name, disable=not download), 1):
             try:
                 found = benchmark.make(row, file, pictures)
                 if twice := [item.uid for item in found if item.uid in items]:
@@ -77,7 +85,8 @@ def load_benchmark(benchmark: Benchmark, path: str | Path) -> Loaded:
 def _tables(path: Path, benchmark: Benchmark) -> tuple[dict[Path, list[dict]], list[tuple[str, str]]]:
     """The rows of each table with the benchmark's fields, and the tables without, with the reason."""
     if not path.exists():
-        raise FileNotFoundError(f"no copy of {benchmark.title} at {str(path)!r}; expected a table or a folder")
+        advice = ", or download=True for a data set of the hub" if hub_id(str(path)) else ""
+        raise FileNotFoundError(f"no copy of {benchmark.title} at {str(path)!r}; expected a table or a folder{advice}")
     if path.is_file():
         files = [path]
     else:

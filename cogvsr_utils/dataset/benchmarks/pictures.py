@@ -1,6 +1,7 @@
 """The pictures of a benchmark: in its table, or in the user's folders.
 
-Pictures(folder)     finds a picture by its file's name, wherever below the folder or in a neighbour it lies
+Pictures(folder)     finds a picture by its file's name, wherever below the folder or in a neighbour it lies; fetches
+                     it by its address where that is asked for
 """
 
 import base64
@@ -11,6 +12,7 @@ from pathlib import Path, PurePosixPath
 
 from PIL import Image, UnidentifiedImageError
 
+from cogvsr_utils.dataset.benchmarks.downloads import Downloader
 from cogvsr_utils.dataset.benchmarks.tables import is_absent
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
@@ -20,16 +22,17 @@ LEVELS = 3
 
 class Pictures:
     """Where the pictures are that a table in ``folder`` names: below it, or in a folder with one of the names in
-    ``NEIGHBOURS`` up to three levels above."""
+    ``NEIGHBOURS`` up to three levels above; with ``download`` in ``images`` below it, fetched by their addresses."""
 
-    def __init__(self, folder: Path):
-        self.folder = folder
+    def __init__(self, folder: Path, download: bool = False):
+        self.folder, self.download = folder, download
 
-    def of(self, value: object) -> str | bytes:
+    def of(self, value: object, address: object = None) -> str | bytes:
         """The picture that a field means: embedded, as bytes or base64, or a path or an address, found by its name.
 
-        Of several files of that name the one is meant whose folders are those of the field. Raises ValueError where
-        there is none, and where several different ones may be meant.
+        Of several files of that name the one is meant whose folders are those of the field. ``address`` is where it is
+        published, if not the field itself. Raises ValueError where there is none, where several different ones may be
+        meant, and where it cannot be fetched.
         """
         if isinstance(value, dict):
             value = value.get("path") if is_absent(value.get("bytes")) else value["bytes"]
@@ -38,10 +41,14 @@ class Pictures:
         if is_absent(value) or not isinstance(value, str):
             raise ValueError("no picture is named")
         parts = PurePosixPath(value.replace("\\", "/")).parts
-        return self._found(parts) if Path(parts[-1]).suffix.lower() in SUFFIXES else _decoded(value)
+        if Path(parts[-1]).suffix.lower() not in SUFFIXES:
+            return _decoded(value)
+        return self._found(parts, address if isinstance(address, str) else value)
 
-    def _found(self, parts: tuple[str, ...]) -> str:
+    def _found(self, parts: tuple[str, ...], address: str) -> str:
         found = self._paths.get(parts[-1], [])
+        if not found and self.download and address.startswith(("http://", "https://")):
+            return str(Downloader(self.folder / "images").fetch(address))
         if not found:
             raise ValueError(f"the picture {parts[-1]} is not below {self.folder} or in a folder beside it")
         shared = [_shared_end(path.parts, parts) for path in found]

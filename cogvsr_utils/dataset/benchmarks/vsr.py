@@ -60,8 +60,8 @@ def _make(row: dict, file: Path, pictures: Pictures) -> list[Item]:
     return [Item(
         uid=digest(name, caption), benchmark="vsr", group_id=name, subset=CATEGORY.get(relation, UNLISTED),
         question=f'Is this statement about the picture true: "{caption}" Answer yes or no.',
-        answer="yes" if label == "1" else "no", answer_type="yesno", steps=[], image=pictures.of(row["image"]),
-        split=split, meta=meta,
+        answer="yes" if label == "1" else "no", answer_type="yesno", steps=[],
+        image=pictures.of(row["image"], row.get("image_link")), split=split, meta=meta,
     )]  # fmt: skip
 
 
