@@ -39,7 +39,7 @@ import pandas as pd
 
 from cogvsr_utils import Experiment, accuracy_table
 from cogvsr_utils.dataset.splits import CROSSED
-from cogvsr_utils.functions import NAMES, SPATIAL
+from cogvsr_utils.functions import NAMES
 from cogvsr_utils.pipeline import baselines, crossed, recordings
 from cogvsr_utils.report.figures import SHORT, accuracy_figure, forest_figure, scene_figure
 from cogvsr_utils.report.pages import paragraph, quote, show, start, with_interval
@@ -137,7 +137,7 @@ columns = ["ranking", "function", "n", "own", "same_words", "difference", "q"]
 show(effects[columns].replace({"function": SHORT}), digits=3)
 
 # %% tags=["hide-input"]
-accuracy, crossed_c = ground.set_index("predictor")["accuracy"], answered["crossed"].set_index("function")["accuracy"]
+accuracy = ground.set_index("predictor")["accuracy"]
 by_words = gate.set_index("predictor")["accuracy"]
 moved = transfer.set_index(["predictor", "trained_on"])["accuracy"]
 specific = effects[(effects["q"] < ALPHA) & (effects["difference"] < 0)].groupby("ranking").size()
@@ -157,12 +157,20 @@ paragraph(
     f"{accuracy['all heads']:.1%}, an untrained model's {accuracy['untrained model']:.1%}. The paper's probe, fitted on "
     f"plain steps, reaches {moved['joint probe (paper)', 'plain A']:.1%} of them. {int(rows['heads_that_pass'].sum())} of "
     f"{probes.auroc.size} pairs of function and head tell more than the words. Ablating a function's heads costs its own "
-    f"steps more than others in the same words for {int(specific.sum())} of {len(effects)} sets (q < {ALPHA}). The model "
-    f"answers {crossed_c[list(SPATIAL)].mean():.1%} of the spatial steps in crossed wording."
+    f"steps more than others in the same words for {int(specific.sum())} of {len(effects)} sets (q < {ALPHA})."
+)
+
+# %% tags=["hide-input"]
+steps_c = answered["crossed"].set_index("function").loc[list(NAMES)]
+right, by_chance = (steps_c[column] @ steps_c["n"] / steps_c["n"].sum() for column in ("accuracy", "chance"))
+paragraph(
+    f"The model answers {right:.1%} of the steps in crossed wording; guessing among what is offered gives {by_chance:.1%}. "
+    + (
+        "Heads of a model that hardly answers such steps need not carry their functions, so nothing follows for one that does."
+        if right - by_chance < 0.15
+        else "So it does tell which function a step needs, and its heads had reason to carry them."
+    )
 )
 
 # %% [markdown]
-# Read this beside the model's accuracy: heads of a model that hardly answers such steps need not carry their functions, so
-# nothing follows for a model that does answer them.
-#
 # **What's next.** [Can the selection be relied on?](A2_validation.ipynb)
