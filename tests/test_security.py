@@ -18,7 +18,8 @@ SOURCES = [
     ROOT / "Snakefile",
 ]
 UNPICKLING = {"pickle", "dill", "cloudpickle", "joblib", "marshal", "shelve"}
-FETCHING = {"urllib", "requests", "httpx", "http", "socket", "aiohttp"}
+FETCHING = {"urllib", "requests", "httpx", "http", "socket", "aiohttp", "pooch", "openai"}
+MAY_FETCH = {"dataset/benchmarks/downloads.py", "dataset/language_models.py"}  # and only where a user asks for it
 
 
 def imported(tree):
@@ -48,7 +49,11 @@ def faults(source):
     "path", [p for p in SOURCES if p.suffix == ".py"], ids=lambda path: str(path.relative_to(ROOT))
 )
 def test_nothing_is_unpickled_evaluated_or_fetched(path):
-    assert not list(faults(path.read_text(encoding="utf-8")))
+    found = set(faults(path.read_text(encoding="utf-8")))
+    if str(path).endswith(tuple(MAY_FETCH)):
+        assert found & FETCHING
+        found -= FETCHING
+    assert not found
 
 
 @pytest.mark.parametrize(
