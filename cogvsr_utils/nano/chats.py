@@ -177,7 +177,9 @@ def mixture(progress: float, grown: bool) -> Mixture:
             return Mixture(recall=0.3, drills=0.2, tasks=0.8, crossed=0.8, numbered=0.7, hints=0.1)
         if progress < 0.5:
             return Mixture(recall=0.05, drills=0.1, tasks=0.8, crossed=0.7, numbered=0.4, hints=0.03)
-        return Mixture(recall=0.02, drills=0.04, tasks=0.7, crossed=0.5, numbered=0.1, hints=0.02)
+        if progress < 0.75:
+            return Mixture(recall=0.02, drills=0.04, tasks=0.7, crossed=0.5, numbered=0.1, hints=0.02)
+        return Mixture(recall=0.02, drills=0.12, tasks=0.4, crossed=0.4, numbered=0.1, hints=0.02)
     if progress < 0.35:
         return Mixture(recall=0.1, drills=0.75, tasks=0.2, crossed=0.4, numbered=0.8)
     if progress < 0.55:
