@@ -19,7 +19,7 @@ RESULTS = (
     validation.sparseness, validation.overlaps, validation.spatial_differences, CONTROLS, ablation.ablation_matrix,
     ablation.scaled,
 )  # fmt: skip
-CROSSED = (baselines.crossed_baselines,)
+CROSSED = (crossed.wording_transfer,)
 PAPER_SHARE = 0.09  # of the heads at most are above the paper's threshold, it finds
 Finding = tuple[str, str, list[bool]]  # what was found, what it stands beside, and what came out of all that was asked
 
@@ -44,22 +44,25 @@ def _decomposition(experiment: Experiment) -> Finding:
 
 
 def _probing(experiment: Experiment) -> Finding:
-    """C2: do all heads tell the function better than the text and an untrained model, on wordings held out? Do they
-    where the wording does not tell it? Are heads of high importance those whose ablation costs most?"""
+    """C2: do all heads tell the function better than the text, an untrained model and a grey picture, on wordings held
+    out? Does the paper's probe, fitted on plain steps, tell it where the wording does not? Are heads of high importance
+    those whose ablation costs most?"""
     plain = table(experiment, baselines.probe_baselines).set_index("predictor")
-    same = table(crossed.with_crossed(experiment), baselines.crossed_baselines).set_index("predictor")
+    moved = table(crossed.with_crossed(experiment), crossed.wording_transfer).set_index(["predictor", "trained_on"])
     found = table(experiment, prediction.ranking_tests).set_index("ranking").loc[selection.IMPORTANCE]
-    others = plain.loc[["text", "untrained model"], "held_out"].max()
-    no_words = same.loc[["majority", "text", "untrained model"], "accuracy"].max()
+    others = plain.loc[["text", "untrained model", "grey picture"], "held_out"].max()
+    probe, by_words = moved.loc[("joint probe (paper)", "plain A")], moved.loc[["majority", "words and pairs"]]
     here = (
-        f"{plain.loc['all heads', 'held_out']:.1%} on wordings held out, {same.loc['all heads', 'accuracy']:.1%} where "
-        f"words do not tell; {found['precision']:.0%} of the top heads cost most"
+        f"{plain.loc['all heads', 'held_out']:.1%} on wordings held out; the paper's probe {probe['accuracy']:.1%} where "
+        f"words do not tell, one fitted there {moved.loc[('all heads, linear', 'crossed A'), 'accuracy']:.1%}; "
+        f"{found['precision']:.0%} of the top heads cost most"
     )
+    beside = f"{others:.1%}; {by_words['accuracy'].max():.1%} without the heads; p {found['p_precision']:.3f}"
     asked = [
-        plain.loc["all heads", "held_low"] > others, same.loc["all heads", "low"] > no_words,
+        plain.loc["all heads", "held_low"] > others, probe["low"] > by_words["accuracy"].max(),
         found["p_precision"] < ALPHA,
     ]  # fmt: skip
-    return here, f"{others:.1%}, {no_words:.1%} without the heads; p {found['p_precision']:.3f}", asked
+    return here, beside, asked
 
 
 def _sparsity(experiment: Experiment) -> Finding:

@@ -14,9 +14,12 @@ from cogvsr_utils.report.claims import CONTROLS, CROSSED, RESULTS, claim_table
 def made_up(good: bool) -> dict[str, pd.DataFrame]:
     """Tables in which everything is as the paper says, or nothing."""
     heads, others = (0.9, 0.5) if good else (0.5, 0.9)
-    who = ["all heads", "text", "untrained model", "majority"]
-    probes = pd.DataFrame({"predictor": who, "held_out": [heads, others, 0.1, 0.1], "held_low": heads - 0.05,
-                           "accuracy": [heads, others, 0.1, 0.1], "low": heads - 0.05})  # fmt: skip
+    probes = pd.DataFrame({"predictor": ["all heads", "text", "untrained model", "grey picture"],
+                           "held_out": [heads, others, 0.1, 0.1], "held_low": heads - 0.05})  # fmt: skip
+    moved = [("majority", ""), ("words and pairs", "crossed A"), ("joint probe (paper)", "plain A"),
+             ("all heads, linear", "crossed A")]  # fmt: skip
+    transfer = pd.DataFrame(moved, columns=["predictor", "trained_on"])
+    transfer = transfer.assign(accuracy=[0.2, others, heads, 0.8], low=heads - 0.05)
     counts = np.arange(1.0, 9.0) if good else np.full(8, 90.0)
     change = np.where(np.eye(8, dtype=bool), -0.5 if good else 0.0, -0.1)
     own = pd.DataFrame({"kind": ["own"], "function": "a", "set": -1, "delta_log_prob": -3.0 if good else -0.5})
@@ -25,7 +28,7 @@ def made_up(good: bool) -> dict[str, pd.DataFrame]:
         for kind in KINDS
     ]
     return {
-        "probe_baselines": probes, "crossed_baselines": probes,
+        "probe_baselines": probes, "wording_transfer": transfer,
         "ranking_tests": pd.DataFrame({"ranking": [IMPORTANCE], "precision": 0.5, "p_precision": [0.5, 0.01][good]}),
         "head_table": pd.DataFrame({"head": range(8 * 192)}),
         "thresholds": pd.DataFrame({"rule": "importance above", "heads": counts, "null": 60.0}),
@@ -55,7 +58,7 @@ def test_every_verdict_goes_both_ways(verdicts):
     assert verdicts(made_up(False)) == ["not tested", *["not supported"] * 4, "not tested", "not supported"]
 
 
-@pytest.mark.parametrize("name, claim", [("crossed_baselines", 1), ("thresholds", 2), ("overlaps", 3), ("scaled", 6),
+@pytest.mark.parametrize("name, claim", [("wording_transfer", 1), ("thresholds", 2), ("overlaps", 3), ("scaled", 6),
                                          (CONTROLS.name, 6), ("ablation_matrix", 6)])  # fmt: skip
 def test_one_thing_that_does_not_come_out_leaves_part_of_a_claim(verdicts, name, claim):
     tables = made_up(True) | {name: made_up(False)[name]}
