@@ -53,8 +53,8 @@ def _probing(experiment: Experiment) -> Finding:
     others = plain.loc[["text", "untrained model", "grey picture"], "held_out"].max()
     probe, by_words = moved.loc[("joint probe (paper)", "plain A")], moved.loc[["majority", "words and pairs"]]
     here = (
-        f"{plain.loc['all heads', 'held_out']:.1%} on wordings held out; the paper's probe {probe['accuracy']:.1%} where "
-        f"words do not tell, one fitted there {moved.loc[('all heads, linear', 'crossed A'), 'accuracy']:.1%}; "
+        f"{plain.loc['all heads', 'held_out']:.1%} on wordings held out; the paper's probe {probe['accuracy']:.1%} "
+        f"where words do not tell, one fitted there {moved.loc[('all heads, linear', 'crossed A'), 'accuracy']:.1%}; "
         f"{found['precision']:.0%} of the top heads cost most"
     )
     beside = f"{others:.1%}; {by_words['accuracy'].max():.1%} without the heads; p {found['p_precision']:.3f}"
