@@ -100,10 +100,10 @@ forest_figure({"own steps": pd.DataFrame(rows)}, "change of accuracy, points", {
 # heads of the model change places at random, for all functions at once, so that sets overlap as the given ones do. The
 # outcome named beforehand is the log-probability of the right answers; a part of split C is scored, teacher-forced.
 
-# %% mystnb={"image": {"alt": "Three panels, one for each kind of random sets: for each function the change of log-probability with its heads ablated, over a grey bar of what random sets do"}, "figure": {"caption": "Effect on a function's own steps: its heads (dot) and random sets (grey: 95 % of them, tick: their mean), for each kind of random sets.", "name": "fig-controls"}}
+# %% mystnb={"image": {"alt": "For each function the change of log-probability with its heads ablated, beside three grey bars of what random sets of each kind do"}, "figure": {"caption": "Effect on a function's own steps: its heads (dot) and 95 % of the random sets of each kind (grey bars).", "name": "fig-controls"}}
 sets = measured.table(experiment, ablation.matched_controls[selection.IMPORTANCE])
 matched = ablation.against_controls(sets)
-control_figure(dict(list(matched.groupby("kind", sort=False))), "change of log-probability")
+control_figure(matched, "change of log-probability")
 
 # %% [markdown]
 # Over all functions, first by log-probability, then by accuracy in points. The smallest p that so few sets can give is 2

@@ -13,7 +13,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from cogvsr_utils.functions import MAIN_NAME, NAMES
-from cogvsr_utils.report.figures import COLOR, DARK, GREY, SHORT, finish
+from cogvsr_utils.report.figures import COLOR, DARK, SHORT, finish
 from cogvsr_utils.stats import ALPHA
 
 
@@ -41,28 +41,25 @@ def ablation_figure(matrix: pd.DataFrame) -> Figure:
     return finish(figure)
 
 
-def control_figure(tables: dict[str, pd.DataFrame], label: str) -> Figure:
-    """What ablation does to each function's own steps: its heads (dot) beside random sets (bar); a panel a table.
+def control_figure(table: pd.DataFrame, label: str) -> Figure:
+    """What ablation does to each function's own steps: its heads (dot) beside each kind of random sets (bars).
 
-    ``tables`` maps a title to rows of ``against_controls``, one a function; ``label`` names the outcome.
+    ``table`` is ``against_controls``'s; ``label`` names its outcome.
     """
-    figure, axes = plt.subplots(1, len(tables), figsize=(4.6 + 2.6 * len(tables), 3.8), sharey=True, squeeze=False,
-                                layout="constrained")  # fmt: skip
-    names = [n for n in NAMES if all(n in set(table["function"]) for table in tables.values())][::-1]
-    y = np.arange(len(names))
-    for axis, (title, table) in zip(axes[0], tables.items(), strict=True):
-        rows = table.set_index("function").loc[names, ["own", "control_mean", "control_low", "control_high"]]
-        axis.barh(y, rows["control_high"] - rows["control_low"], left=rows["control_low"], color=GREY, height=0.6,
-                  label="random sets, 95 %")  # fmt: skip
-        axis.scatter(rows["control_mean"], y, marker="|", color="#777", s=80, label="their mean")
-        axis.scatter(rows["own"], y, color=[COLOR[n] for n in names], zorder=3, s=46, edgecolor="#333", lw=0.5,
-                     label="the function's heads")  # fmt: skip
-        axis.axvline(0, color="#333", lw=0.8)
-        axis.set_title(title, fontsize=10)
-        axis.set_xlabel(label)
-    axes[0][0].set_yticks(y, names)
-    handles = axes[0][0].get_legend_handles_labels()
-    figure.legend(*handles, loc="outside upper center", ncols=3, fontsize=8)
+    names = [name for name in NAMES if name in set(table["function"])][::-1]
+    figure, axis = plt.subplots(figsize=(7.6, 5.0))
+    kinds, y = list(table["kind"].unique()), np.arange(len(names))
+    for number, kind in enumerate(kinds):
+        rows = table[table["kind"] == kind].set_index("function").loc[names]
+        place, shade = y + 0.25 * (1 - number), str(0.55 + 0.15 * number)
+        axis.barh(place, rows["control_high"] - rows["control_low"], left=rows["control_low"], color=shade, height=0.22,
+                  label=f"{kind}, 95 %")  # fmt: skip
+    axis.scatter(rows["own"], y, color=[COLOR[n] for n in names], zorder=3, s=46, edgecolor="#333", lw=0.5,
+                 label="the function's heads")  # fmt: skip
+    axis.axvline(0, color="#333", lw=0.8)
+    axis.set_yticks(y, names)
+    axis.set_xlabel(label)
+    axis.legend(loc="lower left", bbox_to_anchor=(-0.4, 1), ncols=2, fontsize=8)
     return finish(figure)
 
 

@@ -115,7 +115,7 @@ def test_figures_of_effects_are_drawn(answers, items):
     forest = pd.DataFrame({"label": ["a", "b"], "kind": ["x", "y"], "value": [1.0, 2.0], "low": 0.0, "high": 3.0})
     drawn = [
         effect_figures.ablation_figure(matrix),
-        effect_figures.control_figure({"one": controls, "other": controls}, "points"),
+        effect_figures.control_figure(pd.concat([controls.assign(kind=kind) for kind in KINDS]), "points"),
         effect_figures.quality_figure(quality),
         effect_figures.set_figure(sets),
         effect_figures.power_figure(power(trials)),
