@@ -111,7 +111,7 @@ def _ablation(experiment: Experiment) -> Finding:
     )
     beside = (
         f"{controls['mean']:+.2f} for random sets (p {controls['p']:.3f}), {100 * specific['other']:+.1f} for other "
-        f"steps (p {specific['p']:.3f}); {100 * scaled['ci_low']:+.1f} to {100 * scaled['ci_high']:+.1f}"
+        f"steps (p {specific['p']:.4f}); {100 * scaled['ci_low']:+.1f} to {100 * scaled['ci_high']:+.1f}"
     )
     asked = [controls["p"] < ALPHA and controls["own"] < controls["mean"], specific["p"] < ALPHA, scaled["ci_low"] > 0]
     return here, beside, asked

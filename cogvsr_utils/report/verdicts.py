@@ -30,7 +30,7 @@ def reliance(experiment: Experiment) -> pd.DataFrame:
     nothing = selections_of_nothing(table(experiment, validation.planted)).set_index("rule")
     elbow, max_t = nothing.loc["elbow, joint probe", "heads_a_function"], nothing.loc["max-T"]
     precision, p = tests["precision"], tests["p_precision"]
-    near_text = accuracy["all heads"] - accuracy[["text", "untrained model"]].max() < CLOSE
+    near_text = accuracy["all heads"] - accuracy[["text", "untrained model", "grey picture"]].max() < CLOSE
 
     def hint(ranking):
         return "as a hint" if p[ranking] < ALPHA else "not for single heads"
@@ -38,7 +38,8 @@ def reliance(experiment: Experiment) -> pd.DataFrame:
     rows = [
         ("a joint probe reads the function from the heads",
          f"on wordings held out, all heads {accuracy['all heads']:.1%} of the steps, the text alone "
-         f"{accuracy['text']:.1%}, an untrained model's heads {accuracy['untrained model']:.1%}",
+         f"{accuracy['text']:.1%}, an untrained model's heads {accuracy['untrained model']:.1%}, heads that see a grey "
+         f"picture {accuracy['grey picture']:.1%}",
          "only for what is above these" if near_text else "above these baselines"),
         ("gradient × activation ranks the heads",
          f"{precision[selection.IMPORTANCE]:.0%} of its top heads are among those whose ablation costs most "

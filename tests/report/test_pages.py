@@ -136,8 +136,8 @@ def test_verdicts_follow_the_numbers(monkeypatch):
 
     rankings = ["importance (paper)", "ablation on split A", "attribution patching"]
     tables = {
-        "probe_baselines": pd.DataFrame({"predictor": ["all heads", "text", "untrained model"],
-                                         "held_out": [0.9, 0.6, 0.5]}),
+        "probe_baselines": pd.DataFrame({"predictor": ["all heads", "text", "untrained model", "grey picture"],
+                                         "held_out": [0.9, 0.6, 0.5, 0.5]}),
         "ranking_tests": pd.DataFrame({"ranking": rankings, "precision": [0.5, 0.6, 0.1],
                                        "p_precision": [0.01, 0.001, 0.4]}),
         "set_effects": pd.DataFrame({"set": rankings[:1], "edit": "mask", "specific": -0.1, "specific_low": -0.2,
