@@ -118,7 +118,7 @@ def _steps_of(item: Item, reply: Reply) -> tuple[list[Step], list[str]]:
         Step(each["question"], each["answer"], each["answer_type"], each.get("options") or None, each["function"])
         for each in reply.value["steps"]
     ]
-    problems = [f"step {number}: {told}" for number, step in enumerate(steps) for told in _problems(step)]
+    problems = [f"step {number}: {problem}" for number, step in enumerate(steps) for problem in _problems(step)]
     if normalise(steps[-1].answer) != normalise(item.answer):
         problems.append(f"the last answer is {steps[-1].answer!r}; expected the item's, {item.answer!r}")
     return steps, problems
@@ -128,10 +128,10 @@ def _problems(step: Step) -> list[str]:
     """What is wrong with one step on its own."""
     if step.answer_type == "choice" and not step.options:
         return ["a choice without options"]
-    told = []
+    problems = []
     if parse(step.answer, step.answer_type, step.options) is None:
-        told.append(f"the answer {step.answer!r} is no {step.answer_type}")
+        problems.append(f"the answer {step.answer!r} is no {step.answer_type}")
     open_ended = step.answer_type not in ("choice", "yesno")
     if open_ended and f" {normalise(step.answer)} " in f" {normalise(step.question)} ":
-        told.append(f"the question gives the answer {step.answer!r} away")
-    return told
+        problems.append(f"the question gives the answer {step.answer!r} away")
+    return problems

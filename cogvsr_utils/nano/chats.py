@@ -212,9 +212,9 @@ def draw_chats(
 @dataclass(frozen=True)
 class EncodedChat:
     """A chat's tokens (tokens,): their ``ids``; ``turns``, the number of the answer that each belongs to, -1 outside
-    answers; ``plan``, the number of the task whose words they are; ``number`` and ``task``, from where a question has
-    told which task it asks for to where its answer begins, the task's number in the plan and in ``TASKS``; 0 elsewhere.
-    The ``scene`` it is about; ``chat`` and its ``kind``."""
+    answers; ``plan``, the number of the task whose words they are; ``number`` and ``task``, from where it is known
+    which task a question asks for to where its answer begins, the task's number in the plan and in ``TASKS``; 0
+    elsewhere. The ``scene`` it is about; ``chat`` and its ``kind``."""
 
     ids: list[int]
     turns: list[int]
@@ -256,17 +256,17 @@ def _numbers(words: Sequence[str], asked: Sequence[tuple[int, int]]) -> np.ndarr
             found[0, place], found[0, place + 1 :] = 0, int(words[place])
         place += 1
     found[0, place:] = 0
-    told, turn = None, 0  # where the question has told its task
+    known, turn = None, 0  # from where the question's task is known
     for i in range(place, len(words)):
         if words[i] == "<|assistant|>":
-            found[1:, i if told is None else told : i + 1] = np.array(asked[turn])[:, None]
-            told, turn = None, turn + 1
+            found[1:, i if known is None else known : i + 1] = np.array(asked[turn])[:, None]
+            known, turn = None, turn + 1
         elif words[i] == "<|user|>":
-            told = None
+            known = None
         elif words[i] in LINES:
-            told = i + 3 if words[i + 1] == "of" else i  # "the column of the red object", "the red object's column"
+            known = i + 3 if words[i + 1] == "of" else i  # "the column of the red object", "the red object's column"
         elif words[i].isdigit() and words[i - 1] == "task":
-            told = i
+            known = i
     return found
 
 

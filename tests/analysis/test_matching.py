@@ -57,16 +57,16 @@ def test_inclusion_is_counted_by_hand():
     assert (found.distinct, found.most_frequent, found.overlap) == (3, 0.75, 0.5)
 
 
-@pytest.mark.parametrize("changed, told", [
+@pytest.mark.parametrize("changed, message", [
     ({"kind": "luck"}, "kind is 'luck'; expected one of"), ({"n_draws": 0}, "0 draws; expected at least one"),
     ({"sets": {"a": [(9, 9)]}}, r"no such heads: \[\(9, 9\)\] in the set of 'a'"),
     ({"sets": {"a": [(0, 0), (0, 0)]}}, "has heads more than once"),
     ({"kind": "same output norms"}, r"norms of shape \(\); expected 96 finite numbers"),
     ({"kind": "same output norms", "norms": np.full(96, np.nan)}, "expected 96 finite numbers"),
 ])  # fmt: skip
-def test_what_cannot_be_drawn_is_refused(changed, told):
+def test_what_cannot_be_drawn_is_refused(changed, message):
     given = {"heads": HEADS, "sets": {"a": [(0, 0)]}, "n_draws": 1} | changed
-    with pytest.raises(ValueError, match=told):
+    with pytest.raises(ValueError, match=message):
         control_sets(**given)
     with pytest.raises(ValueError, match="no drawn sets"):
         inclusion([(0, 0)], [])

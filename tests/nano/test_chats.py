@@ -78,7 +78,7 @@ def test_numbers_stand_at_the_words_of_their_task_and_where_its_answer_begins(vi
         assert [(row.number[place], row.task[place]) for place in places] == list(row.chat.asked)
 
 
-def test_a_number_stands_from_where_the_question_has_told_it_to_where_the_answer_begins(views):
+def test_a_number_stands_from_where_the_question_has_known_it_to_where_the_answer_begins(views):
     tokenizer = load_vlm("nano-internvl").tokenizer
     chats = [(chat, 0, "crossed") for view in views for chat in sample_crossed(view, np.random.default_rng(5), 0.3)]
     for row in encode(tokenizer, internvl.PREFIX, chats):
@@ -91,9 +91,9 @@ def test_a_number_stands_from_where_the_question_has_told_it_to_where_the_answer
             inside = [n for n in row.number[start : end + 1] if n]
             assert inside and len(set(inside)) == 1  # one number, without a gap, to the end
             first = end + 1 - len(inside)
-            told = " ".join(words[start : first + 1])
-            by_line = re.search("column|row", told) and words[first] in colors | {"column", "row"}
-            assert by_line or re.search(r"task \d$", told)
+            known = " ".join(words[start : first + 1])
+            by_line = re.search("column|row", known) and words[first] in colors | {"column", "row"}
+            assert by_line or re.search(r"task \d$", known)
 
 
 def test_what_blocks_know_of_the_numbers_is_their_cross_entropy_by_hand(views):
