@@ -1,10 +1,12 @@
 # The one plan of what depends on what: a rule for each result of each model, generated from the declarations in
 # cogvsr_utils/pipeline, then the pages, then the book. `make book` calls it. On a GPU or a cluster the same file runs:
-# `snakemake --profile profiles/slurm --config model=Qwen/Qwen2.5-VL-7B-Instruct quantize=4bit profile=full -- results`.
+# `snakemake --profile profiles/slurm --config model=Qwen/Qwen2.5-VL-7B-Instruct quantize=4bit profile=full -- results`,
+# and with `data_root=/data shards=8 -- benchmarks` it asks copies of the benchmarks, one job a shard.
 from pathlib import Path
 
 from cogvsr_utils.dataset.synth.build import built_stamp
 from cogvsr_utils.paths import ROOT
+from cogvsr_utils.pipeline.copies import Shard, copies_in, replies_path
 from cogvsr_utils.pipeline.experiment import Experiment
 from cogvsr_utils.pipeline.measured import MEASURED
 from cogvsr_utils.pipeline.plan import RESULTS, results_of, rules as rules_of
@@ -32,6 +34,12 @@ def data_of(experiment):
     return SYNTH if experiment.source == "synth" else local(experiment.source)
 
 
+# The user's copies of the benchmarks, where config names their folder; each is asked in as many shards as it says.
+DATA_ROOT, SHARDS = config.get("data_root"), int(config.get("shards") or 1)
+COPIES = copies_in(DATA_ROOT) if DATA_ROOT else {}
+PARTS = [(experiment, name, Shard(number, SHARDS))
+         for experiment in EXPERIMENTS for name in COPIES for number in range(1, SHARDS + 1)]
+
 WANTED = [job for experiment in EXPERIMENTS for job in rules_of(experiment, results_of(experiment))]
 JOBS = {job.output: job for job in
         WANTED + [job for shown in SHOWN.values() for result, each in shown for job in rules_of(each, [result.name])]}
@@ -45,6 +53,11 @@ rule book:
 rule notebooks:
     input:
         expand(OUT + "/notebooks/{name}.ipynb", name=PAGES),
+
+
+rule benchmarks:
+    input:
+        [local(replies_path(*part)) for part in PARTS],
 
 
 rule results:
@@ -86,6 +99,29 @@ for job in JOBS.values():
             runtime=240,
         shell:
             "OMP_NUM_THREADS={threads} python -m cogvsr_utils.pipeline {params.result} {params.options} > /dev/null"
+
+
+for experiment, name, shard in PARTS:
+
+    rule:
+        name:
+            f"replies__{name}__{shard.number}_of_{shard.total}__" + "__".join(experiment.folder.parts[-3:])
+        input:
+            data_of(experiment),
+            [local(RESULTS[each].stamp_path(experiment)) for each in ("rankings", "scaled")],
+        output:
+            update(local(replies_path(experiment, name, shard))),  # what is kept in it is not asked again
+        params:
+            name=name,
+            root=str(Path(DATA_ROOT).resolve()),
+            number=shard.number,
+            options=experiment.options,
+        resources:
+            gpu=1,
+            runtime=1440,
+        shell:
+            "OMP_NUM_THREADS={threads} python -m cogvsr_utils.pipeline.copies {params.name} {params.options}"
+            " --data-root {params.root:q} --shard {params.number} --n-shards {SHARDS} > /dev/null"
 
 
 for name, page in PAGES.items():

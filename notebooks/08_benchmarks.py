@@ -11,9 +11,9 @@
 # %% [markdown]
 # # The paper's benchmarks
 #
-# **Overview.** The main questions of four benchmarks, scored by their own rules and by a strict one, without and with the
-# spatial heads ablated and scaled. Unless you give copies of your own, the questions are *look-alikes*: CogVSR-Synth in the
-# files of the benchmark that each question is modelled on.
+# **Overview.** Five benchmarks, scored by their own rules and by a strict one: as they are, with the spatial heads ablated,
+# scaled and replaced by random ones, and asked otherwise. Unless you give copies of your own, the questions are
+# *look-alikes*: CogVSR-Synth in the files of the benchmark that each question is modelled on.
 #
 # **Prerequisites.** [Interventions](05_interventions.ipynb); what the loaders and scorers do is on
 # [the page about them](../book/benchmarks.md).
@@ -35,36 +35,36 @@ quantize: str = ""  # "", "4bit" or "8bit"
 profile: str = "light"  # "light" or "full": how much of everything
 source: str = "synth"  # the data on which the heads are selected: "synth" or the path of a CogVSR .jsonl file
 data_root: str = ""  # a folder with a copy of each benchmark in a folder of its name, such as vsr; "" for look-alikes
+judge: str = ""  # a language model that judges CogVSR's steps: a folder, or a model's name at judge_url; "" for none
+judge_url: str = ""  # an OpenAI-compatible address; its key is read from OPENAI_API_KEY in the environment
 
 # %% tags=["hide-input"]
 import pandas as pd
 
 from cogvsr_utils import Experiment
+from cogvsr_utils.analysis.benchmarks import FORCED, SPATIAL_SCORE
 from cogvsr_utils.dataset.loading import BENCHMARKS
 from cogvsr_utils.paths import PUBLISHED
-from cogvsr_utils.pipeline import benchmarks
+from cogvsr_utils.pipeline import benchmarks, copies, judging
 from cogvsr_utils.report.figures import forest_figure
 from cogvsr_utils.report.pages import paragraph, show, span, start, verdict, with_interval
 
 TITLES = {name: benchmark.title for name, benchmark in BENCHMARKS.items()}
+KIND = "your copy" if data_root else "look-alike"
 experiment = Experiment(model, quantize, profile, source)
 start(experiment)
 
 # %% [markdown]
 # ## Answers
 #
-# Each main question alone, without steps, greedily.
+# Greedy replies: to each main question alone, and in CogVSR to its steps first.
 
 # %%
-if data_root:
-    tables = benchmarks.copy_effects(experiment, data_root)
-else:
-    tables = {name: benchmarks.lookalike_effects[name](experiment) for name in benchmarks.ASKED}
-scores = pd.concat(tables.values(), ignore_index=True)
+scores = copies.copy_effects(experiment, data_root) if data_root else benchmarks.lookalike_effects(experiment)
 whole = scores[scores["subset"] == "all"].assign(benchmark=lambda rows: rows["benchmark"].map(TITLES))
 protocol = (", " + whole["protocol"]).where(whole["protocol"] != "single", "")
-kind = "your copy" if data_root else "look-alike"
-whole = whole.assign(label=whole["benchmark"] + protocol, questions=whole["benchmark"] + f" ({kind})" + protocol)
+whole = whole.assign(label=whole["benchmark"] + protocol, questions=whole["benchmark"] + f" ({KIND})" + protocol,
+                     unread=whole["n_unparsed"] / whole["n"])  # fmt: skip
 
 # %% [markdown]
 # ## Scores
@@ -72,12 +72,11 @@ whole = whole.assign(label=whole["benchmark"] + protocol, questions=whole["bench
 # *Strict* takes what a reply states by the type of its answer; *official* is the benchmark's own rule, faults included. A reply
 # that a scorer cannot read is wrong and counted. *Forced choice* takes the likeliest option, of questions that have options;
 # `covered` is the share of probability that all options had together. 3DSRBench's four protocols ask for more and more to be
-# right together.
+# right together; CogVSR's *Spatial Score* counts the steps of the two spatial functions.
 
 # %% tags=["hide-input"]
 base = with_interval(whole[whole["condition"] == benchmarks.BASE], "accuracy")
-base = base.assign(unread=base["n_unparsed"] / base["n"])
-columns = ["questions", "scorer", "n", "accuracy", "chance", "majority", "unread", "covered"]
+columns = ["questions", "scorer", "version", "n", "accuracy", "chance", "majority", "unread", "covered"]
 show(base.sort_values("benchmark", kind="stable")[columns], percent=("chance", "majority", "unread", "covered"))
 
 # %% [markdown]
@@ -87,14 +86,14 @@ show(base.sort_values("benchmark", kind="stable")[columns], percent=("chance", "
 # that was best on B.
 
 # %% mystnb={"image": {"alt": "Change of accuracy in points on each benchmark, of replies and of forced choice, spatial heads ablated on the left and scaled on the right, with intervals and zero marked"}, "figure": {"caption": "Change of accuracy, paired by question, of replies scored strictly and of forced choice, in points, with 95 % intervals over groups. Rows are benchmarks; 3DSRBench once for each protocol.", "name": "fig-benchmarks"}}
-edited = whole[(whole["condition"] != benchmarks.BASE) & (whole["scorer"] != "official")]
-points = edited.assign(value=100 * edited["change"], low=100 * edited["change_low"],
-                       high=100 * edited["change_high"], kind=edited["scorer"])  # fmt: skip
-forest_figure(dict(iter(points.groupby("condition"))), "points", {"strict": "o", benchmarks.FORCED: "D"})
+points = whole.assign(value=100 * whole["change"], low=100 * whole["change_low"],
+                      high=100 * whole["change_high"], kind=whole["scorer"])  # fmt: skip
+points = points[points["scorer"] != "official"]
+edited = points[points["condition"].isin(["ablated", "scaled"])]
+forest_figure(dict(iter(edited.groupby("condition"))), "points", {"strict": "o", FORCED: "D"})
 
 # %% tags=["hide-input"]
 cells = with_interval(edited, "change", "change_low", "change_high", form="+.1f", scale=100)
-cells = cells.assign(unread=cells["n_unparsed"] / cells["n"])
 columns = ["condition", "questions", "scorer", "n", "change", "p", "unread", "covered"]
 show(cells[columns], percent=("unread", "covered"), digits=4)
 
@@ -110,6 +109,68 @@ paragraph(f"VSR has two classes; {masked.min():.1f} to {masked.max():.1f} %, as 
           "far below one half that it can hardly be anything else.")  # fmt: skip
 
 # %% [markdown]
+# ### Beside random heads
+#
+# The change with the spatial heads ablated, beside random sets of as many heads of the same layers. *p* is two-sided, of the
+# ablation among the random sets; with few sets it cannot be small.
+
+# %% tags=["hide-input"]
+beside = benchmarks.beside_random(whole[whole["scorer"] != "official"])
+beside = beside.assign(sets=[span(low, high) for low, high in zip(beside["random_low"], beside["random_high"], strict=True)],
+                       ablated=100 * beside["change"], random=100 * beside["random"])  # fmt: skip
+show(beside[["questions", "scorer", "ablated", "random", "sets", "n_random", "p_random"]], digits=2)
+
+# %% [markdown]
+# ## Asked otherwise
+#
+# **With steps or without.** The paper's first claim is that steps help. CogVSR's questions are asked without their steps too; the
+# others after a turn in which the model may think aloud. **Another attention.** Published scores of one model differ between
+# implementations of attention, so `same` is the share of replies that eager attention leaves as they were.
+
+# %% tags=["hide-input"]
+otherwise = points[points["condition"].isin(["without steps", "after thinking", "eager attention"])]
+cells = with_interval(otherwise, "change", "change_low", "change_high", form="+.1f", scale=100)
+columns = ["condition", "questions", "scorer", "n", "change", "unread", "same"]
+show(cells.sort_values("condition", kind="stable")[columns], percent=("unread", "same"))
+
+# %% [markdown]
+# **Without a picture.** With one option more, that the answer *cannot be determined*, a model that looks should take it when the
+# picture is grey, and only then.
+
+# %% tags=["hide-input"]
+opened = whole[whole["condition"].isin([benchmarks.TRUE_PICTURE, benchmarks.GREY_PICTURE])]
+opened = with_interval(opened, "accuracy").pipe(with_interval, "undetermined", "undetermined_low", "undetermined_high")
+show(opened[["questions", "scorer", "condition", "n", "undetermined", "accuracy", "chance", "unread"]],
+     percent=("chance", "unread"))  # fmt: skip
+
+# %% [markdown]
+# ## Places given
+#
+# Where the things are, in words before the question or drawn on the picture, from `boxes.json` in a copy's folder. What counts is
+# the change from *misplaced* boxes of the same sizes and names: the rest is the change that any words or lines make.
+
+# %% tags=["hide-input"]
+given = points[points["condition"].str.contains("boxes", regex=False)]
+cells = with_interval(given, "change", "change_low", "change_high", form="+.1f", scale=100)
+show(
+    cells[["questions", "condition", "against", "scorer", "n", "change", "p", "unread"]], percent=("unread",), digits=4
+)
+
+# %% [markdown]
+# ## CogVSR's Spatial Score, judged
+#
+# The paper lets a language model judge replies. Here the strict scorer stands for it unless you name one: `-p judge MODEL`, with
+# `-p judge_url ADDRESS` for an endpoint. [How judges are asked](../book/language_models.md).
+
+# %%
+items, replies = judging.base_replies(experiment, data_root)
+if judge and items:
+    table = judging.judged_scores(replies, items, judge, judge_url, experiment.folder / "judged")
+    show(table, percent=("agree",), digits=3)
+else:
+    paragraph("No judge was named." if items else "There is no copy of CogVSR.")
+
+# %% [markdown]
 # ## What was published
 #
 # Printed beside ours only where protocol and metric are stated to be the same, which they are for none of the paper's own
@@ -123,19 +184,19 @@ show(published[["benchmark", "metric", "protocol", "model", "value", "grade", "s
 # ## Summary
 
 # %% tags=["hide-input"]
-single = edited[edited["protocol"].isin(["single", "vanilla"])].set_index(["condition", "benchmark"])
-replies, chosen = (single[single["scorer"] == scorer] for scorer in ("strict", benchmarks.FORCED))
+single = edited[edited["protocol"].isin(["single", "vanilla", SPATIAL_SCORE])].set_index(["condition", "label"])
+replied, chosen = (single[single["scorer"] == scorer] for scorer in ("strict", FORCED))
 sentences = [
-    f"{benchmark}, heads {condition}: "
-    + verdict(row["change_low"], row["change_high"], "less accurate", "more accurate")
+    f"{label}, heads {condition}: " + verdict(row["change_low"], row["change_high"], "less accurate", "more accurate")
     + f" ({span(row['change_low'], row['change_high'])} points)"
-    + (f", by forced choice {span(*chosen.loc[(condition, benchmark), ['change_low', 'change_high']])}"
-       if (condition, benchmark) in chosen.index else "")
-    for (condition, benchmark), row in replies.iterrows()
+    + (f", by forced choice {span(*chosen.loc[(condition, label), ['change_low', 'change_high']])}"
+       if (condition, label) in chosen.index else "")
+    for (condition, label), row in replied.iterrows()
 ]  # fmt: skip
 paragraph(f"On {'your copies' if data_root else 'look-alikes'}, by the strict scorer: " + "; ".join(sentences) + ".")
 
 # %% [markdown]
-# Look-alikes show that loaders, scorers and tables work, and say nothing about the benchmarks.
+# Look-alikes show that loaders, scorers and tables work, and say nothing about the benchmarks. The nano models know their wording
+# from training, but neither boxes nor the words of the last option.
 #
 # **What's next.** [Copies of your own](../book/benchmarks.md), or [what it all costs](A1_speed.ipynb).

@@ -1,6 +1,8 @@
 """Scores on benchmarks, by both scorers, beside chance.
 
 benchmark_scores(answers, items)    by benchmark, subset, scorer and protocol, with interval, chance and majority
+forced_scores(chosen, items)        the same of forced choices
+undetermined_shares(answers, ...)   how often a reply is that the answer cannot be determined
 """
 
 from collections.abc import Iterator, Sequence
@@ -10,11 +12,16 @@ import pandas as pd
 
 from cogvsr_utils.analysis.accuracy import accuracy_table
 from cogvsr_utils.dataset.benchmarks import lettered, official, threedsrbench
+from cogvsr_utils.dataset.benchmarks.cogvsr import COGVSR
+from cogvsr_utils.dataset.benchmarks.controls import UNDETERMINED, undetermined
 from cogvsr_utils.dataset.items import Item
-from cogvsr_utils.functions import MAIN
+from cogvsr_utils.dataset.scoring import judge
+from cogvsr_utils.functions import MAIN, SPATIAL
 from cogvsr_utils.stats import clustered_share, paired_difference
 
 ALL = "all"
+FORCED = "forced choice"
+SPATIAL_SCORE = "Spatial Score"  # the protocol of CogVSR
 KEY = ("benchmark", "subset", "scorer", "version", "protocol")
 
 
@@ -27,8 +34,9 @@ def benchmark_scores(answers: pd.DataFrame, items: Sequence[Item], before: pd.Da
     together), n_incomplete, and with ``before`` the paired change, change_low, change_high and p (sign flips over
     groups). Where the official rule of a benchmark is known there are rows for it beside the strict ones. 3DSRBench has
     a protocol for each of its settings, whose n counts what has to be right together and whose n_incomplete what had to
-    be left out; the other benchmarks count single replies. Raises ValueError for replies to other items, and to other
-    questions than before.
+    be left out; CogVSR has, beside its main questions, the ``SPATIAL_SCORE``, which counts the answered steps of the
+    two spatial functions; the other benchmarks count single replies. Raises ValueError for replies to other items, and
+    to other questions than before.
     """
     earlier = None if before is None else dict(_scored(before, items))
     rows = []
@@ -45,6 +53,7 @@ def _scored(answers: pd.DataFrame, items: Sequence[Item]) -> Iterator[tuple[tupl
     if main["benchmark"].isna().any():
         other = main.loc[main["benchmark"].isna(), "uid"]
         raise ValueError(f"{len(other)} replies are to other items, such as {other.iloc[0]!r}; expected those answered")
+    steps = answers[(answers["step"] != MAIN) & answers["function"].isin(SPATIAL)]
     for benchmark, part in main.groupby("benchmark", sort=False):
         own = [item for item in items if item.benchmark == benchmark]
         judged = {("strict", lettered.VERSION): lettered.judge_strict(part, own)}
@@ -55,6 +64,9 @@ def _scored(answers: pd.DataFrame, items: Sequence[Item]) -> Iterator[tuple[tupl
                 for subset in (ALL, *sorted(set(replies["subset"]))):
                     rows, out = (x if subset == ALL else x[x["subset"] == subset] for x in (scored, incomplete))
                     yield (benchmark, subset, scorer, version, protocol), (rows, len(out))
+        if benchmark == COGVSR.name and len(steps):
+            named = judge(steps).assign(uid=steps["uid"] + "#" + steps["step"].astype(str))
+            yield (benchmark, ALL, "strict", lettered.VERSION, SPATIAL_SCORE), (named, 0)
 
 
 def _protocols(benchmark: str, judged: pd.DataFrame):
@@ -74,6 +86,40 @@ def _row(judged: pd.DataFrame, protocol: str) -> dict:
     chance = judged["chance"].mean() if "chance" in judged else row["chance"]
     majority = row["majority"] if protocol in ("single", "vanilla") else np.nan
     return row | {"ci_low": low, "ci_high": high, "chance": float(np.round(chance, 6)), "majority": majority}
+
+
+def forced_scores(chosen: pd.DataFrame, items: Sequence[Item], before: pd.DataFrame | None = None) -> pd.DataFrame:
+    """``benchmark_scores`` of what ``forced_choice`` returned, of the scorer ``FORCED`` alone, with ``covered``, the
+    mean share of probability that the options had."""
+    scores = benchmark_scores(chosen, items, before)
+    covered = chosen.groupby("subset")["covered"].mean().to_dict() | {ALL: chosen["covered"].mean()}
+    scores = scores[scores["scorer"] == "strict"]
+    return scores.assign(scorer=FORCED, covered=scores["subset"].map(covered))
+
+
+def undetermined_shares(answers: pd.DataFrame, items: Sequence[Item], scorer: str) -> pd.DataFrame:
+    """How often replies to ``controls.undetermined`` of ``items`` say that the answer cannot be determined.
+
+    A row a benchmark: benchmark, subset, scorer, version, protocol, n, n_unparsed, n_correct, accuracy, ci_low and
+    ci_high, chance, and undetermined with undetermined_low and undetermined_high; intervals are 95 %, bootstrap over
+    groups. ``scorer`` names what the replies were read by.
+    """
+    opened = undetermined(items)
+    judged = lettered.judge_strict(answers, opened)
+    benchmark = judged["uid"].map({item.uid: item.benchmark for item in opened})
+    rows = []
+    for name, part in judged.groupby(benchmark, sort=False):
+        row = dict(zip(KEY, (name, ALL, scorer, lettered.VERSION, "single"), strict=True))
+        row |= {"n": len(part), "n_unparsed": int(part["parsed"].isna().sum()), "n_correct": int(part["correct"].sum()),
+                "chance": float((1 / part["options"].map(len)).mean())}  # fmt: skip
+        for columns, hits in (
+            (("accuracy", "ci_low", "ci_high"), part["correct"]),
+            (("undetermined", "undetermined_low", "undetermined_high"), part["parsed"] == UNDETERMINED),
+        ):
+            share = clustered_share(hits.astype(float), part["group_id"], lowest=0)
+            row |= dict(zip(columns, share, strict=True))
+        rows.append(row)
+    return pd.DataFrame(rows)
 
 
 def _change(judged: pd.DataFrame, earlier: tuple[pd.DataFrame, int] | None) -> dict:

@@ -3,6 +3,7 @@
 open_image(item)       the picture as an RGB PIL image
 image_size(item)       its width and height, without decoding it
 image_bytes(item)      its file's content
+grey_pictures(items)   the items with grey pictures of the same size
 items_digest(items)    sixteen characters that change with the data, pictures included
 
 A picture is shown as viewers show it: turned as its EXIF orientation says, transparent parts on white, 16 bits scaled
@@ -13,7 +14,8 @@ than ``LONGEST`` times as long as wide, or as wide as long, which models cannot 
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from collections.abc import Sequence
+from dataclasses import asdict, replace
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -62,6 +64,18 @@ def image_bytes(item: Item) -> bytes:
         return Path(item.image).read_bytes()
     except OSError as error:
         raise ValueError(f"item {item.uid!r}: cannot read the picture {item.image!r:.200} ({error})") from None
+
+
+def grey_pictures(items: Sequence[Item]) -> list[Item]:
+    """The items with grey pictures of the same size, those without a picture as they are."""
+    from PIL import Image
+
+    def grey(item):
+        file = BytesIO()
+        Image.new("RGB", image_size(item), (128, 128, 128)).save(file, "PNG")
+        return replace(item, image=file.getvalue(), mirror=False)
+
+    return [item if item.image is None else grey(item) for item in items]
 
 
 def items_digest(items: list[Item]) -> str:

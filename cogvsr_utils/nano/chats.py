@@ -1,7 +1,8 @@
 """Chats that the nano models learn from, and their tokens.
 
 Chat                                  one chain; its text comes after the shared image prefix
-sample_drill, sample_task_drill, sample_recall, sample_crossed, sample_chats    random chats about a scene
+sample_drill, sample_task_drill, sample_recall, sample_crossed, sample_benchmark, sample_chats    random chats about a
+                                      scene
 draw_chats(names, views, ...)         a mixture of them about random scenes
 encode(tokenizer, prefix, chats)      their tokens -> EncodedChat; ``padded`` joins them
 """
@@ -14,10 +15,13 @@ import torch
 from torch import nn
 from transformers import PreTrainedTokenizerFast
 
+from cogvsr_utils.dataset.benchmarks.lookalikes import caption_of, four_options, map_text
+from cogvsr_utils.dataset.benchmarks.threedsrbench import with_letters
+from cogvsr_utils.dataset.benchmarks.vsr import statement
 from cogvsr_utils.dataset.items import Step
 from cogvsr_utils.dataset.synth.crossed import LINES, crossed_text, draw_text, note_text
 from cogvsr_utils.dataset.synth.kinds import KINDS
-from cogvsr_utils.dataset.synth.questions import ask
+from cogvsr_utils.dataset.synth.questions import AskedQuestion, ask
 from cogvsr_utils.dataset.synth.substeps import POINTS
 from cogvsr_utils.dataset.synth.tasks import TASKS, draw_note, pick
 from cogvsr_utils.dataset.synth.views import SceneView
@@ -57,7 +61,7 @@ def sample_drill(scene_view: SceneView, rng: np.random.Generator, n_questions: i
 
     Chains mostly name a thing whole, so they give little reason to use the picture; drills do.
     """
-    questions = []
+    questions, headings = [], []
     for t in scene_view.things:
         name = f"{t.color} object"
         questions += [(f"What shape is the {name}?", t.shape), (f"What size is the {name}?", t.size),
@@ -65,9 +69,11 @@ def sample_drill(scene_view: SceneView, rng: np.random.Generator, n_questions: i
                    (f"Which row is the {name} in?", str(t.row))]  # fmt: skip
         if sum(o.shape == t.shape for o in scene_view.scene.things) == 1:
             questions.append((f"What color is the {t.shape}?", t.color))
-        if t.shape == "cone":
-            questions.append((f"Which way does the {name} point?", POINTS[t.heading]))
-    chosen = [questions[i] for i in rng.permutation(len(questions))[:n_questions]]
+        if t.shape == "cone":  # the hardest to see, and of few things: always asked
+            headings += [(f"Which way does the {name} point?", POINTS[t.heading]),
+                         (f"Which side of the {name} is its base on?", OPPOSITE[POINTS[t.heading]])]  # fmt: skip
+    rest = [questions[i] for i in rng.permutation(len(questions))[: n_questions - len(headings)]]
+    chosen = [(rest + headings)[i] for i in rng.permutation(len(rest) + len(headings))]
     steps = [Step(question, answer, "closed", None, "") for question, answer in chosen]
     return Chat("How many objects are there?", steps, str(len(scene_view.scene.things)))
 
@@ -133,6 +139,36 @@ def sample_crossed(
     return [Chat(text.main, chain, answer, [*tasks, (last.slot(things), TASKS.index(text.task(last, things)) + 1)])]
 
 
+def sample_benchmark(scene_view: SceneView, view: str, rng: np.random.Generator) -> list[Chat]:
+    """A main question alone, in the form of the benchmark that its kind is modelled on, or none."""
+    kinds = [name for name, kind in KINDS.items() if kind.view == view]
+    kind = kinds[rng.integers(len(kinds))]
+    made = _draw_question(kind, scene_view, rng)
+    if made is None:
+        return []
+    question, source = made.question, KINDS[kind].source_benchmark
+    if source == "vsr":
+        question = statement(caption_of(question))
+    elif source == "spatialeval":
+        things = [thing.name for thing in scene_view.scene.things]
+        question = map_text(question, four_options(made.answer, made.answer_type, made.options, things))
+    elif source == "3dsrbench":
+        turn = int(rng.integers(len(made.options)))
+        question = with_letters(question, [*made.options[turn:], *made.options[:turn]])
+    return [Chat(question, [], made.answer)]
+
+
+def _draw_question(kind: str, scene_view: SceneView, rng: np.random.Generator) -> AskedQuestion | None:
+    """A question of a kind, every answer that the scene allows equally likely; None where it allows none."""
+    found = KINDS[kind].candidates(scene_view)
+    if not found:
+        return None
+    labels = sorted({label for label, _ in found})
+    label = labels[rng.integers(len(labels))]
+    pool = [arguments for known, arguments in found if known == label]
+    return ask(kind, scene_view, pool[rng.integers(len(pool))], rng)
+
+
 def sample_chats(
     scene_view: SceneView, view: str, rng: np.random.Generator, n_chats: int = 4, direct: float = 0.3
 ) -> list[Chat]:
@@ -141,13 +177,9 @@ def sample_chats(
     kinds = [name for name, kind in KINDS.items() if kind.view == view]
     weights = np.array([WEIGHTS.get(name, 1.0) for name in kinds])
     for kind in rng.choice(kinds, size=2 * n_chats, p=weights / weights.sum()):
-        found = KINDS[kind].candidates(scene_view)
-        if not found:
+        made = _draw_question(kind, scene_view, rng)
+        if made is None:
             continue
-        labels = sorted({label for label, _ in found})
-        label = labels[rng.integers(len(labels))]
-        pool = [arguments for known, arguments in found if known == label]
-        made = ask(kind, scene_view, pool[rng.integers(len(pool))], rng)
         chats.append(Chat(made.question, made.steps, made.answer))
         if rng.random() < direct:
             chats.append(Chat(made.question, [], made.answer))
@@ -159,7 +191,7 @@ def sample_chats(
 @dataclass(frozen=True)
 class Mixture:
     """Shares of chats: ``recall`` among all, ``drills`` among the others, ``tasks`` among drills, ``crossed`` among
-    chains, ``numbered`` among those, and ``hints`` among their steps."""
+    chains, ``numbered`` among those, ``hints`` among their steps, and ``benchmarks`` among plain chains."""
 
     recall: float
     drills: float
@@ -167,6 +199,7 @@ class Mixture:
     crossed: float
     numbered: float
     hints: float = 0.0
+    benchmarks: float = 0.15
 
 
 def mixture(progress: float, grown: bool) -> Mixture:
@@ -191,7 +224,7 @@ def draw_chats(
     names: Sequence[str], views: Sequence[SceneView], rng: np.random.Generator, n: int, mix: Mixture
 ) -> list[tuple[Chat, int, str]]:
     """About ``n`` chats about random scenes, with their scene's number and their kind: recall, drills, drills of tasks,
-    chains in crossed wording, plain chains."""
+    chains in crossed wording, questions in the form of benchmarks, plain chains."""
     chats = []
     for r in rng.integers(len(views), size=n):
         if rng.random() < mix.recall:
@@ -203,6 +236,8 @@ def draw_chats(
             )
         elif rng.random() < mix.crossed:
             kind, some = "crossed", sample_crossed(views[r], rng, mix.numbered, mix.hints)
+        elif rng.random() < mix.benchmarks:
+            kind, some = "benchmark", sample_benchmark(views[r], names[r], rng)
         else:
             kind, some = "plain", sample_chats(views[r], names[r], rng, n_chats=1)
         chats += [(chat, int(r), kind) for chat in some]

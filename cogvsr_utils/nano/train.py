@@ -40,6 +40,7 @@ from cogvsr_utils.nano.chats import (
     encode,
     mixture,
     padded,
+    sample_benchmark,
     sample_chats,
     sample_crossed,
 )
@@ -239,6 +240,7 @@ def vocabulary(scene_views: Sequence[SceneView], view_names: Sequence[str]) -> s
     texts = [f"{q} {a}" for q, a in FACTS] + [OPENING, "0 1 2 3 4 5 6 7 8 9 yes no"]
     for scene_view, view in zip(scene_views, view_names, strict=True):
         chats = sample_chats(scene_view, view, rng, n_chats=8) + sample_crossed(scene_view, rng)
+        chats += [chat for _ in range(4) for chat in sample_benchmark(scene_view, view, rng)]
         texts += [chat.text for chat in chats]
     words = {w for text in texts for w, _ in split.pre_tokenize_str(text.lower())}
     return {w for w in words if not w.startswith("<|")}

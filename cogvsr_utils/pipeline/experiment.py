@@ -37,7 +37,8 @@ TOP_SHARE = 0.10  # the share of all heads that is taken for a function, CogVisi
 @dataclass(frozen=True)
 class Profile:
     """How much of everything: fits to permuted labels, permutations, bootstrap draws, random sets of each kind, items
-    for each function's controls, items for the ablation of single heads, and repeats with planted heads."""
+    for each function's controls, items for the ablation of single heads, repeats with planted heads, and random sets of
+    heads on benchmarks."""
 
     null_fits: int
     permutations: int
@@ -46,16 +47,17 @@ class Profile:
     control_items: int
     ablation_items: int
     planted: int
+    random_sets: int
 
 
 PROFILES = {
     "light": Profile(
         null_fits=2, permutations=200, bootstrap=500, matched_controls=40, control_items=12, ablation_items=48,
-        planted=1,
+        planted=1, random_sets=5,
     ),
     "full": Profile(
         null_fits=10, permutations=1000, bootstrap=2000, matched_controls=100, control_items=32, ablation_items=128,
-        planted=10,
+        planted=10, random_sets=39,
     ),
 }  # fmt: skip
 

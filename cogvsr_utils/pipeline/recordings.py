@@ -8,14 +8,13 @@ control_activations[case]   the same of split A in an untrained model, with grey
 crossed_control_activations[case]   the same of A in crossed wording
 """
 
-import io
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from cogvsr_utils.dataset.images import open_image
+from cogvsr_utils.dataset.images import grey_pictures
 from cogvsr_utils.dataset.items import Item
 from cogvsr_utils.dataset.scoring import judge
 from cogvsr_utils.dataset.splits import CROSSED, SELECTION, TEST
@@ -93,20 +92,8 @@ def _control(experiment: Experiment, split: str, case: str, answers: pd.DataFram
     if case == "untrained":
         vlm = untrained(vlm)
     else:
-        items = _grey_pictures(items) if case == "grey picture" else _other_pictures(items)
+        items = grey_pictures(items) if case == "grey picture" else _other_pictures(items)
     return capture(vlm, items, store=store, answers=answers)
-
-
-def _grey_pictures(items: list[Item]) -> list[Item]:
-    """The items with grey pictures of the same size."""
-    from PIL import Image
-
-    grey = []
-    for item in items:
-        file = io.BytesIO()
-        Image.new("RGB", open_image(item).size, (128, 128, 128)).save(file, "PNG")
-        grey.append(replace(item, image=file.getvalue()))
-    return grey
 
 
 def _other_pictures(items: list[Item], seed: int = 0) -> list[Item]:

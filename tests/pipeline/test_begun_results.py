@@ -11,7 +11,14 @@ from cogvsr_utils.pipeline.experiment import Experiment, Profile
 from cogvsr_utils.pipeline.recordings import activations, answers
 
 FEW = Profile(
-    null_fits=1, permutations=5, bootstrap=10, matched_controls=4, control_items=2, ablation_items=2, planted=1
+    null_fits=1,
+    permutations=5,
+    bootstrap=10,
+    matched_controls=4,
+    control_items=2,
+    ablation_items=2,
+    planted=1,
+    random_sets=1,
 )
 
 

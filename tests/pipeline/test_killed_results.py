@@ -17,7 +17,14 @@ from cogvsr_utils.pipeline.store import Result, _to_arrays
 
 WANTED = ("head_table", "ablation_matrix")
 FEW = Profile(
-    null_fits=1, permutations=5, bootstrap=10, matched_controls=4, control_items=2, ablation_items=2, planted=1
+    null_fits=1,
+    permutations=5,
+    bootstrap=10,
+    matched_controls=4,
+    control_items=2,
+    ablation_items=2,
+    planted=1,
+    random_sets=1,
 )
 
 

@@ -15,7 +15,14 @@ from cogvsr_utils.pipeline.experiment import Profile
 from cogvsr_utils.report.runner import run_notebook
 
 FEW = Profile(
-    null_fits=1, permutations=5, bootstrap=10, matched_controls=4, control_items=2, ablation_items=2, planted=1
+    null_fits=1,
+    permutations=5,
+    bootstrap=10,
+    matched_controls=4,
+    control_items=2,
+    ablation_items=2,
+    planted=1,
+    random_sets=1,
 )
 SNIPPETS = ROOT / "book" / "snippets"
 

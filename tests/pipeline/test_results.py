@@ -21,7 +21,14 @@ from cogvsr_utils.pipeline.sweeps import scorer_of
 
 FUNCTIONS = np.array(sorted(NAMES))
 FEW = Profile(
-    null_fits=1, permutations=5, bootstrap=10, matched_controls=4, control_items=3, ablation_items=6, planted=1
+    null_fits=1,
+    permutations=5,
+    bootstrap=10,
+    matched_controls=4,
+    control_items=3,
+    ablation_items=6,
+    planted=1,
+    random_sets=1,
 )
 MEASURED = "what was measured"
 

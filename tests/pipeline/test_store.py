@@ -24,7 +24,14 @@ from cogvsr_utils.pipeline.plan import RESULTS, results_of, rules
 from cogvsr_utils.pipeline.store import Result, _from_arrays, _to_arrays
 
 FEW = Profile(
-    null_fits=1, permutations=5, bootstrap=10, matched_controls=4, control_items=3, ablation_items=20, planted=1
+    null_fits=1,
+    permutations=5,
+    bootstrap=10,
+    matched_controls=4,
+    control_items=3,
+    ablation_items=20,
+    planted=1,
+    random_sets=1,
 )
 
 

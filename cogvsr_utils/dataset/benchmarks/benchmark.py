@@ -5,7 +5,8 @@ load_benchmark(b, path)      the items of a copy of it, and what had to be left 
 """
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,9 +15,11 @@ from tqdm import tqdm
 from cogvsr_utils.dataset.benchmarks.downloads import hub_copy, hub_id
 from cogvsr_utils.dataset.benchmarks.pictures import Pictures
 from cogvsr_utils.dataset.benchmarks.tables import SUFFIXES, read_rows
+from cogvsr_utils.dataset.cues import BOXES
 from cogvsr_utils.dataset.items import Item
 
 log = logging.getLogger(__name__)
+FETCHED_AT_ONCE = 8  # pictures
 
 
 @dataclass(frozen=True)
@@ -63,14 +66,10 @@ def load_benchmark(benchmark: Benchmark, path: str | Path, download: bool = Fals
     pictures = Pictures(path if path.is_dir() else path.parent, download)
     items: dict[str, Item] = {}
     for file, rows in tables.items():
-        for number, row in enumerate(tqdm(rows, desc=file.name, disable=not download), 1):
-            try:
-                found = benchmark.make(row, file, pictures)
-                if twice := [item.uid for item in found if item.uid in items]:
-                    raise ValueError(f"{twice[0]!r} is there already")
-            except (ValueError, TypeError, KeyError) as error:
-                reason = f"it has no field {error}" if isinstance(error, KeyError) else str(error)
-                skipped.append((f"{file.name}, row {number}", reason))
+        for number, (found, reason) in enumerate(_made(benchmark, file, rows, pictures), 1):
+            twice = [item.uid for item in found if item.uid in items]
+            if reason or twice:
+                skipped.append((f"{file.name}, row {number}", reason or f"{twice[0]!r} is there already"))
             else:
                 items |= {item.uid: item for item in found}
     log.info("%s: %d items of %d rows in %s", benchmark.title, len(items), sum(map(len, tables.values())), path)
@@ -82,6 +81,22 @@ def load_benchmark(benchmark: Benchmark, path: str | Path, download: bool = Fals
     return Loaded(list(items.values()), skipped)
 
 
+def _made(benchmark: Benchmark, file: Path, rows: list[dict], pictures: Pictures) -> Iterator[tuple[list[Item], str]]:
+    """The items of each row in order, or why there are none; pictures that have to be fetched, several at once."""
+
+    def make(row):
+        try:
+            return benchmark.make(row, file, pictures), ""
+        except KeyError as error:
+            return [], f"it has no field {error}"
+        except (ValueError, TypeError) as error:
+            return [], str(error)
+
+    fetches = pictures.downloader is not None
+    with ThreadPoolExecutor(FETCHED_AT_ONCE if fetches else 1) as pool:
+        yield from tqdm(pool.map(make, rows), total=len(rows), desc=file.name, disable=not fetches)
+
+
 def _tables(path: Path, benchmark: Benchmark) -> tuple[dict[Path, list[dict]], list[tuple[str, str]]]:
     """The rows of each table with the benchmark's fields, and the tables without, with the reason."""
     if not path.exists():
@@ -90,7 +105,8 @@ def _tables(path: Path, benchmark: Benchmark) -> tuple[dict[Path, list[dict]], l
     if path.is_file():
         files = [path]
     else:
-        files = sorted(f for pattern in ("*", "*/*") for f in path.glob(pattern) if f.suffix in SUFFIXES)
+        files = sorted(f for pattern in ("*", "*/*") for f in path.glob(pattern)
+                       if f.suffix in SUFFIXES and f.name != BOXES)  # fmt: skip
     if not files:
         raise FileNotFoundError(f"no table in {path}; expected files of one of {SUFFIXES}")
     right, other = {}, []

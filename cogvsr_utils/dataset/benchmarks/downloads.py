@@ -7,8 +7,11 @@ Downloader(folder)             fetches pictures by their addresses into a folder
 
 import logging
 import re
-from dataclasses import dataclass
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
+from threading import Lock
 from urllib.parse import urlsplit
 
 from PIL import Image, UnidentifiedImageError
@@ -47,10 +50,11 @@ def hub_copy(title: str, licence: str, place: str) -> Path:
 
 @dataclass(frozen=True)
 class Downloader:
-    """Fetches pictures into ``folder``, each once; their SHA-256 are kept there, and a file that no longer has its own
-    is fetched again."""
+    """Fetches pictures into ``folder``, each once, also where several threads ask for them; their SHA-256 are kept
+    there, and a file that no longer has its own is fetched again."""
 
     folder: Path
+    _one_at_a_time: Callable[[str], Lock] = field(default_factory=lambda: defaultdict(Lock).__getitem__, repr=False)
 
     def fetch(self, address: str) -> Path:
         """The picture at an address. Raises ValueError where it is no http(s) address, cannot be fetched, or is no
@@ -62,21 +66,25 @@ class Downloader:
         name = PurePosixPath(parts.path).name
         if parts.scheme not in ("http", "https") or not name:
             raise ValueError(f"{address!r} is no address of a picture; expected http(s)")
-        sums = self._sums()
-        try:
-            path = Path(pooch.retrieve(address, known_hash=sums.get(name), fname=name, path=self.folder))
-            with Image.open(path) as picture:
-                picture.verify()
-        except requests.RequestException as error:
-            raise ValueError(f"{address} cannot be fetched: {error}") from None
-        except (UnidentifiedImageError, SyntaxError):
-            (self.folder / name).unlink(missing_ok=True)
-            raise ValueError(f"{address} is no picture") from None
-        if name not in sums:
-            with replacing(self.folder / SUMS) as partial:
-                lines = {**sums, name: pooch.file_hash(str(path))}.items()
-                partial.write_text("".join(f"{sha}  {each}\n" for each, sha in lines))
+        with self._one_at_a_time(name):
+            known = self._sums().get(name)
+            try:
+                path = Path(pooch.retrieve(address, known_hash=known, fname=name, path=self.folder))
+                with Image.open(path) as picture:
+                    picture.verify()
+            except requests.RequestException as error:
+                raise ValueError(f"{address} cannot be fetched: {error}") from None
+            except (UnidentifiedImageError, SyntaxError):
+                (self.folder / name).unlink(missing_ok=True)
+                raise ValueError(f"{address} is no picture") from None
+            if known is None:
+                self._keep_sum(name, pooch.file_hash(str(path)))
         return path
+
+    def _keep_sum(self, name: str, sha: str) -> None:
+        with self._one_at_a_time(SUMS), replacing(self.folder / SUMS) as partial:
+            lines = {**self._sums(), name: sha}.items()
+            partial.write_text("".join(f"{sha}  {each}\n" for each, sha in lines))
 
     def _sums(self) -> dict[str, str]:
         """SHA-256 by name."""

@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from cogvsr_utils.dataset.benchmarks.threedsrbench import LETTERS
+from cogvsr_utils.dataset.benchmarks.threedsrbench import LETTERS, with_letters
+from cogvsr_utils.dataset.cues import BOXES
 from cogvsr_utils.dataset.items import Item
 
 LEVELS = {
@@ -28,10 +29,12 @@ NUMBERS = [str(number) for number in range(5)]
 def write_lookalikes(items: Sequence[Item], folder: str | Path) -> dict[str, Path]:
     """Write synthetic items as each benchmark is published, by the benchmark that their kind is modelled on: a file or
     a folder by the benchmark's name, as ``load_items`` takes it after the colon. CogVSR gets all of them, with their
-    steps."""
+    steps. Beside each lie the boxes of things, as ``cues.read_boxes`` reads them."""
     folder = Path(folder)
     of = {name: [item for item in items if item.meta.get("source_benchmark") == name] for name in
           ("vsr", "spatialeval", "spatial457", "3dsrbench")}  # fmt: skip
+    for name, own in (of | {"cogvsr": items}).items():
+        _boxes(own, folder / name)
     return {
         "vsr": _vsr(of["vsr"], folder / "vsr"),
         "spatialeval": _spatialeval(of["spatialeval"], folder / "spatialeval"),
@@ -44,8 +47,7 @@ def write_lookalikes(items: Sequence[Item], folder: str | Path) -> dict[str, Pat
 def _vsr(items, folder):
     rows = []
     for item in items:
-        statement = re.fullmatch(r"Is it true that (.+)\?", item.question)[1]
-        caption = f"{statement[0].upper()}{statement[1:]}."
+        caption = caption_of(item.question)
         relation = re.search(r"left of|right of|in front of|behind", caption)[0]
         rows.append({"image": _copied(item, folder / "images"), "caption": caption, "relation": relation,
                      "label": int(item.answer == "yes"), "vote_true_validator_id": "[1, 2]",
@@ -59,25 +61,41 @@ def _spatialeval(items, folder):
     family = {"map_direction": 0, "map_cell": 1, "map_count": 2}
     rows = []
     for number, item in enumerate(items):
-        options = _four_options(item)
+        things = [f"{thing['color']} {thing['shape']}" for thing in item.meta["things"]]
+        options = four_options(item.answer, item.answer_type, item.options, things)
         letter = LETTERS[options.index(item.answer)]
-        listed = "\n".join(f"{mark}. {option}" for mark, option in zip(LETTERS, options, strict=True))
         rows.append({"id": f"spatialmap.vqa.{2000 + number}.{family[item.subset]}",
-                     "text": f"{item.question} Available options:\n{listed}.", "oracle_answer": item.answer,
+                     "text": map_text(item.question, options), "oracle_answer": item.answer,
                      "oracle_option": letter, "oracle_full_answer": f"{letter}. {item.answer}",
                      "image": {"bytes": Path(item.image).read_bytes(), "path": None}})  # fmt: skip
     pd.DataFrame(rows).to_parquet(folder / "test.parquet")
     return folder / "test.parquet"
 
 
-def _four_options(item: Item) -> list[str]:
-    if item.options:
-        return list(item.options)
-    if item.answer_type == "int":
-        first = min(int(item.answer), 1)
+def caption_of(question: str) -> str:
+    """The statement that a yes-or-no question asks about, as a sentence.
+
+    >>> caption_of("Is it true that the cat is left of the dog?")
+    'The cat is left of the dog.'
+    """
+    statement = re.fullmatch(r"Is it true that (.+)\?", question)[1]
+    return f"{statement[0].upper()}{statement[1:]}."
+
+
+def map_text(question: str, options: Sequence[str]) -> str:
+    """A question about a map with its options, in SpatialEval's form."""
+    return with_letters(f"{question} Available options:", options) + "."
+
+
+def four_options(answer: str, answer_type: str, options: Sequence[str] | None, things: Sequence[str]) -> list[str]:
+    """The options of a question about a map of ``things``; four where it has none of its own, the right one among
+    them."""
+    if options:
+        return list(options)
+    if answer_type == "int":
+        first = min(int(answer), 1)
         return NUMBERS[first : first + 4]
-    things = [f"{thing['color']} {thing['shape']}" for thing in item.meta["things"]]
-    return ([*things, "black cube", "white sphere"])[:4]
+    return [*things, "black cube", "white sphere"][:4]
 
 
 def _spatial457(items, folder):
@@ -119,6 +137,18 @@ def _cogvsr(items, folder):
     ]  # fmt: skip
     (folder / "cogvsr.json").write_text(json.dumps(rows))
     return folder / "cogvsr.json"
+
+
+def _boxes(items, folder):
+    folder.mkdir(parents=True, exist_ok=True)
+    rows = {
+        Path(item.image).name: [{"name": f"{thing['color']} {thing['shape']}", "box": thing["box"]}
+                                for thing in item.meta["things"] if thing["box"]]
+        for item in items
+    }  # fmt: skip
+    if folder.name == "spatialeval":  # whose pictures have no names
+        rows = {f"spatialmap.{2000 + number}": rows[Path(item.image).name] for number, item in enumerate(items)}
+    (folder / BOXES).write_text(json.dumps(rows))
 
 
 def _copied(item: Item, folder: Path) -> str:

@@ -137,7 +137,7 @@ def _spatial457(reply: str, item: Item) -> tuple[str | None, bool]:
         or (gold.lower() == "yes" and low in tuple("123456789"))
         or (one is not None and one == other)
     )
-    return found, correct
+    return predicted or None, correct
 
 
 def _threedsrbench(reply: str, item: Item) -> tuple[str | None, bool]:

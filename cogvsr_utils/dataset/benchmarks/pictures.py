@@ -25,7 +25,8 @@ class Pictures:
     ``NEIGHBOURS`` up to three levels above; with ``download`` in ``images`` below it, fetched by their addresses."""
 
     def __init__(self, folder: Path, download: bool = False):
-        self.folder, self.download = folder, download
+        self.folder = folder
+        self.downloader = Downloader(folder / "images") if download else None
 
     def of(self, value: object, address: object = None) -> str | bytes:
         """The picture that a field means: embedded, as bytes or base64, or a path or an address, found by its name.
@@ -47,8 +48,8 @@ class Pictures:
 
     def _found(self, parts: tuple[str, ...], address: str) -> str:
         found = self._paths.get(parts[-1], [])
-        if not found and self.download and address.startswith(("http://", "https://")):
-            return str(Downloader(self.folder / "images").fetch(address))
+        if not found and self.downloader and address.startswith(("http://", "https://")):
+            return str(self.downloader.fetch(address))
         if not found:
             raise ValueError(f"the picture {parts[-1]} is not below {self.folder} or in a folder beside it")
         shared = [_shared_end(path.parts, parts) for path in found]

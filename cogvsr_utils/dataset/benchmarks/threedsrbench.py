@@ -1,10 +1,12 @@
 """3DSRBench (arXiv 2412.07825): photographs, two or four options; mirrored, and with the options turned round.
 
 THREEDSRBENCH                      the benchmark
+with_letters(question, options)    how a question is asked
 right_together(judged, setting)    replies put together as vanilla, circular, flip or flip-circular accuracy has them
 """
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -55,6 +57,15 @@ def right_together(judged: pd.DataFrame, setting: str) -> tuple[pd.DataFrame, pd
     return together[whole & first], together[~whole & first]
 
 
+def with_letters(question: str, options: Sequence[str]) -> str:
+    """A question with its options listed by letters.
+
+    >>> with_letters("Where?", ["up", "down"])
+    'Where?\\nA. up\\nB. down'
+    """
+    return "\n".join([question, *(f"{mark}. {option}" for mark, option in zip(LETTERS, options, strict=False))])
+
+
 def _make(row: dict, file: Path, pictures: Pictures) -> list[Item]:
     name = str(row["qid"] if not is_absent(row.get("qid")) else row["index"])
     found = re.fullmatch(r"(.+?)(-flip)?(-\d+)?", name)
@@ -74,11 +85,10 @@ def _make(row: dict, file: Path, pictures: Pictures) -> list[Item]:
     items = []
     for turn in range(len(options)):
         turned = options[turn:] + options[:turn]
-        listed = "\n".join(f"{mark}. {option}" for mark, option in zip(LETTERS, turned, strict=False))
         items.append(Item(
             uid=f"{base}{flip or ''}#{turn}/{len(options)}", benchmark="3dsrbench", group_id=group,
-            subset=str(row["category"]), question=f"{row['question']}\n{listed}", answer=answer, answer_type="choice",
-            options=turned, steps=[], image=image, mirror=bool(flip) and not embedded,
+            subset=str(row["category"]), question=with_letters(str(row["question"]), turned), answer=answer,
+            answer_type="choice", options=turned, steps=[], image=image, mirror=bool(flip) and not embedded,
             meta={"base": base, "flip": bool(flip), "rotation": turn, "lettered": True},
         ))  # fmt: skip
     return items

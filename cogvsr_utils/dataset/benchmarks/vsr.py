@@ -1,6 +1,7 @@
 """VSR, Visual Spatial Reasoning (arXiv 2205.00363): captions about pictures of COCO, true or false.
 
 VSR                    the benchmark
+statement(caption)     how a caption is asked
 shared_groups(a, b)    pictures that two parts of it have in common
 """
 
@@ -43,6 +44,15 @@ def shared_groups(one: Sequence[Item], other: Sequence[Item]) -> list[str]:
     return sorted({item.group_id for item in one} & {item.group_id for item in other})
 
 
+def statement(caption: str) -> str:
+    """The question about a caption.
+
+    >>> statement("The cat is left of the dog.")
+    'Is this statement about the picture true: "The cat is left of the dog." Answer yes or no.'
+    """
+    return f'Is this statement about the picture true: "{caption}" Answer yes or no.'
+
+
 def _make(row: dict, file: Path, pictures: Pictures) -> list[Item]:
     caption, relation, label = str(row["caption"]).strip(), str(row["relation"]).strip(), str(row["label"]).strip()
     if label not in ("0", "1"):
@@ -59,7 +69,7 @@ def _make(row: dict, file: Path, pictures: Pictures) -> list[Item]:
     split = next((SPLITS[part] for part in re.split(r"[-_.]", file.stem) if part in SPLITS), "")
     return [Item(
         uid=digest(name, caption), benchmark="vsr", group_id=name, subset=CATEGORY.get(relation, UNLISTED),
-        question=f'Is this statement about the picture true: "{caption}" Answer yes or no.',
+        question=statement(caption),
         answer="yes" if label == "1" else "no", answer_type="yesno", steps=[],
         image=pictures.of(row["image"], row.get("image_link")), split=split, meta=meta,
     )]  # fmt: skip

@@ -9,7 +9,7 @@ synth_digest()         a hash of the code that makes the set
 
 import json
 from collections import Counter
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import cache
 from multiprocessing import Pool
 from pathlib import Path
@@ -25,6 +25,7 @@ from cogvsr_utils.dataset.splits import CROSSED, SELECTION, TEST, TUNING, split_
 from cogvsr_utils.dataset.synth.crossed import crossed_pair
 from cogvsr_utils.dataset.synth.kinds import KINDS
 from cogvsr_utils.dataset.synth.questions import HARD, ask
+from cogvsr_utils.dataset.synth.rendering import boxes as find_boxes
 from cogvsr_utils.dataset.synth.rendering import render
 from cogvsr_utils.dataset.synth.scenes import VIEWS, Scene, sample_scene
 from cogvsr_utils.dataset.synth.views import SceneView
@@ -69,10 +70,9 @@ def _build(folder: Path, stamp: Path, n_items: int, size: int, seed: int):
     items, pictures = items + crossed, pictures | more
     jobs = [(scene, view, size, folder / name) for name, (scene, view) in pictures.items()]
     with Pool() as pool:
-        for _ in tqdm(pool.imap_unordered(_draw, jobs, chunksize=8), total=len(jobs), desc="pictures"):
-            pass
-    rooted = [Item(**{**vars(item), "image": str(folder / item.image)}) for item in items]
-    write_items(folder / "items.jsonl", rooted)
+        boxes = dict(zip(pictures, tqdm(pool.imap(_draw, jobs, chunksize=8), total=len(jobs), desc="pictures"),
+                         strict=True))  # fmt: skip
+    write_items(folder / "items.jsonl", [_drawn(item, folder, boxes[item.image]) for item in items])
     with replacing(stamp) as partial:
         partial.write_text(json.dumps({"n_items": n_items, "size": size, "seed": seed}))
 
@@ -85,7 +85,7 @@ def built_stamp(folder: Path | None = None, *, n_items: int = N_ITEMS, size: int
 @cache
 def synth_digest() -> str:
     """Hash of the code that makes the set, which with its settings determines its content."""
-    return digest(code_digest(compose), code_digest(compose_crossed), code_digest(render))
+    return digest(code_digest(compose), code_digest(compose_crossed), code_digest(render), code_digest(_drawn))
 
 
 def compose(n_items: int, seed: int = 0) -> tuple[list[Item], dict]:
@@ -182,6 +182,15 @@ def _neediest(scene, asked, labels_asked, rng):
 
 
 def _draw(job):
+    """Write a picture; returns where its things are."""
     scene, view, size, path = job
+    image, owner = render(scene, size, view)
     with replacing(path) as partial:
-        Image.fromarray(render(scene, size, view)[0]).save(partial, format="PNG")
+        Image.fromarray(image).save(partial, format="PNG")
+    return find_boxes(owner, len(scene.things))
+
+
+def _drawn(item: Item, folder: Path, boxes: list) -> Item:
+    """The item with its picture in a folder and the boxes of the things on it."""
+    things = [thing | {"box": box} for thing, box in zip(item.meta["things"], boxes, strict=True)]
+    return replace(item, image=str(folder / item.image), meta=item.meta | {"things": things})

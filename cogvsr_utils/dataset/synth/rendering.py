@@ -1,6 +1,7 @@
 """Pictures of scenes, ray-cast in numpy.
 
 render(scene, size, view)    the picture, and which thing owns every pixel
+boxes(owner, n_things)       where each thing is seen in a picture
 visibility(scene)            how much of each thing is visible, and what hides it
 """
 
@@ -51,6 +52,21 @@ def render(scene: Scene, size: int = 256, view: str = "picture") -> tuple[np.nda
     color = np.where(shine[:, None] > 0, metal, matt)
     image = (np.clip(color, 0, 1) ** (1 / 1.8) * 255).round().astype(np.uint8)
     return image.reshape(size, size, 3), owner.reshape(size, size)
+
+
+def boxes(owner: np.ndarray, n_things: int) -> list[list[float] | None]:
+    """The box of each thing's visible part: left, top, right and bottom as shares of the picture in [0, 1]; None for a
+    thing that is not seen. ``owner`` (size, size) is that of ``render``.
+
+    >>> boxes(np.array([[-1, -1], [-1, 0]]), 2)
+    [[0.5, 0.5, 1.0, 1.0], None]
+    """
+    found: list[list[float] | None] = []
+    for thing in range(n_things):
+        rows, columns = (owner == thing).nonzero()
+        box = (columns.min(), rows.min(), columns.max() + 1, rows.max() + 1) if len(rows) else None
+        found.append([round(float(edge) / len(owner), 4) for edge in box] if box else None)
+    return found
 
 
 def visibility(scene: Scene, size: int = 64) -> tuple[np.ndarray, np.ndarray]:

@@ -49,7 +49,7 @@ def served():
             elif path.startswith("/api/datasets/me/vsr"):
                 content = json.dumps({"id": "me/vsr", "sha": SHA, "siblings": []}).encode()
             elif path in files:
-                content = files[path]
+                content = files[path]() if callable(files[path]) else files[path]
             else:
                 self.send_error(404)
                 return
@@ -99,6 +99,22 @@ def test_pictures_are_fetched_once_and_what_is_none_is_named(served, table):
     files.clear()
     assert len(load_benchmark(VSR, table, download=True).items) == 2
     assert len(load_items(f"vsr:{table}")) == 2  # and without asking, from the folder
+
+
+def test_several_pictures_are_fetched_at_once_and_one_of_many_rows_once(served, tmp_path):
+    address, files, asked = served
+    together = threading.Barrier(2, timeout=20)  # each of two pictures is sent only while the other is asked for
+
+    def sent(content):
+        together.wait()
+        return content
+
+    files |= {"/0.png": lambda: sent(png("red")), "/1.png": lambda: sent(png("blue"))}
+    table = [{**rows(address)[n % 2], "caption": f"The cat {n} is left of the dog."} for n in range(10)]
+    (tmp_path / "test.jsonl").write_text("".join(json.dumps(row) + "\n" for row in table))
+    assert len(load_benchmark(VSR, tmp_path / "test.jsonl", download=True).items) == 10
+    assert sorted(path for _, path in asked) == ["/0.png", "/1.png"]
+    assert len((tmp_path / "images" / SUMS).read_text().splitlines()) == 2
 
 
 def test_a_damaged_picture_is_fetched_again(served, tmp_path):

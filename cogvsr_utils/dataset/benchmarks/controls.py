@@ -1,0 +1,44 @@
+"""The questions of a benchmark asked otherwise, as controls.
+
+direct(items)           without their steps
+step_by_step(items)     after a turn in which the model may think aloud
+undetermined(items)     with the option that the answer cannot be determined
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from string import ascii_uppercase
+
+from cogvsr_utils.dataset.items import Item, Step
+
+THINKING = Step("First think step by step, in as many words as you need.", "", "text", None, "")
+UNDETERMINED = "cannot be determined"
+
+
+def direct(items: Sequence[Item]) -> list[Item]:
+    """The items without their steps."""
+    return [replace(item, steps=[]) for item in items]
+
+
+def step_by_step(items: Sequence[Item]) -> list[Item]:
+    """The items with one step, in which the model may think aloud before it answers."""
+    return [replace(item, steps=[THINKING]) for item in items]
+
+
+def undetermined(items: Sequence[Item]) -> list[Item]:
+    """The items that have options, with ``UNDETERMINED`` as their last one, which is never right; without steps.
+
+    >>> item = Item("1", "mine", "1", "Is it red?", "yes", "yesno", [])
+    >>> undetermined([item])[0].question
+    'Is it red? If the picture does not show it, answer "cannot be determined".'
+    """
+    opened = []
+    for item in items:
+        options = item.options or (["yes", "no"] if item.answer_type == "yesno" else [])
+        if options and len(options) < len(ascii_uppercase):
+            more = f' If the picture does not show it, answer "{UNDETERMINED}".'
+            if item.meta.get("lettered"):
+                more = f"\n{ascii_uppercase[len(options)]}. {UNDETERMINED}"
+            question, options = item.question + more, [*options, UNDETERMINED]
+            opened.append(replace(item, question=question, options=options, answer_type="choice", steps=[]))
+    return opened

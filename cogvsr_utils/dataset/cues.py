@@ -1,0 +1,119 @@
+"""Where things are, told to a model beside the picture: in words, or drawn on it.
+
+read_boxes(path)             the boxes of things by the name of their picture
+in_words(items, boxes)       the boxes written into the question
+drawn(items, boxes)          the boxes drawn on the picture
+misplaced(boxes)             a placebo: boxes of the same sizes at other places
+
+A box is (left, top, right, bottom) in shares of the picture, so that it holds at any size.
+"""
+
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from PIL import ImageDraw
+
+from cogvsr_utils.dataset.images import open_image
+from cogvsr_utils.dataset.items import Item
+from cogvsr_utils.files import read_json, read_whole
+
+Box = tuple[float, float, float, float]
+Boxes = Mapping[str, Sequence[tuple[str, Box]]]  # of each picture: the things' names and boxes
+STROKE = 0.012  # of the longer side
+TRIES = 32
+BOXES = "boxes.json"  # beside the tables of a benchmark
+COLOR = (255, 0, 255)
+
+
+def read_boxes(path: str | Path) -> dict[str, list[tuple[str, Box]]]:
+    """Boxes from a JSON file, such as a detector of the user's may have found.
+
+    The file is an object with a list of ``{"name": text, "box": [left, top, right, bottom]}`` under each picture's file
+    name, or under the ``group_id`` where pictures lie in the benchmark's table.
+
+    Raises ValueError for a file of another form and for boxes that are not within [0, 1].
+    """
+    return read_whole(Path(path), _read_boxes, "expected names and boxes under each picture's name")
+
+
+def _read_boxes(path: Path) -> dict[str, list[tuple[str, Box]]]:
+    try:
+        found = {
+            str(name): [(str(thing["name"]), tuple(map(float, thing["box"]))) for thing in things]
+            for name, things in read_json(path).items()
+        }
+    except TypeError as error:
+        raise ValueError(str(error)) from None
+    for name, things in found.items():
+        for thing, box in things:
+            if len(box) != 4 or not (0 <= box[0] < box[2] <= 1 and 0 <= box[1] < box[3] <= 1):
+                raise ValueError(f"the box of {thing!r} in {name!r} is {box}; expected left < right, top < bottom")
+    return found
+
+
+def in_words(items: Sequence[Item], boxes: Boxes) -> list[Item]:
+    """The items that have boxes, their things and boxes in percent before the question.
+
+    >>> item = Item("1", "mine", "1", "Is it red?", "yes", "yesno", [], image="a/0.png")
+    >>> in_words([item], {"0.png": [("cat", (0.1, 0.2, 0.5, 0.6))]})[0].question
+    'Places in percent, left, top, right, bottom: cat 10, 20, 50, 60. Is it red?'
+    """
+    told = []
+    for item in items:
+        if places := _boxes_of(item, boxes):
+            listed = "; ".join(f"{name} " + ", ".join(f"{100 * edge:.0f}" for edge in box) for name, box in places)
+            question = f"Places in percent, left, top, right, bottom: {listed}. {item.question}"
+            told.append(replace(item, question=question))
+    return told
+
+
+def drawn(items: Sequence[Item], boxes: Boxes) -> list[Item]:
+    """The items that have boxes, with them drawn on their pictures; raises ValueError for one that cannot be read."""
+    marked = []
+    for item in items:
+        if places := _boxes_of(item, boxes):
+            picture = open_image(item)
+            pen, (width, height) = ImageDraw.Draw(picture), picture.size
+            for _, (left, top, right, bottom) in places:
+                edges = (left * width, top * height, right * width - 1, bottom * height - 1)
+                pen.rectangle(edges, outline=COLOR, width=max(1, round(STROKE * max(picture.size))))
+            file = io.BytesIO()
+            picture.save(file, "PNG")
+            marked.append(replace(item, image=file.getvalue(), mirror=False))
+    return marked
+
+
+def misplaced(boxes: Boxes, seed: int = 0) -> dict[str, list[tuple[str, Box]]]:
+    """A placebo: the same names and boxes of the same sizes at random places, as far off their things as ``TRIES``
+    places allow.
+
+    >>> name, box = misplaced({"0.png": [("cat", (0.0, 0.0, 0.25, 0.5))]})["0.png"][0]
+    >>> name, round(box[2] - box[0], 6), round(box[3] - box[1], 6), box[0] >= 0.25 or box[1] >= 0.5
+    ('cat', 0.25, 0.5, True)
+    """
+    moved = {}
+    for picture, things in boxes.items():
+        rng = np.random.default_rng([seed, *picture.encode()])
+        moved[picture] = [(name, _elsewhere(box, rng)) for name, box in things]
+    return moved
+
+
+def _elsewhere(box: Box, rng: np.random.Generator) -> Box:
+    first, size = np.array(box[:2]), np.array(box[2:]) - box[:2]
+    corners = rng.random((TRIES, 2)) * (1 - size)
+    shared = np.clip(size - np.abs(corners - first), 0, None).prod(axis=1)  # how much of each place covers the thing
+    corner = corners[shared.argmin()]
+    return tuple(float(edge) for edge in (*corner, *(corner + size)))
+
+
+def _boxes_of(item: Item, boxes: Boxes) -> list[tuple[str, Box]]:
+    """The boxes of an item's picture, mirrored where it is."""
+    name = Path(item.image).name if isinstance(item.image, str) else item.group_id
+    found = []
+    for thing, (left, top, right, bottom) in boxes.get(name, ()):
+        sides = (round(1 - right, 6), round(1 - left, 6)) if item.mirror else (left, right)
+        found.append((thing, (sides[0], top, sides[1], bottom)))
+    return found

@@ -1,0 +1,89 @@
+"""Boxes in words and drawn, and their placebo; checked against the pictures' pixels."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from cogvsr_utils.dataset.cues import COLOR, drawn, in_words, misplaced, read_boxes
+from cogvsr_utils.dataset.images import open_image
+from cogvsr_utils.dataset.items import Item
+from cogvsr_utils.dataset.loading import load_items
+
+BOXES = {"0.png": [("cat", (0.1, 0.2, 0.5, 0.6)), ("dog", (0.6, 0.0, 1.0, 0.4))]}
+
+
+@pytest.fixture
+def item(tmp_path):
+    Image.new("RGB", (200, 100), "white").save(tmp_path / "0.png")
+    return Item("1", "mine", "group", "Is it red?", "yes", "yesno", [], image=str(tmp_path / "0.png"))
+
+
+def test_the_boxes_of_synthetic_things_hold_their_pixels_and_no_less(small_set):
+    item = next(item for item in load_items(small_set) if item.meta["view"] == "map")
+    picture = np.asarray(open_image(item)).astype(int)
+    size = len(picture)
+    inside = np.zeros((size, size), bool)
+    for thing in item.meta["things"]:
+        left, top, right, bottom = (round(edge * size) for edge in thing["box"])
+        inside[top:bottom, left:right] = True
+        # A thing's place on the map, by the map's scale, lies in the middle of its box.
+        middle = np.array([(left + right) / 2, (top + bottom) / 2]) / size
+        place = np.array([thing["x"], -thing["y"]]) / (5 + 0.7) + 0.5
+        np.testing.assert_allclose(middle, place, atol=0.05)
+    saturated = picture.max(2) - picture.min(2) > 60  # the board and the table are grey
+    assert saturated.any() and not saturated[~inside].any()
+
+
+def test_drawn_boxes_change_their_edges_alone(item):
+    marked = np.asarray(open_image(drawn([item], BOXES)[0]))
+    changed = (marked != 255).any(2)
+    assert (marked[changed] == COLOR).all()
+    for left, top, right, bottom in ((20, 20, 100, 60), (120, 0, 200, 40)):
+        assert changed[top:bottom, left].all() and changed[top:bottom, right - 1].all()
+        assert changed[top, left:right].all() and changed[bottom - 1, left:right].all()
+        changed[top:bottom, left:right] = False
+    assert not changed.any()
+
+
+def test_a_mirrored_picture_has_mirrored_boxes(item):
+    mirrored = Item(**vars(item) | {"mirror": True})
+    assert "cat 50, 20, 90, 60; dog 0, 0, 40, 40" in in_words([mirrored], BOXES)[0].question
+    marked = drawn([mirrored], BOXES)[0]
+    assert not marked.mirror
+    columns = (np.asarray(open_image(marked)) != 255).any(2)[40:58].any(0).nonzero()[0]
+    assert columns.min() == 100 and columns.max() == 179
+
+
+def test_items_without_boxes_are_left_out_and_pictures_without_a_name_go_by_their_group(item):
+    assert in_words([item], {}) == drawn([item], {"1.png": []}) == []
+    nameless = Item(**vars(item) | {"image": Path(item.image).read_bytes()})
+    assert len(drawn([nameless], {"group": BOXES["0.png"]})) == 1
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.tuples(*[st.floats(0, 0.5)] * 4), min_size=1, max_size=4))
+def test_misplaced_boxes_keep_names_and_sizes_stay_inside_and_shun_small_things(corners):
+    things = [(str(i), (a, b, a + 0.05 + c / 1.2, b + 0.05 + d / 1.2)) for i, (a, b, c, d) in enumerate(corners)]
+    moved = misplaced({"x": things})["x"]
+    for (name, box), (other, place) in zip(things, moved, strict=True):
+        assert name == other and min(place) >= 0 and max(place) <= 1 + 1e-9
+        size, kept = np.subtract(box[2:], box[:2]), np.subtract(place[2:], place[:2])
+        np.testing.assert_allclose(kept, size, atol=1e-9)
+        if (size < 0.25).all():
+            assert (np.abs(np.subtract(place[:2], box[:2])) >= size).any(), "no overlap with the thing"
+    assert misplaced({"x": things})["x"] == moved, "the same every time"
+
+
+@pytest.mark.parametrize(
+    "content", [[1], {"0.png": [{"name": "cat"}]}, {"0.png": [{"name": "cat", "box": [0, 0, 2, 1]}]},
+                {"0.png": [{"name": "cat", "box": [0.5, 0, 0.2, 1]}]}, {"0.png": [{"name": "cat", "box": [0, 1]}]}]
+)  # fmt: skip
+def test_a_file_of_something_else_is_refused(content, tmp_path):
+    (tmp_path / "boxes.json").write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=r"boxes\.json is damaged .*; expected names and boxes"):
+        read_boxes(tmp_path / "boxes.json")
