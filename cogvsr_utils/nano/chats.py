@@ -22,7 +22,7 @@ from cogvsr_utils.dataset.items import Step
 from cogvsr_utils.dataset.synth.crossed import LINES, crossed_text, draw_text, note_text
 from cogvsr_utils.dataset.synth.kinds import KINDS
 from cogvsr_utils.dataset.synth.questions import AskedQuestion, ask
-from cogvsr_utils.dataset.synth.substeps import POINTS
+from cogvsr_utils.dataset.synth.substeps import OPPOSITE, POINTS
 from cogvsr_utils.dataset.synth.tasks import TASKS, draw_note, pick
 from cogvsr_utils.dataset.synth.views import SceneView
 from cogvsr_utils.models.chat import CLOSING, INSTRUCTION
