@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from clones import cloned, environment, snakemake
 
 from cogvsr_utils import paths
 from cogvsr_utils.dataset.jsonl import read_items, write_items
@@ -153,25 +154,7 @@ def test_results_are_named_once_and_their_arguments_are_results(monkeypatch):
 
 @pytest.fixture(scope="module")
 def clone(tmp_path_factory, small_set):
-    """The project's code in another folder, with the small data set as a user's own."""
-    folder = tmp_path_factory.mktemp("clone")
-    for name in ("cogvsr_utils", "notebooks", "book", "profiles"):
-        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__", "data"))
-    for name in ("pyproject.toml", "Snakefile", "_config.yml", "_toc.yml", "CHANGELOG.md"):
-        shutil.copy(ROOT / name, folder / name)
-    (folder / "data").symlink_to(ROOT / "data")
-    shutil.copytree(small_set.parent, folder / "mine")
-    return folder
-
-
-def environment(folder):
-    path = f"{os.path.dirname(sys.executable)}{os.pathsep}{os.environ['PATH']}"
-    return {**os.environ, "PYTHONPATH": str(folder), "PATH": path, "OMP_NUM_THREADS": "1"}
-
-
-def snakemake(folder, *arguments):
-    command = [sys.executable, "-m", "snakemake", "--nolock", "--rerun-incomplete", *arguments]
-    return subprocess.run(command, cwd=folder, env=environment(folder), capture_output=True, text=True)
+    return cloned(tmp_path_factory.mktemp("clone"), small_set)
 
 
 def job(folder, model, result):
