@@ -144,10 +144,11 @@ show(opened[["questions", "scorer", "condition", "n", "undetermined", "accuracy"
      percent=("chance", "unread"))  # fmt: skip
 
 # %% [markdown]
-# ## Places given
+# ## Latent heads activated: places given
 #
-# Where the things are, in words before the question or drawn on the picture, from `boxes.json` in a copy's folder. What counts is
-# the change from *misplaced* boxes of the same sizes and names: the rest is the change that any words or lines make.
+# The paper activates latent spatial heads on the input. Here the model is given where the things are, in words before the question
+# or drawn on the picture, from `boxes.json` in a copy's folder. What counts is the change from *misplaced* boxes of the same sizes
+# and names: the rest is the change that any words or lines make.
 
 # %% tags=["hide-input"]
 given = points[points["condition"].str.contains("boxes", regex=False)]

@@ -1,4 +1,4 @@
-"""A small data set of one's own: photographs of coloured patches, asked about in a person's words."""
+"""A small data set of one's own: photographs of coloured patches, asked about in a person's words; a small profile."""
 
 from pathlib import Path
 
@@ -18,8 +18,13 @@ from cogvsr_utils.functions import (
     RELATIONAL_REASONING,
     SPATIAL_PERCEPTION,
 )
+from cogvsr_utils.pipeline.experiment import Profile
 
 COLOURS = {"red": (200, 30, 30), "green": (30, 160, 30), "blue": (30, 30, 200), "yellow": (220, 210, 40)}
+FEW = Profile(
+    null_fits=1, permutations=5, bootstrap=10, matched_controls=4, control_items=2, ablation_items=2, planted=1,
+    random_sets=1,
+)  # fmt: skip
 RIPE = {"red": "a tomato", "green": "a cucumber", "blue": "a blueberry", "yellow": "a lemon"}
 
 

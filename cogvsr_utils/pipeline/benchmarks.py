@@ -16,6 +16,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -104,8 +105,8 @@ def conditions(
         Condition("ablated", (mask(own),)),
         Condition("scaled", (scale(own, strength),)),
         *(Condition(f"{RANDOM} {n}", (mask(each["spatial"]),)) for n, each in enumerate(sets, 1)),
-        Condition("without steps", ask=lambda items: controls.direct(_with_steps(items))),
-        Condition("after thinking", ask=lambda items: controls.step_by_step(_without_steps(items))),
+        Condition("without steps", ask=controls.direct),
+        Condition("after thinking", ask=controls.step_by_step),
         Condition("eager attention", attention="eager"),
         Condition(TRUE_PICTURE, ask=controls.undetermined),
         Condition(GREY_PICTURE, ask=lambda items: grey_pictures(controls.undetermined(items))),
@@ -115,20 +116,8 @@ def conditions(
             (name, boxes, f"misplaced {name}"), (f"misplaced {name}", misplaced(boxes), BASE)
         ):  # fmt: skip
             given = digest(json.dumps(places, sort_keys=True))
-            found.append(Condition(kind, ask=_shown(show, places), against=against, given=given))
+            found.append(Condition(kind, ask=partial(show, boxes=places), against=against, given=given))
     return found
-
-
-def _with_steps(items: list[Item]) -> list[Item]:
-    return [item for item in items if item.steps]
-
-
-def _without_steps(items: list[Item]) -> list[Item]:
-    return [item for item in items if not item.steps]
-
-
-def _shown(show: Callable, boxes: Boxes) -> Callable[[list[Item]], list[Item]]:
-    return lambda items: show(items, boxes)
 
 
 def condition_replies(vlm: VLM, items: list[Item], condition: Condition, resume: Path | None = None) -> pd.DataFrame:
@@ -143,7 +132,7 @@ def condition_replies(vlm: VLM, items: list[Item], condition: Condition, resume:
     from cogvsr_utils.models.vlm import attention_switched
 
     asked = condition.ask(items)
-    offered = [item for item in _without_steps(asked) if item.options or item.answer_type == "yesno"]
+    offered = [item for item in asked if not item.steps and (item.options or item.answer_type == "yesno")]
     switched = attention_switched(vlm, condition.attention) if condition.attention else nullcontext(True)
     with switched as available:
         if not available:

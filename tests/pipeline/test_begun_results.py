@@ -3,23 +3,12 @@
 import json
 
 import pytest
-from own_data import write_own_data
+from own_data import FEW, write_own_data
 
 from cogvsr_utils import answer, paths
 from cogvsr_utils.models import answering
-from cogvsr_utils.pipeline.experiment import Experiment, Profile
+from cogvsr_utils.pipeline.experiment import Experiment
 from cogvsr_utils.pipeline.recordings import activations, answers
-
-FEW = Profile(
-    null_fits=1,
-    permutations=5,
-    bootstrap=10,
-    matched_controls=4,
-    control_items=2,
-    ablation_items=2,
-    planted=1,
-    random_sets=1,
-)
 
 
 @pytest.fixture

@@ -7,25 +7,15 @@ import time
 import numpy as np
 import pytest
 from killing import end, start
-from own_data import write_own_data
+from own_data import FEW, write_own_data
 
 from cogvsr_utils import paths
 from cogvsr_utils.models.activations import HeadActivations
-from cogvsr_utils.pipeline.experiment import Experiment, Profile
+from cogvsr_utils.pipeline.experiment import Experiment
 from cogvsr_utils.pipeline.plan import RESULTS, rules
 from cogvsr_utils.pipeline.store import Result, _to_arrays
 
 WANTED = ("head_table", "ablation_matrix")
-FEW = Profile(
-    null_fits=1,
-    permutations=5,
-    bootstrap=10,
-    matched_controls=4,
-    control_items=2,
-    ablation_items=2,
-    planted=1,
-    random_sets=1,
-)
 
 
 def makes(folder, source):

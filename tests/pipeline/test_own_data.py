@@ -4,26 +4,15 @@ import runpy
 import shutil
 
 import pytest
-from own_data import write_own_data
+from own_data import FEW, write_own_data
 
 from cogvsr_utils import paths
 from cogvsr_utils.dataset.jsonl import check_items
 from cogvsr_utils.functions import NAMES
 from cogvsr_utils.paths import ROOT
 from cogvsr_utils.pipeline import experiment as experiments
-from cogvsr_utils.pipeline.experiment import Profile
 from cogvsr_utils.report.runner import run_notebook
 
-FEW = Profile(
-    null_fits=1,
-    permutations=5,
-    bootstrap=10,
-    matched_controls=4,
-    control_items=2,
-    ablation_items=2,
-    planted=1,
-    random_sets=1,
-)
 SNIPPETS = ROOT / "book" / "snippets"
 
 

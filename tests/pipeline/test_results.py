@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
+from own_data import FEW
 from scipy.stats import spearmanr
 
 from cogvsr_utils import paths
@@ -15,21 +16,12 @@ from cogvsr_utils.models.interventions import mask
 from cogvsr_utils.models.scorer import TeacherForcedScorer
 from cogvsr_utils.pipeline import ablation, measured, prediction, selection, validation
 from cogvsr_utils.pipeline import experiment as experiments
-from cogvsr_utils.pipeline.experiment import Experiment, Profile, n_top
+from cogvsr_utils.pipeline.experiment import Experiment, n_top
 from cogvsr_utils.pipeline.selection import Attributions, HeadMeans, HeadSets, Rankings
 from cogvsr_utils.pipeline.sweeps import scorer_of
 
 FUNCTIONS = np.array(sorted(NAMES))
-FEW = Profile(
-    null_fits=1,
-    permutations=5,
-    bootstrap=10,
-    matched_controls=4,
-    control_items=3,
-    ablation_items=6,
-    planted=1,
-    random_sets=1,
-)
+SOME = replace(FEW, control_items=3, ablation_items=6)
 MEASURED = "what was measured"
 
 
@@ -38,7 +30,7 @@ def experiment(small_set, tmp_path_factory, vlm):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(experiments, "_load_vlm", lambda model, quantize: vlm)  # at full precision on every device
         patch.setattr(paths, "RESULTS", tmp_path_factory.mktemp("results"))
-        yield Experiment("nano-internvl", profile=FEW, source=str(small_set))
+        yield Experiment("nano-internvl", profile=SOME, source=str(small_set))
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +77,7 @@ def test_sets_are_measured_as_by_hand(experiment, rankings, ablations):
     same = table.loc["the same for all"]
     np.testing.assert_allclose(same[["specific", "specific_low", "specific_high"]], 0, atol=1e-12)
     np.testing.assert_allclose(same["change"], same["elsewhere"])
-    scorer = scorer_of(experiment, "C", FEW.ablation_items)
+    scorer = scorer_of(experiment, "C", SOME.ablation_items)
     label, intact = scorer.index["function"].to_numpy(), scorer.score()
     own, other, deltas = [], [], []
     for function in FUNCTIONS:
@@ -168,11 +160,11 @@ def test_matched_controls_are_as_large_and_measured_on_own_steps(experiment, ran
     )
     assert set(sets["k"]) == {n_top(192)} and set(sets["function"]) == set(NAMES)
     table = ablation.against_controls(sets)
-    assert table["function"].tolist() == 3 * list(NAMES) and (table["sets"] == FEW.matched_controls).all()
-    assert (table.groupby("kind")["distinct"].min() == FEW.matched_controls).all()
+    assert table["function"].tolist() == 3 * list(NAMES) and (table["sets"] == SOME.matched_controls).all()
+    assert (table.groupby("kind")["distinct"].min() == SOME.matched_controls).all()
     row = sets[(sets["kind"] == KINDS[1]) & (sets["function"] == NAMES[2])].iloc[0]
     heads = [tuple(map(int, each.split("."))) for each in row["heads"].split()]
-    scorer = scorer_of(experiment, "C", FEW.control_items, NAMES[2])
+    scorer = scorer_of(experiment, "C", SOME.control_items, NAMES[2])
     own = (scorer.index["function"] == NAMES[2]).to_numpy()
     change = (scorer.score(mask(heads)).log_prob - scorer.score().log_prob)[own].mean()
     assert row["delta_log_prob"] == pytest.approx(change) and row["n"] == own.sum()
@@ -204,7 +196,7 @@ def test_specificity_is_the_diagonal_less_the_rest_and_its_p_that_of_pairings():
 def test_the_strongest_head_is_taken_out_of_its_set(experiment, rankings, ablations):
     table = ablation.without_strongest.make(experiment, rankings=rankings, masked=ablations["mask"])
     table = table.set_index("function")
-    scorer = scorer_of(experiment, "C", FEW.ablation_items)
+    scorer = scorer_of(experiment, "C", SOME.ablation_items)
     name = NAMES[4]
     own = (scorer.index["function"] == name).to_numpy()
     heads = selection.top_heads_by(rankings, selection.IMPORTANCE, n_top(192)).of(name)

@@ -14,26 +14,19 @@ import pandas as pd
 import pytest
 import torch
 from clones import cloned, environment, snakemake
+from own_data import FEW
 
 from cogvsr_utils import paths
+from cogvsr_utils.dataset.benchmarks.lookalikes import write_lookalikes
 from cogvsr_utils.dataset.jsonl import read_items, write_items
 from cogvsr_utils.dataset.splits import SELECTION
 from cogvsr_utils.paths import ROOT
 from cogvsr_utils.pipeline import ablation, recordings, selection, store, validation
-from cogvsr_utils.pipeline.experiment import Experiment, Profile
+from cogvsr_utils.pipeline.experiment import Experiment
 from cogvsr_utils.pipeline.plan import RESULTS, results_of, rules
 from cogvsr_utils.pipeline.store import Result, _from_arrays, _to_arrays
 
-FEW = Profile(
-    null_fits=1,
-    permutations=5,
-    bootstrap=10,
-    matched_controls=4,
-    control_items=3,
-    ablation_items=20,
-    planted=1,
-    random_sets=1,
-)
+SOME = replace(FEW, control_items=3, ablation_items=20)
 
 
 @pytest.fixture
@@ -60,11 +53,11 @@ def poisoned(small_set, folder):
 def test_selection_reads_split_a_alone(small_set, tmp_path, results, monkeypatch):
     """Split C is poisoned: the same heads come out, and the kept results stay valid."""
     torch.use_deterministic_algorithms(True, warn_only=True)  # on a GPU sums are taken in any order
-    clean = Experiment("nano-internvl", profile=FEW, source=str(small_set))
+    clean = Experiment("nano-internvl", profile=SOME, source=str(small_set))
     rankings = selection.rankings(clean)
     monkeypatch.setattr(paths, "RESULTS", tmp_path / "other")
     (tmp_path / "data").mkdir()
-    other = Experiment("nano-internvl", profile=FEW, source=str(poisoned(small_set, tmp_path / "data")))
+    other = Experiment("nano-internvl", profile=SOME, source=str(poisoned(small_set, tmp_path / "data")))
     assert other.items("C") != clean.items("C")
     again = selection.rankings(other)
     for name, scores in rankings.scores.items():
@@ -118,7 +111,7 @@ def test_a_key_changes_with_settings_data_weights_and_needs_and_with_nothing_els
 
 
 def test_a_result_is_made_once_and_says_what_made_it(small_set, results, monkeypatch):
-    experiment, result = Experiment("nano-internvl", profile=FEW, source=str(small_set)), recordings.answers["B"]
+    experiment, result = Experiment("nano-internvl", profile=SOME, source=str(small_set)), recordings.answers["B"]
     table = result(experiment)
     stamp = json.loads(result.stamp_path(experiment).read_text())
     assert stamp["result"] == "answers-B" and stamp["weights"] == experiment.weights_digest and stamp["seconds"] > 0
@@ -213,6 +206,16 @@ def test_a_dry_run_lists_the_jobs_expected(clone, profile):
     )
     gpus = {rule.result for rule in rules(Experiment("nano-internvl"), RESULTS) if rule.gpu}
     assert "answers-A" in gpus and "network_probe" not in gpus and "ablation_matrix" not in gpus
+
+
+def test_a_dry_run_has_a_job_for_each_shard_of_each_copy(clone, small_set):
+    write_lookalikes(read_items(small_set), clone / "copies")
+    done = snakemake(clone, "--profile", "profiles/slurm", "--dry-run", "--config", "data_root=copies", "shards=3",
+                     "model=nano-internvl,nano-mllama", "--", "benchmarks")  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    listed = [line.split()[0] for line in done.stdout.splitlines() + done.stderr.splitlines()
+              if line.startswith("replies__")]  # fmt: skip
+    assert len(set(listed)) == 5 * 3 * 2 and any("vsr__2_of_3__nano-mllama" in name for name in listed)
 
 
 def test_a_kill_in_the_middle_loses_nothing(clone):

@@ -1,8 +1,8 @@
 """The questions of a benchmark asked otherwise, as controls.
 
-direct(items)           without their steps
-step_by_step(items)     after a turn in which the model may think aloud
-undetermined(items)     with the option that the answer cannot be determined
+direct(items)           those with steps, without them
+step_by_step(items)     those without, after a turn in which the model may think aloud
+undetermined(items)     those with options, with one more: that the answer cannot be determined
 """
 
 from collections.abc import Sequence
@@ -16,13 +16,13 @@ UNDETERMINED = "cannot be determined"
 
 
 def direct(items: Sequence[Item]) -> list[Item]:
-    """The items without their steps."""
-    return [replace(item, steps=[]) for item in items]
+    """The items that have steps, without them."""
+    return [replace(item, steps=[]) for item in items if item.steps]
 
 
 def step_by_step(items: Sequence[Item]) -> list[Item]:
-    """The items with one step, in which the model may think aloud before it answers."""
-    return [replace(item, steps=[THINKING]) for item in items]
+    """The items that have no steps, with one in which the model may think aloud before it answers."""
+    return [replace(item, steps=[THINKING]) for item in items if not item.steps]
 
 
 def undetermined(items: Sequence[Item]) -> list[Item]:
