@@ -24,7 +24,6 @@ def environment(folder):
     return {**os.environ, "PYTHONPATH": str(folder), "PATH": path, "OMP_NUM_THREADS": "1"}
 
 
-def snakemake(folder, *arguments, **more):
-    """A run of the plan; ``more`` are further variables of its environment."""
+def snakemake(folder, *arguments):
     command = [sys.executable, "-m", "snakemake", "--nolock", "--rerun-incomplete", *arguments]
-    return subprocess.run(command, cwd=folder, env=environment(folder) | more, capture_output=True, text=True)
+    return subprocess.run(command, cwd=folder, env=environment(folder), capture_output=True, text=True)
