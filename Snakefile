@@ -4,6 +4,7 @@
 # and with `data_root=/data shards=8 -- benchmarks` it asks copies of the benchmarks, one job a shard.
 from pathlib import Path
 
+from cogvsr_utils.dataset.benchmarks.benchmark import table_files
 from cogvsr_utils.dataset.synth.build import built_stamp
 from cogvsr_utils.paths import ROOT
 from cogvsr_utils.pipeline.copies import Shard, copies_in, replies_path
@@ -109,6 +110,7 @@ for experiment, name, shard in PARTS:
         input:
             data_of(experiment),
             [local(RESULTS[each].stamp_path(experiment)) for each in ("rankings", "scaled")],
+            [local(path) for path in table_files(COPIES[name])],
         output:
             update(local(replies_path(experiment, name, shard))),  # what is kept in it is not asked again
         params:

@@ -111,8 +111,9 @@ paragraph(f"VSR has two classes; {masked.min():.1f} to {masked.max():.1f} %, as 
 # %% [markdown]
 # ### Beside random heads
 #
-# The change with the spatial heads ablated, beside random sets of as many heads of the same layers. *p* is two-sided, of the
-# ablation among the random sets; with few sets it cannot be small.
+# The change with the spatial heads ablated, beside random sets of as many heads of the same layers, which may have some of them.
+# *p* is two-sided, of the ablation among the sets; with *n* sets it is at least 2 / (1 + *n*), so 40, as the full profile takes,
+# are the fewest that can tell.
 
 # %% tags=["hide-input"]
 PROTOCOLS = ("single", "vanilla", SPATIAL_SCORE)  # the others of 3DSRBench are above
@@ -125,19 +126,19 @@ show(beside[["questions", "scorer", "ablated", "random", "sets", "n_random", "p_
 # ## Asked otherwise
 #
 # **With steps or without.** The paper's first claim is that steps help. CogVSR's questions are asked without their steps too; the
-# others after a turn in which the model may think aloud. **Another attention.** Published scores of one model differ between
+# others after a turn in which the model may think aloud (`thought`: its mean number of words). **Another attention.** Published scores of one model differ between
 # implementations of attention, so `same` is the share of replies that eager attention leaves as they were.
 
 # %% tags=["hide-input"]
 changed = points[points["protocol"].isin(PROTOCOLS)].dropna(subset="change")
 otherwise = changed[changed["condition"].isin(["without steps", "after thinking", "eager attention"])]
 cells = with_interval(otherwise, "change", "change_low", "change_high", form="+.1f", scale=100)
-columns = ["condition", "questions", "scorer", "n", "change", "unread", "same"]
+columns = ["condition", "questions", "scorer", "n", "change", "unread", "same", "thought"]
 show(cells.sort_values("condition", kind="stable")[columns], percent=("unread", "same"))
 
 # %% [markdown]
 # **Without a picture.** With one option more, that the answer *cannot be determined*, a model that looks should take it when the
-# picture is grey, and only then.
+# picture is grey, and only then. Asked are questions that only the picture answers, of 3DSRBench in one order of the options.
 
 # %% tags=["hide-input"]
 opened = whole[whole["condition"].isin([benchmarks.TRUE_PICTURE, benchmarks.GREY_PICTURE])]
@@ -150,7 +151,8 @@ show(opened[["questions", "scorer", "condition", "n", "undetermined", "accuracy"
 #
 # The paper activates latent spatial heads on the input. Here the model is given where the things are, in words before the question
 # or drawn on the picture, from `boxes.json` in a copy's folder. What counts is the change from *misplaced* boxes of the same sizes
-# and names: the rest is the change that any words or lines make.
+# and names, which say what is false, so that the change has both the help of true places and the harm of false ones; accuracy
+# stands beside it.
 
 # %% tags=["hide-input"]
 given = changed[changed["condition"].str.contains("boxes", regex=False)]
@@ -162,16 +164,17 @@ show(
 # %% [markdown]
 # ## CogVSR's Spatial Score, judged
 #
-# The paper lets a language model judge replies. Here the strict scorer stands for it unless you name one: `-p judge MODEL`, with
-# `-p judge_url ADDRESS` for an endpoint. [How judges are asked](../book/language_models.md).
+# The paper lets a language model judge replies, as answers in one's own words need. The strict scorer above stands for it unless
+# you name one: `-p judge MODEL`, with `-p judge_url ADDRESS` for an endpoint.
+# [How judges are asked](../book/language_models.md).
 
 # %%
-items, replies = judging.base_replies(experiment, data_root)
-if judge and items:
+if judge:
+    items, replies = judging.step_replies(experiment, data_root)
     table = judging.judged_scores(replies, items, judge, judge_url, experiment.folder / "judged")
-    show(table, percent=("agree",), digits=3)
+    show(with_interval(table, "score", "low", "high"), percent=("agree",), digits=3)
 else:
-    paragraph("No judge was named." if items else "There is no copy of CogVSR.")
+    paragraph("No judge was named.")
 
 # %% [markdown]
 # ## What was published

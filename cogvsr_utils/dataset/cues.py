@@ -78,7 +78,8 @@ def drawn(items: Sequence[Item], boxes: Boxes) -> list[Item]:
             picture = open_image(item)
             pen, (width, height) = ImageDraw.Draw(picture), picture.size
             for _, (left, top, right, bottom) in places:
-                edges = (left * width, top * height, right * width - 1, bottom * height - 1)
+                x, y = left * width, top * height
+                edges = (x, y, max(x, right * width - 1), max(y, bottom * height - 1))
                 pen.rectangle(edges, outline=COLOR, width=max(1, round(STROKE * max(picture.size))))
             file = io.BytesIO()
             picture.save(file, "PNG")
@@ -87,8 +88,8 @@ def drawn(items: Sequence[Item], boxes: Boxes) -> list[Item]:
 
 
 def misplaced(boxes: Boxes, seed: int = 0) -> dict[str, list[tuple[str, Box]]]:
-    """A placebo: the same names and boxes of the same sizes at random places, as far off their things as ``TRIES``
-    places allow.
+    """A placebo: the same names and boxes of the same sizes, of ``TRIES`` random places where they cover least of any
+    thing's box.
 
     >>> name, box = misplaced({"0.png": [("cat", (0.0, 0.0, 0.25, 0.5))]})["0.png"][0]
     >>> name, round(box[2] - box[0], 6), round(box[3] - box[1], 6), box[0] >= 0.25 or box[1] >= 0.5
@@ -97,23 +98,30 @@ def misplaced(boxes: Boxes, seed: int = 0) -> dict[str, list[tuple[str, Box]]]:
     moved = {}
     for picture, things in boxes.items():
         rng = np.random.default_rng([seed, *picture.encode()])
-        moved[picture] = [(name, _elsewhere(box, rng)) for name, box in things]
+        taken = np.array([box for _, box in things])
+        moved[picture] = [(name, _elsewhere(box, taken, rng)) for name, box in things]
     return moved
 
 
-def _elsewhere(box: Box, rng: np.random.Generator) -> Box:
-    first, size = np.array(box[:2]), np.array(box[2:]) - box[:2]
-    corners = rng.random((TRIES, 2)) * (1 - size)
-    shared = np.clip(size - np.abs(corners - first), 0, None).prod(axis=1)  # how much of each place covers the thing
-    corner = corners[shared.argmin()]
+def _elsewhere(box: Box, taken: np.ndarray, rng: np.random.Generator) -> Box:
+    """A box of the same size; ``taken`` (things, 4) are the places that it should not be at."""
+    size = np.array(box[2:]) - box[:2]
+    corners = rng.random((TRIES, 1, 2)) * (1 - size)
+    sides = np.minimum(corners + size, taken[:, 2:]) - np.maximum(corners, taken[:, :2])  # (tries, things, 2)
+    shared = np.clip(sides, 0, None).prod(axis=2).sum(axis=1)
+    corner = corners[shared.argmin(), 0]
     return tuple(float(edge) for edge in (*corner, *(corner + size)))
 
 
 def _boxes_of(item: Item, boxes: Boxes) -> list[tuple[str, Box]]:
-    """The boxes of an item's picture, mirrored where it is."""
+    """The boxes of an item's picture, mirrored where it is; none without a picture."""
+    if item.image is None:
+        return []
+    # A picture in 3DSRBench's table is mirrored already, and goes by the group of the one that it mirrors.
+    mirrored = item.mirror or (isinstance(item.image, bytes) and bool(item.meta.get("flip")))
     name = Path(item.image).name if isinstance(item.image, str) else item.group_id
     found = []
     for thing, (left, top, right, bottom) in boxes.get(name, ()):
-        sides = (round(1 - right, 6), round(1 - left, 6)) if item.mirror else (left, right)
+        sides = (round(1 - right, 6), round(1 - left, 6)) if mirrored else (left, right)
         found.append((thing, (sides[0], top, sides[1], bottom)))
     return found

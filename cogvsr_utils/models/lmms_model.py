@@ -45,7 +45,13 @@ class EditedModel(lmms or object):
     """
 
     def __init__(
-        self, pretrained: str, edits: str = "", quantize: str = "", batch_size: int = 1, device: str | None = None, **_
+        self,
+        pretrained: str,
+        edits: str = "",
+        quantize: str = "",
+        batch_size: int = 1,
+        device: str | None = None,
+        max_batch_size: int | None = None,  # which lmms-eval gives to every model
     ):
         if lmms is None:
             raise ImportError('lmms-eval is not installed; expected it beside this package: pip install "lmms-eval"')
@@ -59,38 +65,44 @@ class EditedModel(lmms or object):
 
     def generate_until(self, requests: Sequence) -> list[str]:
         """Replies to requests of (context, settings, pictures of a document, its number, task, split), cut at the
-        first of the task's stop strings. Raises ValueError for more than one picture a question."""
+        first of the task's stop strings; a blank line, which lmms-eval names where a task names none, is not one, since
+        it ends replies that reason first. Raises ValueError for more than one picture a question."""
         replies: dict[int, str] = {}
-        asked = [self._asked(number, request.args) for number, request in enumerate(requests)]
         settings = [request.args[1] for request in requests]
         if any(each.get("do_sample") or (each.get("temperature") or 0) > 0 for each in settings):
             log.warning("a task asks for sampling; replies are greedy")
-
-        def kind(number):
-            return int(settings[number].get("max_new_tokens") or MAX_NEW_TOKENS), asked[number][0].image is None
+        kinds = [
+            (int(each.get("max_new_tokens") or MAX_NEW_TOKENS), len(self._pictures(request.args)))
+            for each, request in zip(settings, requests, strict=True)
+        ]
 
         def answer(batch):
-            generation = CachedGeneration(self.vlm, [asked[n][0] for n in batch], kind(batch[0])[0])
-            found = generation.reply([asked[n][1] for n in batch])
+            items, chats = zip(*(self._asked(requests[n].args) for n in batch), strict=True)
+            generation = CachedGeneration(self.vlm, list(items), kinds[batch[0]][0])
+            found = generation.reply(list(chats))
             replies.update({n: _cut(reply, settings[n].get("until")) for n, reply in zip(batch, found, strict=True)})
             return found
 
-        order = sorted(range(len(requests)), key=kind)
+        order = sorted(range(len(requests)), key=kinds.__getitem__)
         with intervene(self.vlm, self.edits), tqdm(total=len(order), desc="answering") as bar:
-            for batch in batched(order, self.batch_size, kind):
+            for batch in batched(order, self.batch_size, kinds.__getitem__):
                 in_halves(answer, batch)
                 bar.update(len(batch))
         return [replies[number] for number in range(len(requests))]
 
     def loglikelihood(self, requests: Sequence) -> list[tuple[float, bool]]:
-        """Log-probability of each continuation, and whether it is what the model would say, for requests of (context,
-        continuation or a function of the document, pictures, number, task, split)."""
-        return [self._log_prob(number, request.args) for number, request in enumerate(tqdm(requests, desc="reading"))]
+        """The loss of each continuation, and whether it is what the model would say, for requests of (context,
+        continuation or a function of the document, pictures, number, task, split).
+
+        The loss is the mean over tokens of the negative log-probability: lmms-eval takes the option with the least,
+        unlike the harness that it comes from.
+        """
+        return [self._loss(request.args) for request in tqdm(requests, desc="reading")]
 
     @torch.inference_mode()
-    def _log_prob(self, number: int, args: tuple) -> tuple[float, bool]:
+    def _loss(self, args: tuple) -> tuple[float, bool]:
         context, target, pictures, doc_id, task, split = args
-        item, chat = self._asked(number, (context, {}, pictures, doc_id, task, split))
+        item, chat = self._asked((context, {}, pictures, doc_id, task, split))
         continuation = target(self.task_dict[task][split][doc_id]) if callable(target) else target
         prompt = self.vlm.render(chat, prompt=True)
         with intervene(self.vlm, self.edits):
@@ -100,22 +112,28 @@ class EditedModel(lmms or object):
             places = torch.arange(before - 1, inputs["input_ids"].shape[1] - 1, device=self.vlm.device)
             log_probs = self.vlm.next_logits(inputs, torch.zeros_like(places), places).log_softmax(1)
         greedy = bool((log_probs.argmax(1) == tokens).all())
-        return float(log_probs.gather(1, tokens[:, None]).sum()), greedy
+        return -float(log_probs.gather(1, tokens[:, None]).mean()), greedy
 
     def generate_until_multi_round(self, requests: Sequence) -> list[str]:
         """Not supported: raises NotImplementedError."""
         raise NotImplementedError("tasks of several rounds are not supported; expected single questions")
 
-    def _asked(self, number: int, args: tuple) -> tuple[Item, list[dict]]:
+    def _asked(self, args: tuple) -> tuple[Item, list[dict]]:
         """A request as an item with its picture, and the chat that asks its context as it is."""
-        context, _, pictures, doc_id, task, split = args
-        shown = pictures(self.task_dict[task][split][doc_id]) if pictures else []
-        if len(shown) > 1:
-            raise ValueError(f"document {doc_id} of {task} has {len(shown)} pictures; expected one or none")
+        context, _, _, doc_id, task, _ = args
+        shown = self._pictures(args)
         image = _png(shown[0]) if shown else None
-        item = Item(str(number), "lmms-eval", str(number), context, "", "text", [], image=image)
+        item = Item(f"{task} {doc_id}", "lmms-eval", str(doc_id), context, "", "text", [], image=image)
         text = {"type": "text", "text": context.replace("<image>", "")}
         return item, [{"role": "user", "content": [{"type": "image"}, text] if shown else [text]}]
+
+    def _pictures(self, args: tuple) -> list:
+        """The pictures of a request's document, one at most."""
+        _, _, pictures, doc_id, task, split = args
+        shown = (pictures(self.task_dict[task][split][doc_id]) if pictures else None) or []
+        if len(shown) > 1:
+            raise ValueError(f"document {doc_id} of {task} has {len(shown)} pictures; expected one or none")
+        return shown
 
 
 def _png(picture) -> str | bytes:
@@ -128,11 +146,11 @@ def _png(picture) -> str | bytes:
 
 
 def _cut(reply: str, until: str | Sequence[str] | None) -> str:
-    """The reply up to the first stop string.
+    """The reply up to the first stop string, a blank line aside.
 
-    >>> _cut("left. And", ["\\n", "."])
+    >>> _cut("left. And", ["\\n\\n", "."])
     'left'
     """
     marks = [until] if isinstance(until, str) else until or []
-    ends = [place for mark in marks if mark and (place := reply.find(mark)) >= 0]
+    ends = [place for mark in marks if mark and mark != "\n\n" and (place := reply.find(mark)) >= 0]
     return reply[: min(ends)] if ends else reply

@@ -37,6 +37,7 @@ from cogvsr_utils.dataset.loading import BENCHMARKS
 from cogvsr_utils.dataset.splits import TEST
 from cogvsr_utils.dataset.synth.build import build_synth
 from cogvsr_utils.files import digest
+from cogvsr_utils.functions import MAIN
 from cogvsr_utils.pipeline import ablation
 from cogvsr_utils.pipeline.experiment import Experiment
 from cogvsr_utils.pipeline.selection import Rankings
@@ -48,8 +49,9 @@ if TYPE_CHECKING:
     from cogvsr_utils.models.vlm import VLM
 
 ASKED = tuple(BENCHMARKS)
-BASE = "base"
+BASE, ABLATED = "base", "ablated"
 RANDOM = "random heads ablated"
+THINKING = "after thinking"
 TRUE_PICTURE, GREY_PICTURE = "true picture", "grey picture"
 REPLY = "reply"
 MARGIN = 8  # tokens of a reply beyond the longest answer: its letter, a full stop, a short introduction
@@ -104,11 +106,11 @@ def conditions(
     sets = control_sets(all_heads, {"spatial": own}, n_random, "same layers") if n_random else []
     found = [
         Condition(BASE),
-        Condition("ablated", (mask(own),)),
+        Condition(ABLATED, (mask(own),)),
         Condition("scaled", (scale(own, strength),)),
         *(Condition(f"{RANDOM} {n}", (mask(each["spatial"]),)) for n, each in enumerate(sets, 1)),
         Condition("without steps", ask=controls.direct),
-        Condition("after thinking", ask=controls.step_by_step),
+        Condition(THINKING, ask=controls.step_by_step),
         Condition("eager attention", attention="eager"),
         Condition(TRUE_PICTURE, ask=controls.undetermined),
         Condition(GREY_PICTURE, ask=lambda items: grey_pictures(controls.undetermined(items))),
@@ -122,12 +124,15 @@ def conditions(
     return found
 
 
-def condition_replies(vlm: VLM, items: list[Item], condition: Condition, resume: Path | None = None) -> pd.DataFrame:
+def condition_replies(
+    vlm: VLM, items: list[Item], condition: Condition, room: int, resume: Path | None = None
+) -> pd.DataFrame:
     """Replies to items of benchmarks under a condition, greedily, and the likeliest options of those that have options
     and no steps: the columns of ``answer`` and ``forced_choice``, with ``condition`` and ``how`` (``REPLY`` or
     ``FORCED``) and ``against``. Empty where the condition does not apply, or the model has no such attention.
 
-    ``resume`` is where replies are kept batch by batch meanwhile. Raises as ``answer`` and ``forced_choice`` do.
+    A reply has ``room`` tokens at most (see ``reply_room``), a thought ``THOUGHT``. ``resume`` is where replies are
+    kept batch by batch meanwhile. Raises as ``answer`` and ``forced_choice`` do.
     """
     from cogvsr_utils.models.answering import answer
     from cogvsr_utils.models.options import forced_choice
@@ -142,17 +147,17 @@ def condition_replies(vlm: VLM, items: list[Item], condition: Condition, resume:
         if not (asked and available):
             return pd.DataFrame(columns=["condition", "how", "against"])
         edits = list(condition.edits)
-        tables = [answer(vlm, asked, edits=edits, max_new_tokens=_room(vlm, asked), resume=resume).assign(how=REPLY)]
+        room = THOUGHT if any(controls.THINKING in item.steps for item in asked) else room
+        tables = [answer(vlm, asked, edits=edits, max_new_tokens=room, resume=resume).assign(how=REPLY)]
         if offered:
             tables.append(forced_choice(vlm, offered, edits=edits).assign(how=FORCED))
     return pd.concat(tables, ignore_index=True).assign(condition=condition.name, against=condition.against)
 
 
-def _room(vlm: VLM, items: list[Item]) -> int:
-    """How many tokens a reply may have."""
-    if any(controls.THINKING in item.steps for item in items):
-        return THOUGHT
+def reply_room(vlm: VLM, items: list[Item]) -> int:
+    """How many tokens a reply to any of the items may have: those of the longest option or answer, and ``MARGIN``."""
     texts = {text for item in items for each in (item, *item.steps) for text in each.options or [each.answer]}
+    texts.add(controls.UNDETERMINED)
     return max(len(tokens) for tokens in vlm.tokenizer(sorted(texts))["input_ids"]) + MARGIN
 
 
@@ -160,7 +165,8 @@ def condition_scores(replies: pd.DataFrame, items: Sequence[Item]) -> pd.DataFra
     """Accuracy under every condition: ``replies`` are those of ``condition_replies`` to ``items``, of all conditions.
 
     Columns: those of ``benchmark_scores``; ``condition``; ``against``, what the change is from; ``covered`` of forced
-    choices; ``same``, the share of replies that are, word for word, those of ``against``. Where the answer may be that
+    choices; ``same``, the share of replies that are, word for word, those of ``against``; ``thought``, the mean number
+    of words of a thought. Where the answer may be that
     it cannot be determined, those of ``undetermined_shares`` instead.
     """
     scores = []
@@ -177,19 +183,23 @@ def condition_scores(replies: pd.DataFrame, items: Sequence[Item]) -> pd.DataFra
                 both = own.merge(before, on=["uid", "step"], suffixes=("", "_before"))
                 same = (both["prediction"] == both["prediction_before"]).mean()
                 table = table.assign(same=same, against=against)
+            if name == THINKING:
+                thoughts = own.loc[own["step"] != MAIN, "prediction"]
+                table = table.assign(thought=thoughts.str.split().str.len().mean())
         scores.append(table.assign(condition=name))
     return pd.concat(scores, ignore_index=True)
 
 
-def beside_random(scores: pd.DataFrame, condition: str = "ablated") -> pd.DataFrame:
+def beside_random(scores: pd.DataFrame, condition: str = ABLATED) -> pd.DataFrame:
     """The rows of a condition with the changes under random sets: random (their mean), random_low, random_high (the
-    extremes), n_random, and p_random (two-sided, of the condition's change among them)."""
+    extremes), n_random, and p_random (two-sided, of the condition's change among them; at least 2 / (1 + n_random))."""
     key = ["benchmark", "subset", "scorer", "protocol"]
     random = scores[scores["condition"].str.startswith(RANDOM)].groupby(key, sort=False)["change"]
     own = scores[scores["condition"] == condition].set_index(key)
     drawn = random.agg(random="mean", random_low="min", random_high="max", n_random="count", changes=list)
     both = own.join(drawn, how="inner")
-    p = [two_sided_p(change, null) for change, null in zip(both["change"], both["changes"], strict=True)]
+    p = [two_sided_p(change, null) if np.isfinite(change) else np.nan
+         for change, null in zip(both["change"], both["changes"], strict=True)]  # fmt: skip
     return both.drop(columns="changes").assign(p_random=np.array(p, dtype=float)).reset_index()
 
 
@@ -211,7 +221,7 @@ def lookalike_replies(experiment: Experiment, benchmark: str, rankings: Rankings
     """``condition_replies`` to a benchmark's look-alike under all conditions."""
     with lookalike(benchmark) as (items, boxes):
         return pd.concat(
-            [condition_replies(experiment.vlm, items, each)
+            [condition_replies(experiment.vlm, items, each, reply_room(experiment.vlm, items))
              for each in spatial_conditions(experiment, rankings, scaled, boxes)],
             ignore_index=True,
         )  # fmt: skip

@@ -22,10 +22,20 @@ from cogvsr_utils.dataset.cues import BOXES, Boxes, read_boxes
 from cogvsr_utils.dataset.items import Item
 from cogvsr_utils.dataset.loading import BENCHMARKS
 from cogvsr_utils.files import digest, replacing
-from cogvsr_utils.pipeline import ablation
-from cogvsr_utils.pipeline.benchmarks import Condition, condition_replies, condition_scores, spatial_conditions
+from cogvsr_utils.pipeline import ablation, benchmarks
+from cogvsr_utils.pipeline.benchmarks import (
+    Condition,
+    condition_replies,
+    condition_scores,
+    reply_room,
+    spatial_conditions,
+)
 from cogvsr_utils.pipeline.experiment import Experiment
 from cogvsr_utils.pipeline.selection import rankings
+from cogvsr_utils.source_code import code_digest
+
+KEPT_AT_ONCE = 512  # items whose replies and forced choices are kept together
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -70,8 +80,8 @@ def shard_replies(
     """The items of a part of a copy (all of it without a ``shard``), and ``condition_replies`` to them.
 
     Boxes of things are taken from ``boxes.json`` in the copy's folder, where there is one. Replies are kept by model,
-    data and condition, whatever part they were asked in, and batch by batch meanwhile: nothing is asked twice, and a
-    stopped run goes on. Raises FileNotFoundError where there is no copy.
+    data, library versions and condition, whatever part they were asked in, and batch by batch meanwhile: nothing is
+    asked twice, and a stopped run goes on. Raises FileNotFoundError where there is no copy.
     """
     path, shard = copies_in(root).get(benchmark), shard or Shard()
     if path is None:
@@ -85,7 +95,12 @@ def _replies(experiment: Experiment, items: list[Item], boxes: Boxes | None, kep
     from cogvsr_utils.models.chat import chat_settings
 
     conditions = spatial_conditions(experiment, rankings(experiment), ablation.scaled(experiment), boxes)
-    settings = json.dumps(chat_settings(experiment.vlm, items))
+    room = reply_room(experiment.vlm, items)
+    settings = digest(
+        json.dumps(chat_settings(experiment.vlm, items)),
+        code_digest(benchmarks.conditions),
+        str((room, benchmarks.THOUGHT)),
+    )
     kept.parent.mkdir(parents=True, exist_ok=True)
     tables, own = [], shard.of(items)
     for condition in conditions:
@@ -93,13 +108,19 @@ def _replies(experiment: Experiment, items: list[Item], boxes: Boxes | None, kep
         earlier = _kept(kept.parent, key)
         found = earlier[earlier["uid"].isin({item.uid for item in own})]
         left = [item for item in own if item.uid not in set(found["uid"])]
-        resume = kept.with_name(f"{key}.{digest(*(item.uid for item in left))}.begun.json")
-        asked = condition_replies(experiment.vlm, left, condition, resume) if left else found[:0]
-        tables.append(pd.concat([found, asked], ignore_index=True))
-        if len(asked):
-            with replacing(kept.with_name(f"{key}.{kept.name}")) as partial:
-                tables[-1].to_parquet(partial)
-            resume.unlink(missing_ok=True)
+        if left:
+            log.info("%s, %s: replies to %d items are kept, %d are asked", items[0].benchmark, condition.name,
+                     len(own) - len(left), len(left))  # fmt: skip
+        for first in range(0, len(left), KEPT_AT_ONCE):
+            some = left[first : first + KEPT_AT_ONCE]
+            resume = kept.with_name(f"{key}.{digest(*(item.uid for item in some))}.begun.json")
+            asked = condition_replies(experiment.vlm, some, condition, room, resume)
+            if len(asked):
+                found = pd.concat([found, asked], ignore_index=True)
+                with replacing(kept.with_name(f"{key}.{kept.name}")) as partial:
+                    found.to_parquet(partial)
+                resume.unlink(missing_ok=True)
+        tables.append(found)
     replies = pd.concat(tables, ignore_index=True)
     with replacing(kept) as partial:
         replies.to_parquet(partial)

@@ -1,6 +1,6 @@
 """CogVSR's Spatial Score as a language model judges it.
 
-base_replies(experiment, root)       the items of CogVSR and the replies to them, of a copy or of the look-alike
+step_replies(experiment, root)       the items of CogVSR and the replies to their steps, of a copy or of the look-alike
 judged_scores(replies, items, ...)   the Spatial Score, judged and strict, and how far the two agree
 """
 
@@ -21,16 +21,16 @@ from cogvsr_utils.dataset.llm_judge import (
 )
 from cogvsr_utils.dataset.scoring import judge as judge_strictly
 from cogvsr_utils.functions import MAIN, SPATIAL
-from cogvsr_utils.pipeline.benchmarks import BASE, REPLY, lookalike, lookalike_replies
+from cogvsr_utils.pipeline.benchmarks import ABLATED, BASE, REPLY, lookalike, lookalike_replies
 from cogvsr_utils.pipeline.copies import copies_in, shard_replies
 from cogvsr_utils.pipeline.experiment import Experiment
 
 log = logging.getLogger(__name__)
 
 
-def base_replies(experiment: Experiment, root: str | Path = "") -> tuple[list[Item], pd.DataFrame]:
-    """CogVSR's items and the replies to their steps without an edit: of the copy in ``root``, none where it has no copy
-    of CogVSR; of the look-alike without ``root``."""
+def step_replies(experiment: Experiment, root: str | Path = "") -> tuple[list[Item], pd.DataFrame]:
+    """CogVSR's items and the replies to their steps, without an edit and with the spatial heads ablated: of the copy in
+    ``root``, none where it has no copy of CogVSR; of the look-alike without ``root``."""
     if root and COGVSR.name not in copies_in(root):
         return [], pd.DataFrame()
     if root:
@@ -38,24 +38,29 @@ def base_replies(experiment: Experiment, root: str | Path = "") -> tuple[list[It
     else:
         replies = lookalike_replies[COGVSR.name](experiment)
         with lookalike(COGVSR.name) as (items, _):
-            pass
-    return items, replies[(replies["condition"] == BASE) & (replies["how"] == REPLY) & (replies["step"] != MAIN)]
+            pass  # their texts are asked about, not their pictures
+    wanted = replies["condition"].isin([BASE, ABLATED]) & (replies["how"] == REPLY) & (replies["step"] != MAIN)
+    return items, replies[wanted]
 
 
 def judged_scores(replies: pd.DataFrame, items: list[Item], name: str, url: str, folder: Path) -> pd.DataFrame:
     """The Spatial Score by the language model ``name`` at ``url``, or in this process without one, and by the strict
-    scorer: a row each, with n, score, low, high (95 % over groups), agree and kappa between the two.
+    scorer: a row for each and each ``condition``, with n, score, low, high (95 % over groups); agree and kappa between
+    the two, and no_verdict, how many replies the judge gave none to, which count as wrong.
 
-    What it will cost is logged before. Verdicts are kept in ``folder``, and ``disagreements.csv`` there lists the
-    replies on which the two differ. Raises as ``judge_with`` does.
+    What it will cost is logged before. Verdicts are kept in ``folder``, and ``disagreements of CONDITION.csv`` there
+    lists the replies on which the two differ. Raises as ``judge_with`` does.
     """
     model = Endpoint(name, url) if url else LocalModel(name)
     spatial = replies[replies["function"].isin(SPATIAL)].reset_index(drop=True)
     folder.mkdir(parents=True, exist_ok=True)
     log.warning("%s: %s", model.name, estimate(model, judge_prompts(spatial, items), folder))
-    judged, strict = judge_with(spatial, items, model, folder), judge_strictly(spatial)
-    write_disagreements(judged, strict, folder / "disagreements.csv")
-    agreement = judge_agreement(judged, strict).iloc[0]
-    rows = [{"scorer": scorer, **spatial_score(table), "agree": agreement["agree"], "kappa": agreement["kappa"]}
-            for scorer, table in ((f"judge: {model.name}", judged), ("strict", strict))]  # fmt: skip
+    rows = []
+    for condition, own in spatial.groupby("condition", sort=False):
+        judged, strict = judge_with(own, items, model, folder), judge_strictly(own)
+        write_disagreements(judged, strict, folder / f"disagreements of {condition}.csv")
+        agreement = judge_agreement(judged, strict).iloc[0]
+        shared = {"condition": condition, **agreement[["agree", "kappa", "no_verdict"]]}
+        rows += [{"scorer": f"judge: {model.name}", **spatial_score(judged), **shared},
+                 {"scorer": "strict", **spatial_score(strict), **shared}]  # fmt: skip
     return pd.DataFrame(rows)

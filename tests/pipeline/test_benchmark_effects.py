@@ -12,14 +12,15 @@ from cogvsr_utils.pipeline import benchmarks
 from cogvsr_utils.pipeline.benchmarks import (
     BASE,
     GREY_PICTURE,
+    MARGIN,
     RANDOM,
-    REPLY,
     TRUE_PICTURE,
     Condition,
     beside_random,
     condition_replies,
     condition_scores,
     conditions,
+    reply_room,
 )
 
 KEY = ["benchmark", "subset", "scorer", "protocol"]
@@ -35,7 +36,7 @@ def copies(small_set, tmp_path_factory):
 def replies_to(vlm, items, some):
     import pandas as pd
 
-    return pd.concat([condition_replies(vlm, items, each) for each in some], ignore_index=True)
+    return pd.concat([condition_replies(vlm, items, each, reply_room(vlm, items)) for each in some], ignore_index=True)
 
 
 @pytest.fixture(scope="module")
@@ -112,6 +113,8 @@ def test_random_sets_stand_beside_the_ablation(vlm, copies, heads):
     assert 0.5 <= table.loc[row, "p_random"] <= 1, "three draws cannot give less"
 
 
-def test_replies_have_room_for_the_longest_answer(vlm, copies, heads):
-    replies = condition_replies(vlm, load_items(f"spatialeval:{copies / 'spatialeval'}"), Condition(BASE))
-    assert set(replies["how"]) == {REPLY, FORCED} and (replies["condition"] == BASE).all()
+def test_replies_have_room_for_the_longest_answer_of_all_items(vlm, copies):
+    items = load_items(f"cogvsr:{copies / 'cogvsr'}")
+    texts = [step.answer for item in items for step in (*item.steps, item)]
+    longest = max(len(vlm.tokenizer(text)["input_ids"]) for text in [*texts, "cannot be determined"])
+    assert reply_room(vlm, items) == longest + MARGIN

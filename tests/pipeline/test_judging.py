@@ -14,7 +14,7 @@ from cogvsr_utils.functions import SPATIAL
 from cogvsr_utils.models.answering import answer_table
 from cogvsr_utils.models.chat import right_answers
 from cogvsr_utils.pipeline.experiment import Experiment
-from cogvsr_utils.pipeline.judging import base_replies, judged_scores
+from cogvsr_utils.pipeline.judging import judged_scores, step_replies
 
 
 @pytest.fixture
@@ -26,7 +26,7 @@ def test_the_judge_s_score_stands_beside_the_strict_one(copies, tmp_path, monkey
     monkeypatch.setenv("OPENAI_API_KEY", "none")
     items = load_items(f"cogvsr:{copies['cogvsr']}")[:4]
     replies = answer_table(items, right_answers(items))
-    replies = replies[replies["function"].isin(SPATIAL)].head(8).reset_index(drop=True)
+    replies = replies[replies["function"].isin(SPATIAL)].head(8).reset_index(drop=True).assign(condition="base")
     replies.loc[0, "prediction"] = "nothing at all"  # the one that is not right
     replies.loc[1, "prediction"] = f"I think it is {replies.loc[1, 'answer']}, or so it seems"
 
@@ -41,12 +41,13 @@ def test_the_judge_s_score_stands_beside_the_strict_one(copies, tmp_path, monkey
     assert len(asked) <= len(replies), "kept by content"
     pd.testing.assert_frame_equal(table, again)
     assert table.loc[f"judge: judge @ {address}", "score"] == pytest.approx(7 / 8)
+    assert (table["condition"] == "base").all() and (table["no_verdict"] == 0).all()
     assert (table["n"] == 8).all() and table["agree"].between(6 / 8, 1).all()
-    assert (tmp_path / "judged" / "disagreements.csv").is_file()
+    assert (tmp_path / "judged" / "disagreements of base.csv").is_file()
 
 
 def test_a_folder_without_cogvsr_has_nothing_to_judge(copies):
     root = copies["vsr"].parents[1]
     shutil.rmtree(root / "cogvsr")
-    items, replies = base_replies(Experiment("nano-internvl"), root)
+    items, replies = step_replies(Experiment("nano-internvl"), root)
     assert items == [] and replies.empty

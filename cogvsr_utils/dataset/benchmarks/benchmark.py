@@ -2,6 +2,7 @@
 
 Benchmark                    a public benchmark
 load_benchmark(b, path)      the items of a copy of it, and what had to be left out, with the reason
+table_files(path)            the files that it reads
 """
 
 import logging
@@ -97,16 +98,19 @@ def _made(benchmark: Benchmark, file: Path, rows: list[dict], pictures: Pictures
         yield from tqdm(pool.map(make, rows), total=len(rows), desc=file.name, disable=not fetches)
 
 
+def table_files(path: Path) -> list[Path]:
+    """The file, or all tables in a folder and the folders in it, boxes among them."""
+    if path.is_file():
+        return [path]
+    return sorted(f for pattern in ("*", "*/*") for f in path.glob(pattern) if f.suffix in SUFFIXES)
+
+
 def _tables(path: Path, benchmark: Benchmark) -> tuple[dict[Path, list[dict]], list[tuple[str, str]]]:
     """The rows of each table with the benchmark's fields, and the tables without, with the reason."""
     if not path.exists():
         advice = ", or download=True for a data set of the hub" if hub_id(str(path)) else ""
         raise FileNotFoundError(f"no copy of {benchmark.title} at {str(path)!r}; expected a table or a folder{advice}")
-    if path.is_file():
-        files = [path]
-    else:
-        files = sorted(f for pattern in ("*", "*/*") for f in path.glob(pattern)
-                       if f.suffix in SUFFIXES and f.name != BOXES)  # fmt: skip
+    files = [file for file in table_files(path) if file.name != BOXES]
     if not files:
         raise FileNotFoundError(f"no table in {path}; expected files of one of {SUFFIXES}")
     right, other = {}, []

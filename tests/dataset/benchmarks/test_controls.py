@@ -2,7 +2,7 @@
 
 import pytest
 
-from cogvsr_utils import load_items
+from cogvsr_utils import Item, load_items
 from cogvsr_utils.dataset.benchmarks.controls import THINKING, UNDETERMINED, direct, step_by_step, undetermined
 from cogvsr_utils.dataset.benchmarks.lettered import parse_letter
 from cogvsr_utils.dataset.benchmarks.lookalikes import write_lookalikes
@@ -28,6 +28,10 @@ def test_the_option_more_is_the_last_is_never_right_and_is_in_the_question(copie
                 assert parse_letter(letter, item.options) == UNDETERMINED
     assert len(undetermined(copies["vsr"])) == len(copies["vsr"])
     assert 0 < len(undetermined(copies["spatial457"])) < len(copies["spatial457"]), "counts have no options"
+    assert {item.uid.split("#")[1][0] for item in undetermined(copies["3dsrbench"])} == {"0"}
+    told = [Item(**vars(item) | {"meta": item.meta | {"mode": "vtqa"}}) for item in copies["spatialeval"]]
+    unseen = [Item(**vars(item) | {"image": None}) for item in copies["vsr"]]
+    assert undetermined(told) == undetermined(unseen) == [], "the text tells the answer, or nothing does"
 
 
 def test_a_thought_is_a_turn_before_the_answer_is_asked_for(copies):
