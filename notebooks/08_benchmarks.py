@@ -157,9 +157,8 @@ show(opened[["questions", "scorer", "condition", "n", "undetermined", "accuracy"
 # %% tags=["hide-input"]
 given = changed[changed["condition"].str.contains("boxes", regex=False)]
 cells = with_interval(given, "change", "change_low", "change_high", form="+.1f", scale=100)
-show(
-    cells[["questions", "condition", "against", "scorer", "n", "change", "p", "unread"]], percent=("unread",), digits=4
-)
+columns = ["questions", "condition", "against", "scorer", "n", "accuracy", "change", "p", "unread"]
+show(cells[columns], percent=("accuracy", "unread"), digits=4)
 
 # %% [markdown]
 # ## CogVSR's Spatial Score, judged
