@@ -53,7 +53,6 @@ def _scored(answers: pd.DataFrame, items: Sequence[Item]) -> Iterator[tuple[tupl
     if main["benchmark"].isna().any():
         other = main.loc[main["benchmark"].isna(), "uid"]
         raise ValueError(f"{len(other)} replies are to other items, such as {other.iloc[0]!r}; expected those answered")
-    steps = answers[(answers["step"] != MAIN) & answers["function"].isin(SPATIAL)]
     for benchmark, part in main.groupby("benchmark", sort=False):
         own = [item for item in items if item.benchmark == benchmark]
         judged = {("strict", lettered.VERSION): lettered.judge_strict(part, own)}
@@ -64,7 +63,9 @@ def _scored(answers: pd.DataFrame, items: Sequence[Item]) -> Iterator[tuple[tupl
                 for subset in (ALL, *sorted(set(replies["subset"]))):
                     rows, out = (x if subset == ALL else x[x["subset"] == subset] for x in (scored, incomplete))
                     yield (benchmark, subset, scorer, version, protocol), (rows, len(out))
+        steps = answers[answers["step"] != MAIN]
         if benchmark == COGVSR.name and len(steps):
+            steps = steps[steps["function"].isin(SPATIAL)]
             named = judge(steps).assign(uid=steps["uid"] + "#" + steps["step"].astype(str))
             yield (benchmark, ALL, "strict", lettered.VERSION, SPATIAL_SCORE), (named, 0)
 

@@ -88,7 +88,7 @@ PAGES = {
         recordings.answers[CROSSED[TEST]], baselines.crossed_baselines, crossed.wording_transfer, crossed.pair_probes,
         crossed.crossed_effects,
     )),
-    "08_benchmarks": Page((benchmarks.lookalike_effects, benchmarks.lookalike_replies["cogvsr"])),
+    "08_benchmarks": Page((benchmarks.lookalike_effects,)),
     "A1_speed": Page((recordings.answers[TUNING],), timed=True),
 }  # fmt: skip
 
