@@ -90,44 +90,25 @@ def test_a_continuation_has_the_loss_that_the_model_gives_it(vlm, documents):
 
 
 @needs_lmms
-@pytest.mark.parametrize("kind", ["generate_until", "multiple_choice"])
-def test_lmms_eval_runs_it_on_a_task(vlm, documents, tmp_path, kind):
+def test_lmms_eval_runs_it_on_a_task(documents, tmp_path):
     from lmms_eval import evaluator
     from lmms_eval.tasks import TaskManager
 
-    rows, options = tmp_path / "rows.json", ["red", "yes", "left", "cube"]
-    rows.write_text("\n".join(json.dumps({**each, "number": n % 4}) for n, each in enumerate(documents)))
+    rows = tmp_path / "rows.json"
+    rows.write_text("\n".join(json.dumps(each) for each in documents))
     (tmp_path / "mine.py").write_text(
         "def pictures(doc):\n    return [doc['image']]\n\n\ndef text(doc, **_):\n    return doc['question']\n\n\n"
         "def score(doc, replies):\n    return {'right': float(replies[0] == doc['answer'])}\n"
     )
-    kinds = {
-        "generate_until": "doc_to_target: answer\nprocess_results: !function mine.score\n"
-                          "generation_kwargs: {max_new_tokens: 6}\nmetric_list:\n"
-                          "  - {metric: right, aggregation: mean, higher_is_better: true}\n",
-        "multiple_choice": f"doc_to_target: number\ndoc_to_choice: {options}\nmetric_list:\n"
-                           "  - {metric: acc, aggregation: mean, higher_is_better: true}\n",
-    }  # fmt: skip
     (tmp_path / "mine.yaml").write_text(
         f"dataset_path: json\ndataset_kwargs:\n  data_files: {{test: {rows}}}\ntask: mine\ntest_split: test\n"
-        f"output_type: {kind}\ndoc_to_visual: !function mine.pictures\ndoc_to_text: !function mine.text\n" + kinds[kind]
+        "output_type: generate_until\ndoc_to_visual: !function mine.pictures\ndoc_to_text: !function mine.text\n"
+        "doc_to_target: answer\nprocess_results: !function mine.score\ngeneration_kwargs: {max_new_tokens: 6}\n"
+        "metric_list:\n  - {metric: right, aggregation: mean, higher_is_better: true}\n"
     )
     found = evaluator.simple_evaluate(
         model="cogvsr", model_args="pretrained=nano-internvl", tasks=["mine"], batch_size=2,
         task_manager=TaskManager(include_path=str(tmp_path)), log_samples=True,
     )  # fmt: skip
-    if kind == "generate_until":
-        samples = found["samples"]["mine"]
-        assert found["results"]["mine"]["right,none"] == pytest.approx(
-            sum(row["right"] for row in samples) / len(samples)
-        )
-        return
-    words = vlm.tokenizer.convert_tokens_to_ids(options)
-    right = []
-    for n, document in enumerate(documents):
-        with Image.open(document["image"]) as picture, torch.inference_mode():
-            inputs = vlm.encode([vlm.render(chat(document["question"]), prompt=True)], [picture.convert("RGB")])
-            right.append(int(vlm.model(**inputs).logits[0, -1, words].argmax()) == n % 4)
-    assert found["results"]["mine"]["acc,none"] == pytest.approx(sum(right) / len(right)), (
-        "the likeliest option is taken"
-    )
+    scored = [row["right"] for row in found["samples"]["mine"]]
+    assert found["results"]["mine"]["right,none"] == pytest.approx(sum(scored) / len(documents))
