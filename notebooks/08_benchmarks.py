@@ -168,12 +168,12 @@ show(cells[columns], percent=("accuracy", "unread"), digits=4)
 # [How judges are asked](../book/language_models.md).
 
 # %%
-if judge:
-    items, replies = judging.step_replies(experiment, data_root)
+items, replies = judging.step_replies(experiment, data_root) if judge else ([], None)
+judged = paragraph("There is no copy of CogVSR." if judge else "No judge was named.")
+if items:
     table = judging.judged_scores(replies, items, judge, judge_url, experiment.folder / "judged")
-    show(with_interval(table, "score", "low", "high"), percent=("agree",), digits=3)
-else:
-    paragraph("No judge was named.")
+    judged = show(with_interval(table, "score", "low", "high"), percent=("agree",), digits=3)
+judged
 
 # %% [markdown]
 # ## What was published

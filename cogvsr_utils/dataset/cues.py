@@ -1,4 +1,4 @@
-"""Where things are, told to a model beside the picture: in words, or drawn on it.
+"""Where things are, given to a model beside the picture: in words, or drawn on it.
 
 read_boxes(path)             the boxes of things by the name of their picture
 in_words(items, boxes)       the boxes written into the question
@@ -61,13 +61,13 @@ def in_words(items: Sequence[Item], boxes: Boxes) -> list[Item]:
     >>> in_words([item], {"0.png": [("cat", (0.1, 0.2, 0.5, 0.6))]})[0].question
     'Places in percent, left, top, right, bottom: cat 10, 20, 50, 60. Is it red?'
     """
-    told = []
+    asked = []
     for item in items:
         if places := _boxes_of(item, boxes):
             listed = "; ".join(f"{name} " + ", ".join(f"{100 * edge:.0f}" for edge in box) for name, box in places)
             question = f"Places in percent, left, top, right, bottom: {listed}. {item.question}"
-            told.append(replace(item, question=question))
-    return told
+            asked.append(replace(item, question=question))
+    return asked
 
 
 def drawn(items: Sequence[Item], boxes: Boxes) -> list[Item]:
