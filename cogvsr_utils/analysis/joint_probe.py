@@ -29,8 +29,9 @@ class FunctionProbe:
     numbers go through 512 ReLU units with dropout 0.3 to the classes. Importance of a head for a class is the mean
     over items of that class of gradient x activation of its 64 numbers, on groups that took no part in fitting.
     ``protocol="paper"`` trains for all ``epochs``; ``"strict"`` stops early, by groups held out for that.
-    Source: arXiv 2603.20662 and, for what it leaves open, the code of arXiv 2512.10978, which takes one
-    step at a time at a rate of 1e-4; here batches of 128 at 1e-3 make that affordable.
+    Source: arXiv 2603.20662 and, for what it leaves open, the code of arXiv 2512.10978, which takes inputs as they
+    are, and one step at a time at a rate of 1e-4 (``paper.PROBE``); here inputs are standardised (``standardize``), and
+    batches of 128 at 1e-3 make it affordable.
 
     ``fit`` learns ``classes_``, the functions in sorted order; ``read_`` (steps,), the rows kept out for reading
     importance; ``loss_`` (seeds,), lists of the loss of each epoch; ``importance_`` (functions, heads), signed, the
@@ -50,6 +51,7 @@ class FunctionProbe:
         lr: float = 1e-3,
         batch_size: int = 128,
         held_out: float = 0.4,
+        standardize: bool = True,
         seed: int = 0,
     ):
         if protocol not in PROTOCOLS:
@@ -60,7 +62,7 @@ class FunctionProbe:
         if not 0 < held_out < 1:
             raise ValueError(f"held_out is {held_out}; expected a share between 0 and 1")
         self.protocol, self.n_seeds, self.epochs, self.lr = protocol, n_seeds, epochs, lr
-        self.batch_size, self.held_out, self.seed = batch_size, held_out, seed
+        self.batch_size, self.held_out, self.standardize, self.seed = batch_size, held_out, standardize, seed
 
     def fit(self, x: np.ndarray, y: ArrayLike, groups: ArrayLike, layers: np.ndarray) -> FunctionProbe:
         """``x`` (steps, heads, head_dim) float; ``y``, ``groups`` (steps,); ``layers`` (heads,) the layer of each
@@ -80,7 +82,9 @@ class FunctionProbe:
                     f"{name!r} has no steps on one side of the split by groups; expected it in more groups"
                 )
         x = torch.as_tensor(np.asarray(x, dtype=np.float32))
-        self.mean_, self.std_ = x[fit].mean(0), x[fit].std(0).clamp_min(1e-6)
+        self.mean_, self.std_ = torch.zeros_like(x[0]), torch.ones_like(x[0])
+        if self.standardize:
+            self.mean_, self.std_ = x[fit].mean(0), x[fit].std(0).clamp_min(1e-6)
         inputs, target = self._inputs(x), torch.as_tensor(code)
         stop = np.zeros(len(y), dtype=bool)
         if self.protocol == "strict":
@@ -177,7 +181,7 @@ class FunctionProbe:
         return (codes.grad * codes.detach()).mean(2).numpy()
 
     def _inputs(self, x: torch.Tensor) -> torch.Tensor:
-        """Standardised slices beside their layer's mean: (steps, heads, 2 * head_dim)."""
+        """Slices, standardised where asked for, beside their layer's mean: (steps, heads, 2 * head_dim)."""
         x = (x - self.mean_) / self.std_
         n_layers = int(self.layers_.max()) + 1
         sums = torch.zeros(len(x), n_layers, x.shape[2]).index_add_(1, self.layers_, x)

@@ -22,6 +22,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 
+from cogvsr_utils import paper
 from cogvsr_utils.analysis.ablations import HeadAblations
 from cogvsr_utils.analysis.head_scores import top_heads
 from cogvsr_utils.functions import NAMES, SPATIAL
@@ -42,7 +43,6 @@ from cogvsr_utils.stats import (
 STATISTICS = {"elbow": elbow, "gini": gini, "hoyer": hoyer, "participation": participation_ratio}
 FEWER_IS_SCARCER = ("elbow", "participation", "n_ablation")
 SHARES, LEVELS = (0.1, 0.25, 0.5, 0.75), (0.01, 0.05, 0.1)  # thresholds to try
-PAPER_THRESHOLD = 0.001  # importance above which the paper counts a head as functional (arXiv 2603.20662)
 
 
 def scarcity(
@@ -128,8 +128,8 @@ def threshold_counts(
     def shares(values):
         return np.abs(values) / np.abs(values).max(-1, keepdims=True)
 
-    paper, share = (PAPER_THRESHOLD,), "share of the strongest"
-    passed = {("importance above", t): (np.abs(importance) > t, np.abs(null) > t) for t in paper}
+    share = "share of the strongest"
+    passed = {("importance above", t): (np.abs(importance) > t, np.abs(null) > t) for t in (paper.THRESHOLD,)}
     passed |= {(share, t): (shares(importance) > t, shares(null) > t) for t in SHARES}
     p, rows = _ablation_test(ablations).p_max, []
     counts = {key: (own.sum(1), np.median(of_null.sum(2))) for key, (own, of_null) in passed.items()}

@@ -30,7 +30,12 @@ from cogvsr_utils.models.chat import CLOSING, INSTRUCTION
 OPENING = f"{INSTRUCTION}\n"  # what stands between a family's image prefix and the question
 
 
-WEIGHTS = {"occlusion": 0.5, "pose": 2.0, "collision": 2.0}  # of kinds among chains; the others weigh 1
+WEIGHTS = {
+    "occlusion": 0.5,
+    "pose": 3.0,
+    "viewpoint": 2.0,
+    "collision": 2.0,
+}  # of kinds in chains, else 1
 
 
 @dataclass(frozen=True)
@@ -202,10 +207,13 @@ class Mixture:
     benchmarks: float = 0.15
 
 
-def mixture(progress: float, grown: bool) -> Mixture:
+def mixture(progress: float, start: str) -> Mixture:
     """What is learnt when ``progress`` (0 to 1) of the training is done: plain questions about things first, since all
-    else rests on them, then tasks, then whole chains. A ``grown`` model knows the plain ones already."""
-    if grown:
+    else rests on them, then tasks, then whole chains. A ``grown`` model knows the plain ones already, a ``trained`` one
+    has learnt all."""
+    if start == "trained":
+        return Mixture(recall=0.015, drills=0.15, tasks=0.3, crossed=0.4, numbered=0.05, hints=0.01, benchmarks=0.2)
+    if start == "grown":
         if progress < 0.15:
             return Mixture(recall=0.3, drills=0.2, tasks=0.8, crossed=0.8, numbered=0.7, hints=0.1)
         if progress < 0.5:

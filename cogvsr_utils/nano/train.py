@@ -5,15 +5,17 @@ Three stages, each seeded and resumed from its checkpoint in ``results/nano/``:
 1. the vision tower learns, densely, what every patch shows (colour, shape, size, material, heading, square);
 2. the projector learns to put it in words: an image token comes to lie near the embeddings of its thing's words;
 3. with the tower frozen, the decoder learns to answer chains of steps, the right answers so far in view; at first
-   mostly drills, plain questions that only the picture answers. To find a task of a plan by its number, which answers
-   alone teach very slowly, early blocks learn it densely: which number a word of the plan has, which number a question
-   asks for, and which task that is.
+   mostly drills, plain questions that only the picture answers. What answers alone teach very slowly, early blocks
+   learn densely: which way a cone points, wherever its colour is named; which number a word of a plan has, which number
+   a question asks for, and which task that is.
+
+A model can start from a smaller one (``--parent``), or go on from its own shipped weights.
 """
 
 import json
 import logging
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -27,7 +29,7 @@ from tqdm import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerFast, ProcessorMixin
 
 from cogvsr_utils.dataset.synth.scenes import COLORS, MATERIALS, SHAPES, SIZES
-from cogvsr_utils.dataset.synth.substeps import FACTS
+from cogvsr_utils.dataset.synth.substeps import FACTS, POINTS
 from cogvsr_utils.dataset.synth.tasks import TASKS
 from cogvsr_utils.dataset.synth.views import SceneView
 from cogvsr_utils.models.loading import load_vlm
@@ -49,8 +51,9 @@ from cogvsr_utils.nano.growth import grow
 from cogvsr_utils.nano.optimization import run_stage
 from cogvsr_utils.paths import NANO, RESULTS
 
-PLAN_WEIGHT = 0.5  # of the plan's numbers beside the answers
-NUMBERS_AFTER = {"plan": 1, "number": 2, "task": 3}  # blocks that are to know them
+DENSE_WEIGHT = 0.5  # of what early blocks are to know beside the answers
+KNOWN_AFTER = {"heading": 1, "plan": 1, "number": 2, "task": 3}  # the block that is to know it
+RATES = {"scratch": (0.015, 1e-3), "grown": (0.01, 1e-3), "trained": (0.006, 5e-4)}  # of Muon and AdamW, by start
 FAMILIES = {"nano-internvl": internvl, "nano-qwen2_5_vl": qwen2_5_vl, "nano-mllama": mllama}
 
 
@@ -71,30 +74,53 @@ class Training:
         return self.model.device
 
 
-class PlanNumbers(torch.nn.Module):
-    """Reads from early blocks of a decoder, while it trains, the numbers of a plan's tasks at their words, and in
-    questions the number asked for and the task."""
+class EarlyBlocks(torch.nn.Module):
+    """Reads from early blocks of a decoder, while it trains, what they are to know: at a colour the heading of its
+    cone, at a plan's words the numbers of their tasks, and in questions the number asked for and the task."""
 
     def __init__(self, decoder: torch.nn.Module, width: int):
         super().__init__()
-        self.heads = torch.nn.ModuleDict({name: torch.nn.Linear(width, len(TASKS) + 1) for name in NUMBERS_AFTER})
+        n_classes = max(len(TASKS), len(POINTS)) + 1
+        self.heads = torch.nn.ModuleDict({name: torch.nn.Linear(width, n_classes) for name in KNOWN_AFTER})
         self._hidden: dict[str, torch.Tensor] = {}
-        for name, number in NUMBERS_AFTER.items():
+        for name, number in KNOWN_AFTER.items():
             decoder.layers[number].register_forward_hook(partial(self._keep, name))
 
     def _keep(self, name, module, args, out):
         self._hidden[name] = out[0] if isinstance(out, tuple) else out
 
-    def loss(self, chats: Sequence[EncodedChat]) -> torch.Tensor:
-        """Cross-entropy of the three, summed, of the chats that went through the decoder last; 0 without a plan."""
-        total = torch.zeros(())
-        for name, hidden in self._hidden.items():
-            rows = [torch.tensor(getattr(chat, name)) for chat in chats]
-            numbers = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True).to(hidden.device)  # (chats, tokens)
+    def loss(self, truth: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        """Cross-entropy of each, summed, for the chats that went through the decoder last.
+
+        ``truth`` is (chats, tokens) by name, 0 where there is nothing to know; the loss is 0 where there is nothing.
+        """
+        total = torch.zeros((), device=next(iter(truth.values())).device)
+        for name, numbers in truth.items():
             if (numbers > 0).any():
-                scores = self.heads[name](hidden[numbers > 0].float())
-                total = total.to(hidden.device) + F.cross_entropy(scores, numbers[numbers > 0])
+                scores = self.heads[name](self._hidden[name][numbers > 0].float())
+                total = total + F.cross_entropy(scores, numbers[numbers > 0])
         return total
+
+
+def cone_headings(scene_views: Sequence[SceneView], tokenizer: PreTrainedTokenizerFast) -> torch.Tensor:
+    """The heading (from 1) of the cone that each word names by its colour, 0 for all other words: (scenes, words)."""
+    headings = torch.zeros(len(scene_views), len(tokenizer), dtype=torch.int8)
+    for row, scene_view in zip(headings, scene_views, strict=True):
+        for thing in scene_view.things:
+            if thing.shape == "cone":
+                row[tokenizer.convert_tokens_to_ids(thing.color)] = list(POINTS).index(thing.heading) + 1
+    return headings
+
+
+def early_truth(chats: Sequence[EncodedChat], ids: torch.Tensor, headings: torch.Tensor) -> dict[str, torch.Tensor]:
+    """What early blocks are to know of chats whose padded tokens are ``ids``: (chats, tokens) by name."""
+    pad = partial(torch.nn.utils.rnn.pad_sequence, batch_first=True)
+    truth = {
+        name: pad([torch.tensor(getattr(chat, name)) for chat in chats]).to(ids.device)
+        for name in ("plan", "number", "task")
+    }
+    scenes = torch.tensor([chat.scene for chat in chats])
+    return truth | {"heading": headings[scenes].to(ids.device).long().gather(1, ids)}
 
 
 def pixels(images: np.ndarray, device: torch.device) -> torch.Tensor:
@@ -192,7 +218,7 @@ def train_decoder(
     view_names: Sequence[str],
     scene_views: Sequence[SceneView],
     n_steps: int,
-    grown: bool = False,
+    start: str = "scratch",
     batch: int = 40,
     parts: int = 2,
 ) -> list[dict]:
@@ -202,12 +228,12 @@ def train_decoder(
     """
     family, model, tokenizer, device = training.family, training.model, training.tokenizer, training.device
     pad_id, learners = tokenizer.pad_token_id, family.learners(model)
-    numbers = PlanNumbers(learners["decoder"], model.get_input_embeddings().weight.shape[1]).to(device)
-    muon, adam = (0.01, 1e-3) if grown else (0.015, 1e-3)
+    early = EarlyBlocks(learners["decoder"], model.get_input_embeddings().weight.shape[1]).to(device)
+    headings = cone_headings(scene_views, tokenizer)
 
     def loss_of(step):
         rng = np.random.default_rng([training.seed, 2, step])
-        drawn = draw_chats(view_names, scene_views, rng, batch, mixture(step / n_steps, grown))
+        drawn = draw_chats(view_names, scene_views, rng, batch, mixture(step / n_steps, start))
         chats = encode(tokenizer, family.PREFIX, drawn)
         n_answers = sum(turn >= 0 for chat in chats for turn in chat.turns)
         total, right = 0.0, defaultdict(list)
@@ -220,7 +246,7 @@ def train_decoder(
                 hidden = family.decode(model, ids, seen)
                 logits = model.lm_head(hidden[row, place]).float()
             loss = F.cross_entropy(logits, target, reduction="sum") / n_answers
-            (loss + PLAN_WEIGHT / parts * numbers.loss(some)).backward()
+            (loss + DENSE_WEIGHT / parts * early.loss(early_truth(some, ids, headings))).backward()
             total += loss.item()
             words = target != tokenizer.eos_token_id  # the end mark is always easy
             hits = (logits.argmax(1) == target)[words].tolist()
@@ -228,7 +254,7 @@ def train_decoder(
                 right[some[number].kind].append(hit)
         return total, {kind: float(np.mean(hits)) for kind, hits in right.items()}
 
-    return run_stage("decoder", training.folder, learners | {"numbers": numbers}, muon, adam, 0.1, n_steps, loss_of)
+    return run_stage("decoder", training.folder, learners | {"early": early}, *RATES[start], 0.1, n_steps, loss_of)
 
 
 def vocabulary(scene_views: Sequence[SceneView], view_names: Sequence[str]) -> set[str]:
@@ -264,7 +290,8 @@ def main(
     target: str = "",
     device: str = "",
 ) -> None:
-    """Train the model NAME and save it under data/nano/NAME; PARENT is a smaller model to grow from."""
+    """Train the model NAME and save it under data/nano/NAME; PARENT is a smaller model to grow from, or one of the same
+    size to go on from."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     if name not in FAMILIES:
@@ -279,13 +306,14 @@ def main(
     if parent:
         trained = load_vlm(parent, device="cpu")
         grow(trained.model.float(), model, trained.tokenizer.get_vocab(), tokenizer.get_vocab())
-        log = []
+        old, new = (m.config.get_text_config() for m in (trained.model, model))
+        start, log = "trained" if old.num_attention_heads == new.num_attention_heads else "grown", []
     else:
-        log = train_tower(training, images, targets, tower_steps)
+        start, log = "scratch", train_tower(training, images, targets, tower_steps)
     features = features_of(training, images)
     if not parent:
         log += train_projector(training, features, targets, projector_steps)
-    log += train_decoder(training, features, view_names, scene_views, decoder_steps, grown=bool(parent))
+    log += train_decoder(training, features, view_names, scene_views, decoder_steps, start)
     save(model, family.build_processor(tokenizer), log, Path(target) if target else NANO / name)
 
 

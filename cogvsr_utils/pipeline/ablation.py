@@ -3,7 +3,6 @@
 single_ablations[edit]           each head ablated (mask) or mean-ablated (mean) alone, on some items of C
 ablated_answers[function]        all of C answered with a function's heads ablated
 ablation_matrix                  paired change of every function's accuracy under every function's set
-generated_and_forced             a function's own steps under its own set, generated and teacher-forced
 without_strongest                its set without the head that costs most
 matched_controls[ranking]        the same of a function's own steps, beside three kinds of random sets; teacher-forced
 against_controls(sets)           what comes of it, by kind and function; all_against_controls, over all functions
@@ -14,7 +13,6 @@ from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
@@ -47,7 +45,6 @@ C = (TEST,)
 EDITS = ("mask", "mean")
 PRIMARY = "delta_log_prob"  # the outcome named beforehand: log-probability of the right answer; accuracy beside it
 TUNED = {"tuning": answers[TUNING], "test": answers[TEST]}
-N_PAIRINGS = 10_000  # random pairings of head sets with functions, for the p of specificity
 
 
 def mean_edits(heads_of: HeadMap, means: HeadMeans) -> Callable:
@@ -100,36 +97,6 @@ def ablation_matrix(experiment: Experiment, answers: pd.DataFrame, rankings: Ran
     return matrix.assign(q=false_discovery_rate(matrix["p"]))
 
 
-@result(splits=C, needs={"answers": answers[TEST], **ABLATED}, gpu=True)
-def generated_and_forced(
-    experiment: Experiment, rankings: Rankings, answers: pd.DataFrame, **ablated: pd.DataFrame
-) -> pd.DataFrame:
-    """Each function's own steps under its own set, generated and teacher-forced, on the same steps of C.
-
-    Generated answers follow the model's own earlier answers, teacher-forced ones the right ones, so the difference is
-    inherited from earlier steps. Columns: function, n, generated, forced, inherited (changes of accuracy), each with
-    low and high (95 % over scenes).
-    """
-    from cogvsr_utils.models.interventions import mask
-
-    sets = top_heads_by(rankings, IMPORTANCE, n_top(len(rankings.heads)))
-    scorer, rows = scorer_of(experiment, TEST, len(experiment.items(TEST))), []
-    intact = scorer.score()
-    for number, function in enumerate(NAMES):
-        forced = scorer.index.assign(
-            forced=scorer.score(mask(sets.of(function))).correct.astype(float) - intact.correct
-        )
-        both = answers.merge(ablated[f"ablated_{number}"][["uid", "step", "correct"]], on=["uid", "step"])
-        both = both.merge(forced[["uid", "step", "forced"]], on=["uid", "step"])
-        both = both[both["function"] == function]
-        change = both["correct_y"].astype(float) - both["correct_x"]
-        row = {"function": function, "n": len(both)}
-        for name, values in (("generated", change), ("forced", both["forced"]), ("inherited", change - both["forced"])):
-            row[name], row[f"{name}_low"], row[f"{name}_high"] = clustered_mean(values, both["group_id"])
-        rows.append(row)
-    return pd.DataFrame(rows)
-
-
 @result(splits=C, needs=MASKED, gpu=True)
 def without_strongest(experiment: Experiment, rankings: Rankings, masked: HeadAblations) -> pd.DataFrame:
     """Is a set's effect that of one head? Teacher-forced change of each function's own steps on C under its whole set,
@@ -158,20 +125,6 @@ def without_strongest(experiment: Experiment, rankings: Rankings, masked: HeadAb
             )
         rows.append(row)
     return pd.DataFrame(rows)
-
-
-def specificity(matrix: pd.DataFrame, seed: int = 0) -> dict[str, float]:
-    """Is the damage specific? From ``ablation_matrix``: the mean change of each function's own steps (``own``), of
-    other functions' (``other``), their ``difference``, and the one-sided ``p`` of it over random pairings of sets with
-    functions.
-    """
-    names = [name for name in NAMES if name in set(matrix["head_set"])]
-    change = matrix.pivot(index="head_set", columns="function", values="change").loc[names, names].to_numpy()
-    rng, rows = np.random.default_rng(seed), np.arange(len(names))
-    own, other = change.diagonal().mean(), change[~np.eye(len(names), dtype=bool)].mean()
-    pairings = np.array([change[rows, rng.permutation(len(names))].mean() for _ in range(N_PAIRINGS)])
-    p = (1 + (pairings <= own).sum()) / (1 + N_PAIRINGS)
-    return {"own": float(own), "other": float(other), "difference": float(own - other), "p": float(p)}
 
 
 @result(variants=(IMPORTANCE, ABLATION), splits=C, gpu=True)

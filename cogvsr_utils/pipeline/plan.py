@@ -16,6 +16,7 @@ from cogvsr_utils.pipeline import (  # noqa: F401
     crossed,
     planted,
     prediction,
+    protocol,
     recordings,
     validation,
 )

@@ -8,7 +8,7 @@ PLANTED              the results that only a planted model has
 import numpy as np
 import pandas as pd
 
-from cogvsr_utils.analysis.sparsity import PAPER_THRESHOLD
+from cogvsr_utils import paper
 from cogvsr_utils.checks.known_heads import planted_truth, score_heads
 from cogvsr_utils.dataset.splits import SELECTION, TEST
 from cogvsr_utils.functions import NAMES
@@ -79,7 +79,7 @@ def finder_scores(
     importance = np.abs(network_probe.importance)[order]
     found["greedy sets"] = np.array([[pair in greedy.of(name) for pair in pairs] for name in NAMES])
     found["elbow of importance"] = np.stack([_first(row, elbow(row)) for row in importance])
-    found["importance above the paper's threshold"] = importance > PAPER_THRESHOLD
+    found["importance above the paper's threshold"] = importance > paper.THRESHOLD
     found["gain over text, max-T"] = (max_t_test(ridge_probes.strength, ridge_probes.null).p_max < ALPHA)[order]
     tables = [score_heads(scores, truth, pairs).assign(method=name) for name, scores in found.items()]
     return pd.concat(tables, ignore_index=True).assign(variant=truth.variant)

@@ -9,6 +9,7 @@ attributions         approximations of that
 rankings             every way of ranking heads
 greedy_sets          sets of heads by greedy ablation
 top_heads_by         the first heads of each function by a ranking
+probe_arrays         what probes are fitted to
 """
 
 from dataclasses import dataclass
@@ -138,7 +139,7 @@ class HeadSets:
 @result(splits=A, needs={"activations": activations[SELECTION]})
 def network_probe(experiment: Experiment, activations: HeadActivations) -> JointProbe:
     """The joint probe as the paper trains it, and where every wording has the function of another."""
-    x, y, groups, layers = _arrays(activations)
+    x, y, groups, layers = probe_arrays(activations)
     rng, wording = np.random.default_rng(0), _wordings(experiment, activations)
     probe = FunctionProbe("paper").fit(x, y, groups, layers)
     null = [
@@ -152,7 +153,7 @@ def network_probe(experiment: Experiment, activations: HeadActivations) -> Joint
 @result(splits=A, needs={"activations": activations[SELECTION]})
 def ridge_probes(experiment: Experiment, activations: HeadActivations) -> SingleProbes:
     """Ridge probes of each head, alone and above the text."""
-    x, y, groups, _ = _arrays(activations)
+    x, y, groups, _ = probe_arrays(activations)
     index = activations.index
     alone = HeadProbes().fit(x, y, groups)
     task = HeadProbes().fit(x, random_functions(_wordings(experiment, activations), alone.classes_), groups)
@@ -171,7 +172,7 @@ def ridge_probes(experiment: Experiment, activations: HeadActivations) -> Single
 @result(splits=A, needs={"activations": activations[SELECTION]})
 def strict_probe(experiment: Experiment, activations: HeadActivations, ridge_probes: SingleProbes) -> StrictProbe:
     """The joint probe of five seeds, each stopped early on scenes kept out for that."""
-    x, y, groups, layers = _arrays(activations)
+    x, y, groups, layers = probe_arrays(activations)
     n = experiment.settings.bootstrap
     strict = FunctionProbe("strict", n_seeds=5).fit(x, y, groups, layers)
     rows = stratify(y, activations.index["n_tokens"].clip(upper=3), ridge_probes.joint_correct)
@@ -261,7 +262,7 @@ def _greedy(scorer, function: str, order: list[tuple[int, int]]) -> list[tuple[i
     return chosen + [head for head in order if head not in chosen]
 
 
-def _arrays(activations: HeadActivations):
+def probe_arrays(activations: HeadActivations):
     """Activations (steps, heads, head_dim), functions (steps,), groups (steps,) and the layer of each head (heads,)."""
     index = activations.index
     require_groups(index["function"], index["group_id"], NAMES)

@@ -14,7 +14,9 @@ from cogvsr_utils.pipeline import (
     baselines,
     benchmarks,
     crossed,
+    damage,
     prediction,
+    protocol,
     recordings,
     selection,
     validation,
@@ -61,8 +63,8 @@ PAGES = {
     )),
     "05_interventions": Page(
         results=(
-            ablation.ablation_matrix, ablation.generated_and_forced, ablation.without_strongest, ablation.scaled,
-            ablation.steered,
+            ablation.ablation_matrix, damage.generated_and_forced, damage.specific_damage, ablation.without_strongest,
+            ablation.scaled, ablation.steered,
         ),
         heavy=(ablation.matched_controls[selection.IMPORTANCE],),
     ),
@@ -70,6 +72,7 @@ PAGES = {
         results=(validation.head_table, prediction.ranking_tests, validation.overlaps, ablation.scaled),
         heavy=(
             prediction.ranking_quality, prediction.set_effects, validation.planted, validation.null_models,
+            protocol.probe_deviations, protocol.ablation_deviations,
             *(result for result in claims.RESULTS if result in MEASURED),
         ),
         crossed=claims.CROSSED,

@@ -7,12 +7,13 @@ import pytest
 import torch
 
 from cogvsr_utils.dataset.synth.scenes import sample_scene
+from cogvsr_utils.dataset.synth.substeps import POINTS
 from cogvsr_utils.dataset.synth.tasks import TASKS
 from cogvsr_utils.dataset.synth.views import SceneView
 from cogvsr_utils.models.loading import load_vlm
 from cogvsr_utils.nano import internvl
-from cogvsr_utils.nano.chats import encode, sample_crossed, sample_recall
-from cogvsr_utils.nano.train import NUMBERS_AFTER, PlanNumbers
+from cogvsr_utils.nano.chats import encode, sample_crossed, sample_drill, sample_recall
+from cogvsr_utils.nano.train import KNOWN_AFTER, EarlyBlocks, cone_headings, early_truth
 
 ENDS = re.compile(r"Plan: (.*?)\.")
 
@@ -96,22 +97,36 @@ def test_a_number_stands_from_where_the_question_has_known_it_to_where_the_answe
             assert by_line or re.search(r"task \d$", known)
 
 
-def test_what_blocks_know_of_the_numbers_is_their_cross_entropy_by_hand(views):
+def test_what_blocks_know_is_their_cross_entropy_by_hand(views):
     vlm = load_vlm("nano-internvl", dtype=torch.float32, device="cpu")
     decoder = internvl.learners(vlm.model)["decoder"]
-    chats = [(sample_recall(view, np.random.default_rng(1)), 0, "recall") for view in views[:3]]
+    with_cones = [number for number, view in enumerate(views) if any(t.shape == "cone" for t in view.things)][:3]
+    chats = [(sample_recall(views[n], np.random.default_rng(1)), n, "recall") for n in with_cones]
+    chats += [(sample_drill(views[n], np.random.default_rng(1)), n, "drill") for n in with_cones]
     rows = encode(vlm.tokenizer, internvl.PREFIX, chats)
-    numbers = PlanNumbers(decoder, vlm.model.get_input_embeddings().weight.shape[1])
-    assert numbers.loss(rows) == 0  # nothing went through yet
+    early = EarlyBlocks(decoder, vlm.model.get_input_embeddings().weight.shape[1])
     longest = max(len(row.ids) for row in rows)
     ids = torch.tensor([row.ids + [0] * (longest - len(row.ids)) for row in rows])
+    truth = early_truth(rows, ids, cone_headings(views, vlm.tokenizer))
+    by_hand = {name: [getattr(row, name) for row in rows] for name in ("plan", "number", "task")}
+    by_hand["heading"] = [
+        [heading_named(word, views[row.scene]) for word in vlm.tokenizer.convert_ids_to_tokens(row.ids)] for row in rows
+    ]
     with torch.no_grad():
         kept = decoder(inputs_embeds=vlm.model.get_input_embeddings()(ids), output_hidden_states=True).hidden_states
-        given, by_hand = numbers.loss(rows), 0.0
-        for name, block in NUMBERS_AFTER.items():
+        given, total = early.loss(truth), 0.0
+        for name, block in KNOWN_AFTER.items():
             losses = [
-                -numbers.heads[name](kept[block + 1][r, t]).log_softmax(0)[n]
-                for r, row in enumerate(rows) for t, n in enumerate(getattr(row, name)) if n
+                -early.heads[name](kept[block + 1][r, t]).log_softmax(0)[n]
+                for r, row in enumerate(by_hand[name]) for t, n in enumerate(row) if n
             ]  # fmt: skip
-            by_hand += torch.stack(losses).mean()
-    assert given == pytest.approx(by_hand.item(), rel=1e-5)
+            assert losses
+            total += torch.stack(losses).mean()
+    assert given == pytest.approx(total.item(), rel=1e-5)
+    assert early.loss({name: torch.zeros_like(numbers) for name, numbers in truth.items()}) == 0
+
+
+def heading_named(word, view):
+    return next(
+        (list(POINTS).index(t.heading) + 1 for t in view.things if t.color == word and t.shape == "cone"), 0
+    )  # fmt: skip

@@ -14,7 +14,7 @@ from cogvsr_utils.analysis.matching import KINDS
 from cogvsr_utils.functions import NAMES
 from cogvsr_utils.models.interventions import mask
 from cogvsr_utils.models.scorer import TeacherForcedScorer
-from cogvsr_utils.pipeline import ablation, measured, prediction, selection, validation
+from cogvsr_utils.pipeline import ablation, damage, measured, prediction, selection, validation
 from cogvsr_utils.pipeline import experiment as experiments
 from cogvsr_utils.pipeline.experiment import Experiment, n_top
 from cogvsr_utils.pipeline.selection import Attributions, HeadMeans, HeadSets, Rankings
@@ -185,11 +185,11 @@ def test_specificity_is_the_diagonal_less_the_rest_and_its_p_that_of_pairings():
         {"head_set": one, "function": other, "change": square[i, j]}
         for i, one in enumerate(NAMES) for j, other in enumerate(NAMES)
     )  # fmt: skip
-    found = ablation.specificity(matrix)
+    found = damage.pooled_damage(matrix)
     assert found["own"] == pytest.approx(square.diagonal().mean())
     assert found["other"] == pytest.approx(square[~np.eye(8, dtype=bool)].mean())
     assert found["difference"] == pytest.approx(found["own"] - found["other"]) and found["p"] < 0.002
-    flat = ablation.specificity(matrix.assign(change=rng.permutation(matrix["change"].to_numpy())))
+    flat = damage.pooled_damage(matrix.assign(change=rng.permutation(matrix["change"].to_numpy())))
     assert flat["p"] > 0.02
 
 

@@ -39,6 +39,7 @@ def made_up(good: bool) -> dict[str, pd.DataFrame]:
         CONTROLS.name: pd.concat([own, *random]),
         "ablation_matrix": pd.DataFrame({"head_set": a, "function": b, "change": change[i, j]}
                                         for i, a in enumerate(NAMES) for j, b in enumerate(NAMES)),
+        "specific_damage": pd.DataFrame({"specific": ["yes" if good else "no"] * 8}),
         "scaled": pd.DataFrame({"split": ["C"], "function": SPATIAL[0], "change": 0.0, "ci_high": 0.1,
                                 "ci_low": 0.01 if good else -0.1}),
     }  # fmt: skip
@@ -59,7 +60,7 @@ def test_every_verdict_goes_both_ways(verdicts):
 
 
 @pytest.mark.parametrize("name, claim", [("wording_transfer", 1), ("thresholds", 2), ("overlaps", 3), ("scaled", 6),
-                                         (CONTROLS.name, 6), ("ablation_matrix", 6)])  # fmt: skip
+                                         (CONTROLS.name, 6), ("specific_damage", 6)])  # fmt: skip
 def test_one_thing_that_does_not_come_out_leaves_part_of_a_claim(verdicts, name, claim):
     tables = made_up(True) | {name: made_up(False)[name]}
     assert verdicts(tables)[claim] == "partly"
