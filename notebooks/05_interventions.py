@@ -37,8 +37,8 @@ source: str = "synth"  # "synth" or the path of a CogVSR .jsonl file
 import pandas as pd
 
 from cogvsr_utils import Experiment
-from cogvsr_utils.functions import NAMES
-from cogvsr_utils.pipeline import ablation, damage, measured, selection
+from cogvsr_utils.functions import MAIN_NAME, NAMES, SPATIAL
+from cogvsr_utils.pipeline import ablation, damage, emphasis, measured, selection
 from cogvsr_utils.report.effect_figures import ablation_figure, control_figure
 from cogvsr_utils.report.figures import SHORT, forest_figure
 from cogvsr_utils.report.pages import paragraph, quote, show, span, start, verdict, with_interval
@@ -167,11 +167,34 @@ forest_figure(
 # (measured on A). They are scaled at every token and shifted at the tokens that predict the answer. Factor and strength are those that did best on split B.
 
 # %%
-scaled, steered = ablation.scaled(experiment), ablation.steered(experiment)
+scaled, steered = emphasis.scaled(experiment), emphasis.steered(experiment)
 tested = pd.concat([scaled, steered])
 tested = tested[tested["split"] == "C"]
 points = with_interval(tested.replace({"function": SHORT}), "change", form="+.1f", scale=100)
 show(points[["method", "strength", "function", "change", "p"]], digits=3)
+
+# %% [markdown]
+# ## Where there is room for it, beside other heads and other directions
+#
+# Steps that are nearly all right can gain little. So the same strengths on the questions that the models find hard, and what
+# does not need spatial heads: as many random heads that are not among them, all heads, random directions as long as the real
+# ones, and the opposite sign. Change of accuracy in points.
+
+# %% tags=["hide-input"]
+has_hard = emphasis.HARD in experiment.present_splits
+controls = emphasis.emphasis_controls(experiment) if has_hard else pd.DataFrame(columns=[*tested.columns, "heads", "direction"])
+asked = controls[controls["function"].isin([*SPATIAL, MAIN_NAME])].replace({"function": SHORT})
+cells = with_interval(asked, "change", form="+.1f", scale=100)
+key = ["method", "heads", "direction", "strength"]
+order = pd.MultiIndex.from_frame(cells[key].drop_duplicates())
+wide = cells.pivot(index=key, columns="function", values="change").reindex(order).reset_index()
+show(wide) if has_hard else paragraph("*These data have no questions that are known to be hard.*")
+
+# %% tags=["hide-input"]
+before = [
+    f"{row.function} {row.accuracy_before:.1%} of {row.n}" for row in asked.drop_duplicates("function").itertuples()
+]
+paragraph(f"Without any edit: {', '.join(before)}." if has_hard else "")
 
 # %% tags=["hide-input"]
 by_method = tested.set_index(["method", "function"])

@@ -1,4 +1,4 @@
-"""What do the selected heads do? Ablate them, scale them, steer them: tuned on B, tested on C.
+"""What do the selected heads do? Ablate them, on split C.
 
 single_ablations[edit]           each head ablated (mask) or mean-ablated (mean) alone, on some items of C
 ablated_answers[function]        all of C answered with a function's heads ablated
@@ -6,7 +6,6 @@ ablation_matrix                  paired change of every function's accuracy unde
 without_strongest                its set without the head that costs most
 matched_controls[ranking]        the same of a function's own steps, beside three kinds of random sets; teacher-forced
 against_controls(sets)           what comes of it, by kind and function; all_against_controls, over all functions
-scaled, steered                  spatial heads scaled up, and shifted towards correct answers
 """
 
 from collections.abc import Callable
@@ -20,12 +19,11 @@ from cogvsr_utils.analysis.ablations import HeadAblations
 from cogvsr_utils.analysis.accuracy import compare
 from cogvsr_utils.analysis.matching import KINDS, control_sets, inclusion
 from cogvsr_utils.dataset.scoring import judge
-from cogvsr_utils.dataset.splits import SELECTION, TEST, TUNING
-from cogvsr_utils.functions import NAMES, SPATIAL
-from cogvsr_utils.models.activations import HeadActivations
+from cogvsr_utils.dataset.splits import TEST
+from cogvsr_utils.functions import NAMES
 from cogvsr_utils.models.head_map import HeadMap
 from cogvsr_utils.pipeline.experiment import Experiment, n_top
-from cogvsr_utils.pipeline.recordings import activations, answers
+from cogvsr_utils.pipeline.recordings import answers
 from cogvsr_utils.pipeline.selection import (
     ABLATION,
     IMPORTANCE,
@@ -39,12 +37,9 @@ from cogvsr_utils.pipeline.store import result
 from cogvsr_utils.pipeline.sweeps import ablate_each_head, scorer_of
 from cogvsr_utils.stats import clustered_mean, false_discovery_rate, percentile_interval, two_sided_p
 
-SCALES = (1.25, 1.5, 2.0)
-STRENGTHS = (0.5, 1.0, 2.0)
 C = (TEST,)
 EDITS = ("mask", "mean")
 PRIMARY = "delta_log_prob"  # the outcome named beforehand: log-probability of the right answer; accuracy beside it
-TUNED = {"tuning": answers[TUNING], "test": answers[TEST]}
 
 
 def mean_edits(heads_of: HeadMap, means: HeadMeans) -> Callable:
@@ -194,50 +189,3 @@ def all_against_controls(sets: pd.DataFrame, outcome: str = PRIMARY) -> pd.DataF
         rows.append({"kind": kind, "own": own, "mean": draws.mean(), "low": low, "high": high, "sets": len(draws),
                      "p": two_sided_p(own, draws)})  # fmt: skip
     return pd.DataFrame(rows)
-
-
-@result(splits=(TUNING, TEST), needs=TUNED, gpu=True)
-def scaled(experiment: Experiment, rankings: Rankings, tuning: pd.DataFrame, test: pd.DataFrame) -> pd.DataFrame:
-    """Spatial heads scaled up: the factor is tuned on B, its effect tested on C; see ``_tuned`` for the columns."""
-    from cogvsr_utils.models.interventions import scale
-
-    heads = spatial_heads(rankings)
-    return _tuned(experiment, "scale", {factor: scale(heads, factor) for factor in SCALES}, tuning, test)
-
-
-@result(splits=(TUNING, TEST), needs={"activations": activations[SELECTION], **TUNED}, gpu=True)
-def steered(
-    experiment: Experiment,
-    rankings: Rankings,
-    activations: HeadActivations,
-    tuning: pd.DataFrame,
-    test: pd.DataFrame,
-) -> pd.DataFrame:
-    """Spatial heads shifted from wrong towards correct answers (directions from A): strength tuned on B, tested on
-    C."""
-    from cogvsr_utils.models.interventions import directions, steer
-
-    heads, index = spatial_heads(rankings), activations.index
-    vectors = directions(activations, heads, index["function"].isin(SPATIAL).to_numpy(), index["correct"].to_numpy())
-    return _tuned(experiment, "steer", {s: steer(heads, vectors, s) for s in STRENGTHS}, tuning, test)
-
-
-def spatial_heads(rankings: Rankings) -> list[tuple[int, int]]:
-    """The top heads of both spatial functions by the paper's importance, each once."""
-    sets = top_heads_by(rankings, IMPORTANCE, n_top(len(rankings.heads)))
-    return list(dict.fromkeys(head for name in SPATIAL for head in sets.of(name)))
-
-
-def _tuned(experiment: Experiment, method: str, edits: dict, tuning: pd.DataFrame, test: pd.DataFrame) -> pd.DataFrame:
-    """Try each strength on B by spatial steps, then the best on C. Columns: ``accuracy.compare``'s, split, strength,
-    method."""
-    from cogvsr_utils.models.answering import answer
-
-    def changed(split, edit, before):
-        return compare(judge(answer(experiment.vlm, experiment.items(split), edits=edit)), before)
-
-    frames = {s: changed(TUNING, edit, tuning).assign(split=TUNING, strength=s) for s, edit in edits.items()}
-    spatial = {s: frame.loc[frame["function"].isin(SPATIAL), "change"].mean() for s, frame in frames.items()}
-    best = max(spatial, key=spatial.get)
-    tested = changed(TEST, edits[best], test).assign(split=TEST, strength=best)
-    return pd.concat([*frames.values(), tested], ignore_index=True).assign(method=method)

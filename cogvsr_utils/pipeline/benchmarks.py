@@ -38,7 +38,7 @@ from cogvsr_utils.dataset.splits import TEST
 from cogvsr_utils.dataset.synth.build import build_synth
 from cogvsr_utils.files import digest
 from cogvsr_utils.functions import MAIN
-from cogvsr_utils.pipeline import ablation
+from cogvsr_utils.pipeline import emphasis
 from cogvsr_utils.pipeline.experiment import Experiment
 from cogvsr_utils.pipeline.selection import Rankings
 from cogvsr_utils.pipeline.store import result
@@ -85,7 +85,7 @@ def spatial_conditions(
     best on B."""
     strength = scaled.loc[scaled["split"] == TEST, "strength"].iloc[0]
     return conditions(
-        rankings.heads, ablation.spatial_heads(rankings), float(strength), experiment.settings.random_sets, boxes
+        rankings.heads, emphasis.spatial_heads(rankings), float(strength), experiment.settings.random_sets, boxes
     )
 
 

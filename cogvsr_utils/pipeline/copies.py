@@ -22,7 +22,7 @@ from cogvsr_utils.dataset.cues import BOXES, Boxes, read_boxes
 from cogvsr_utils.dataset.items import Item
 from cogvsr_utils.dataset.loading import BENCHMARKS
 from cogvsr_utils.files import digest, replacing
-from cogvsr_utils.pipeline import ablation, benchmarks
+from cogvsr_utils.pipeline import benchmarks, emphasis
 from cogvsr_utils.pipeline.benchmarks import (
     Condition,
     condition_replies,
@@ -94,7 +94,7 @@ def shard_replies(
 def _replies(experiment: Experiment, items: list[Item], boxes: Boxes | None, kept: Path, shard: Shard) -> pd.DataFrame:
     from cogvsr_utils.models.chat import chat_settings
 
-    conditions = spatial_conditions(experiment, rankings(experiment), ablation.scaled(experiment), boxes)
+    conditions = spatial_conditions(experiment, rankings(experiment), emphasis.scaled(experiment), boxes)
     room = reply_room(experiment.vlm, items)
     settings = digest(
         json.dumps(chat_settings(experiment.vlm, items)),

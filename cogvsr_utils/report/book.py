@@ -8,13 +8,15 @@ import shlex
 from dataclasses import dataclass, replace
 
 from cogvsr_utils.dataset.splits import CROSSED, SELECTION, TEST, TUNING
-from cogvsr_utils.models.weights import nano_names
+from cogvsr_utils.models.weights import nano_names, planted_names
 from cogvsr_utils.pipeline import (
     ablation,
     baselines,
     benchmarks,
     crossed,
     damage,
+    emphasis,
+    planted,
     prediction,
     protocol,
     recordings,
@@ -33,14 +35,16 @@ MODEL = ("model", "quantize", "profile", "source")
 @dataclass(frozen=True)
 class Page:
     """A notebook: the ``results`` of the book's model that it makes; the ``heavy`` ones that it takes from measured
-    tables where there are some; those on steps in ``crossed`` wording; the same of every ``nano`` model and of the
-    ``first`` of them; its parameters; and whether it measures time, so that nothing else may run."""
+    tables where there are some; those on steps in ``crossed`` wording; the same of every ``nano`` model, of the
+    ``first`` of them and of every ``planted`` one; its parameters; and whether it measures time, so that nothing else
+    may run."""
 
     results: tuple[Result, ...] = ()
     heavy: tuple[Result, ...] = ()
     crossed: tuple[Result, ...] = ()
     nano: tuple[Result, ...] = ()
     first: tuple[Result, ...] = ()
+    planted: tuple[Result, ...] = ()
     parameters: tuple[str, ...] = MODEL
     timed: bool = False
 
@@ -64,12 +68,12 @@ PAGES = {
     "05_interventions": Page(
         results=(
             ablation.ablation_matrix, damage.generated_and_forced, damage.specific_damage, ablation.without_strongest,
-            ablation.scaled, ablation.steered,
+            emphasis.scaled, emphasis.steered, emphasis.emphasis_controls,
         ),
         heavy=(ablation.matched_controls[selection.IMPORTANCE],),
     ),
     "A2_validation": Page(
-        results=(validation.head_table, prediction.ranking_tests, validation.overlaps, ablation.scaled),
+        results=(validation.head_table, prediction.ranking_tests, validation.overlaps, emphasis.scaled),
         heavy=(
             prediction.ranking_quality, prediction.set_effects, validation.planted, validation.null_models,
             protocol.probe_deviations, protocol.ablation_deviations,
@@ -78,6 +82,7 @@ PAGES = {
         crossed=claims.CROSSED,
         nano=(prediction.ranking_tests,),
     ),
+    "A3_planted": Page(planted=planted.PLANTED, parameters=("profile",)),
     "06_families": Page(
         nano=(
             recordings.answers[TEST], validation.head_table, validation.sparseness, validation.spatial_differences,
@@ -103,10 +108,11 @@ def page_results(name: str, experiment: Experiment) -> list[tuple[Result, Experi
     found = [(result, experiment) for result in page.results if result.name in possible]
     found += [(result, experiment) for result in page.heavy if not is_measured(experiment, result)]
     found += [(result, crossed.with_crossed(experiment)) for result in page.crossed]
-    for number, model in enumerate(nano_names()):
-        nano = replace(experiment, model=model, quantize=None, source="synth", _cache={})
-        wanted = page.nano + (page.first if number == 0 else ())
-        found += [(result, nano) for result in wanted if not is_measured(nano, result)]
+    wanted = [(name, page.nano + (page.first if name == nano_names()[0] else ())) for name in nano_names()]
+    wanted += [(name, page.planted) for name in planted_names()]
+    for name, results in wanted:
+        shipped = replace(experiment, model=name, quantize=None, source="synth", _cache={})
+        found += [(result, shipped) for result in results if not is_measured(shipped, result)]
     return found
 
 

@@ -8,7 +8,7 @@ import pandas as pd
 
 from cogvsr_utils.dataset.splits import TEST
 from cogvsr_utils.functions import NAMES, SPATIAL
-from cogvsr_utils.pipeline import ablation, baselines, crossed, damage, prediction, selection, validation
+from cogvsr_utils.pipeline import ablation, baselines, crossed, damage, emphasis, prediction, selection, validation
 from cogvsr_utils.pipeline.experiment import Experiment
 from cogvsr_utils.pipeline.measured import table
 from cogvsr_utils.stats import ALPHA
@@ -17,7 +17,7 @@ CONTROLS = ablation.matched_controls[selection.IMPORTANCE]
 RESULTS = (
     baselines.probe_baselines, prediction.ranking_tests, validation.head_table, validation.thresholds,
     validation.sparseness, validation.overlaps, validation.spatial_differences, CONTROLS, ablation.ablation_matrix,
-    damage.specific_damage, ablation.scaled,
+    damage.specific_damage, emphasis.scaled,
 )  # fmt: skip
 CROSSED = (crossed.wording_transfer,)
 PAPER_SHARE = 0.09  # of the heads at most are above the paper's threshold, it finds
@@ -105,7 +105,7 @@ def _ablation(experiment: Experiment) -> Finding:
     controls = ablation.all_against_controls(table(experiment, CONTROLS)).sort_values("p").iloc[-1]
     pooled = damage.pooled_damage(table(experiment, ablation.ablation_matrix))
     specific = (table(experiment, damage.specific_damage)["specific"] == "yes").sum()
-    scaled = table(experiment, ablation.scaled).set_index(["split", "function"]).loc[(TEST, SPATIAL[0])]
+    scaled = table(experiment, emphasis.scaled).set_index(["split", "function"]).loc[(TEST, SPATIAL[0])]
     here = (
         f"log-probability {controls['own']:+.2f}, accuracy {100 * pooled['own']:+.1f} points; specific "
         f"for {specific} of {len(NAMES)} functions; scaled up {100 * scaled['change']:+.1f}"

@@ -242,12 +242,12 @@ def test_pages_declare_every_result_that_they_show():
     """The calls of results in a notebook's code, and in what it draws verdicts from, are the ones its page declares."""
     import ast
 
-    from cogvsr_utils.pipeline import baselines, benchmarks, crossed, measured
+    from cogvsr_utils.pipeline import baselines, benchmarks, crossed, measured, planted
     from cogvsr_utils.report import claims
     from cogvsr_utils.report.book import PAGES
 
     modules = {"recordings": recordings, "selection": selection, "ablation": ablation, "validation": validation,
-               "baselines": baselines, "benchmarks": benchmarks, "crossed": crossed}  # fmt: skip
+               "baselines": baselines, "benchmarks": benchmarks, "crossed": crossed, "planted": planted}  # fmt: skip
     for name, page in PAGES.items():
         named = set()
         for node in ast.walk(ast.parse((ROOT / "notebooks" / f"{name}.py").read_text())):
@@ -257,7 +257,7 @@ def test_pages_declare_every_result_that_they_show():
                     named.add(value)
                 elif hasattr(value, "results"):
                     named |= set(value.results.values())
-        declared = {*page.results, *page.heavy, *page.crossed, *page.nano, *page.first}
+        declared = {*page.results, *page.heavy, *page.crossed, *page.nano, *page.first, *page.planted}
         shown, known = ({each.make for each in results} for results in (named, declared))
         assert shown <= known, (name, shown - known)
         # Verdicts show measured tables that the page's own code does not name.

@@ -1,0 +1,123 @@
+"""Do spatial steps gain where spatial heads are emphasised? Scaled up, or steered towards right answers.
+
+scaled, steered       the spatial heads: strength tuned on B, its effect on C
+emphasis_controls     the same strength on harder questions, beside other heads, random directions, the opposite sign
+"""
+
+import numpy as np
+import pandas as pd
+
+from cogvsr_utils.analysis.accuracy import compare
+from cogvsr_utils.dataset.scoring import judge
+from cogvsr_utils.dataset.splits import SELECTION, TEST, TUNING
+from cogvsr_utils.functions import SPATIAL
+from cogvsr_utils.models.activations import HeadActivations
+from cogvsr_utils.pipeline.experiment import Experiment, n_top
+from cogvsr_utils.pipeline.recordings import activations, answers
+from cogvsr_utils.pipeline.selection import IMPORTANCE, Rankings, top_heads_by
+from cogvsr_utils.pipeline.store import result
+
+SCALES = (1.25, 1.5, 2.0)
+STRENGTHS = (0.5, 1.0, 2.0)
+TUNED = {"tuning": answers[TUNING], "test": answers[TEST]}
+HARD = "hard"
+
+
+@result(splits=(TUNING, TEST), needs=TUNED, gpu=True)
+def scaled(experiment: Experiment, rankings: Rankings, tuning: pd.DataFrame, test: pd.DataFrame) -> pd.DataFrame:
+    """Spatial heads scaled up: the factor is tuned on B, its effect tested on C; see ``_tuned`` for the columns."""
+    from cogvsr_utils.models.interventions import scale
+
+    heads = spatial_heads(rankings)
+    return _tuned(experiment, "scale", {factor: scale(heads, factor) for factor in SCALES}, tuning, test)
+
+
+@result(splits=(TUNING, TEST), needs={"activations": activations[SELECTION], **TUNED}, gpu=True)
+def steered(
+    experiment: Experiment,
+    rankings: Rankings,
+    activations: HeadActivations,
+    tuning: pd.DataFrame,
+    test: pd.DataFrame,
+) -> pd.DataFrame:
+    """Spatial heads shifted from wrong towards correct answers (directions from A): strength tuned on B, tested on
+    C."""
+    from cogvsr_utils.models.interventions import steer
+
+    heads = spatial_heads(rankings)
+    vectors = spatial_directions(activations, heads)
+    return _tuned(experiment, "steer", {s: steer(heads, vectors, s) for s in STRENGTHS}, tuning, test)
+
+
+@result(splits=(SELECTION, HARD), needs={"activations": activations[SELECTION], "answers": answers[HARD]}, gpu=True)
+def emphasis_controls(
+    experiment: Experiment,
+    rankings: Rankings,
+    activations: HeadActivations,
+    answers: pd.DataFrame,
+    scaled: pd.DataFrame,
+    steered: pd.DataFrame,
+) -> pd.DataFrame:
+    """Emphasis where there is room for it, on the questions that the models find hard, at the strengths tuned on B.
+
+    Beside the spatial heads: as many random heads that are not among them; all heads; for steering, random directions
+    as long as the real ones; and the opposite sign (a factor of one over it, or the direction turned round). Columns:
+    those of ``accuracy.compare``, method, heads (spatial, other, all), direction (towards right answers, or random;
+    nothing for scaling), strength.
+    """
+    from cogvsr_utils.models.answering import answer
+    from cogvsr_utils.models.interventions import scale, steer
+
+    rng, every, spatial = np.random.default_rng(0), experiment.vlm.heads.pairs, spatial_heads(rankings)
+    others = [head for head in every if head not in set(spatial)]
+    other = [others[i] for i in rng.permutation(len(others))[: len(spatial)]]
+    factor, strength = (float(each.loc[each["split"] == TEST, "strength"].iloc[0]) for each in (scaled, steered))
+    real = dict(zip(every, spatial_directions(activations, every), strict=True))
+    random = {head: _as_long(rng.normal(size=len(vector)), vector) for head, vector in real.items()}
+    sets = {"spatial": spatial, "other": other, "all": every}
+    cases = [("scale", name, "", factor, scale(heads, factor)) for name, heads in sets.items()]
+    cases += [("scale", "spatial", "", 1 / factor, scale(spatial, 1 / factor))]
+    steers = [(name, "towards right", strength) for name in sets]
+    steers += [("spatial", "towards right", -strength), ("spatial", "random", strength)]
+    for name, direction, size in steers:
+        vectors = [(real if direction == "towards right" else random)[head] for head in sets[name]]
+        cases.append(("steer", name, direction, size, steer(sets[name], vectors, size)))
+    frames = []
+    for method, heads, direction, size, edit in cases:
+        replies = judge(answer(experiment.vlm, experiment.items(HARD), edits=edit))
+        row = {"method": method, "heads": heads, "direction": direction, "strength": size}
+        frames.append(compare(replies, answers).assign(**row))
+    return pd.concat(frames, ignore_index=True)
+
+
+def spatial_heads(rankings: Rankings) -> list[tuple[int, int]]:
+    """The top heads of both spatial functions by the paper's importance, each once."""
+    sets = top_heads_by(rankings, IMPORTANCE, n_top(len(rankings.heads)))
+    return list(dict.fromkeys(head for name in SPATIAL for head in sets.of(name)))
+
+
+def spatial_directions(activations: HeadActivations, heads: list[tuple[int, int]]) -> list[np.ndarray]:
+    """From wrong to right answers to spatial steps, (head_dim,) a head; see ``interventions.directions``."""
+    from cogvsr_utils.models.interventions import directions
+
+    index = activations.index
+    return directions(activations, heads, index["function"].isin(SPATIAL).to_numpy(), index["correct"].to_numpy())
+
+
+def _as_long(vector: np.ndarray, as_this: np.ndarray) -> np.ndarray:
+    return vector * np.linalg.norm(as_this) / np.linalg.norm(vector)
+
+
+def _tuned(experiment: Experiment, method: str, edits: dict, tuning: pd.DataFrame, test: pd.DataFrame) -> pd.DataFrame:
+    """Try each strength on B by spatial steps, then the best on C. Columns: ``accuracy.compare``'s, split, strength,
+    method."""
+    from cogvsr_utils.models.answering import answer
+
+    def changed(split, edit, before):
+        return compare(judge(answer(experiment.vlm, experiment.items(split), edits=edit)), before)
+
+    frames = {s: changed(TUNING, edit, tuning).assign(split=TUNING, strength=s) for s, edit in edits.items()}
+    spatial = {s: frame.loc[frame["function"].isin(SPATIAL), "change"].mean() for s, frame in frames.items()}
+    best = max(spatial, key=spatial.get)
+    tested = changed(TEST, edits[best], test).assign(split=TEST, strength=best)
+    return pd.concat([*frames.values(), tested], ignore_index=True).assign(method=method)

@@ -1,0 +1,69 @@
+"""Emphasis beside its controls: the edits are what each row says, and the changes are theirs."""
+
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+from own_data import FEW
+
+from cogvsr_utils import paths
+from cogvsr_utils.dataset.scoring import judge
+from cogvsr_utils.functions import NAMES, SPATIAL
+from cogvsr_utils.models import answering
+from cogvsr_utils.models.interventions import scale
+from cogvsr_utils.models.recording import capture
+from cogvsr_utils.pipeline import emphasis
+from cogvsr_utils.pipeline import experiment as experiments
+from cogvsr_utils.pipeline.experiment import Experiment
+from cogvsr_utils.pipeline.selection import IMPORTANCE, Rankings
+
+
+@pytest.fixture
+def made(small_set, vlm, items, answers, monkeypatch, tmp_path):
+    """The table of controls, the edits that made it in order, the spatial heads and the experiment."""
+    monkeypatch.setattr(experiments, "_load_vlm", lambda model, quantize: vlm)
+    monkeypatch.setattr(paths, "RESULTS", tmp_path)
+    experiment = Experiment("nano-internvl", profile=FEW, source=str(small_set))
+    strength = np.random.default_rng(0).random((8, len(vlm.heads)))
+    rankings = Rankings(np.array(sorted(NAMES)), np.array(vlm.heads.pairs), {IMPORTANCE: strength})
+    store = capture(vlm, items, store=tmp_path / "store", answers=answers)
+    store = replace(store, index=store.index.assign(correct=np.arange(len(store.index)) % 2 == 0))
+    before, edits = judge(answering.answer(vlm, experiment.items("hard"))), []
+    answer = answering.answer
+    monkeypatch.setattr(
+        answering, "answer", lambda *args, **given: edits.append(given["edits"]) or answer(*args, **given)
+    )
+    best = {name: pd.DataFrame({"split": ["B", "C"], "strength": [9.0, size]}) for name, size in
+            (("scaled", 1.5), ("steered", 2.0))}  # fmt: skip
+    table = emphasis.emphasis_controls.make(experiment, rankings=rankings, activations=store, answers=before, **best)
+    return table, edits, emphasis.spatial_heads(rankings), experiment, before
+
+
+def test_edits_are_what_each_row_says(made, vlm):
+    table, edits, spatial, _, _ = made
+    cases = table.drop_duplicates(["method", "heads", "direction", "strength"]).reset_index()
+    assert len(cases) == len(edits) == 9
+    by_case = {(c.method, c.heads, c.direction, c.strength): e for c, e in zip(cases.itertuples(), edits, strict=True)}
+    assert set(by_case["scale", "spatial", "", 1.5].heads) == set(spatial)
+    assert by_case["scale", "spatial", "", 1 / 1.5].factor == pytest.approx(1 / 1.5)
+    other = set(by_case["scale", "other", "", 1.5].heads)
+    assert len(other) == len(spatial) and not other & set(spatial)
+    assert len(by_case["steer", "all", "towards right", 2.0].heads) == len(vlm.heads)
+    ahead, back, random = (
+        np.array(by_case["steer", "spatial", *rest].shift)
+        for rest in (("towards right", 2.0), ("towards right", -2.0), ("random", 2.0))
+    )
+    np.testing.assert_allclose(ahead, -back)
+    np.testing.assert_allclose(np.linalg.norm(random, axis=1), np.linalg.norm(ahead, axis=1), rtol=1e-5)
+    cosine = (random * ahead).sum(1) / (np.linalg.norm(ahead, axis=1) ** 2)
+    assert np.abs(cosine).mean() < 0.6
+
+
+def test_changes_are_those_of_the_answers_by_hand(made, vlm):
+    table, _, spatial, experiment, before = made
+    after = judge(answering.answer(vlm, experiment.items("hard"), edits=scale(spatial, 1.5)))
+    both = before.merge(after[["uid", "step", "correct"]], on=["uid", "step"], suffixes=("", "_after"))
+    own = both[both["function"] == SPATIAL[0]]
+    row = table[(table["heads"] == "spatial") & (table["strength"] == 1.5) & (table["function"] == SPATIAL[0])].iloc[0]
+    assert row["n"] == len(own) and row["change"] == pytest.approx((own["correct_after"] * 1.0 - own["correct"]).mean())
