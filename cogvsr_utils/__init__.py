@@ -21,7 +21,7 @@ _HOME = {
     "export_review": "dataset.review", "import_review": "dataset.review", "apply_review": "dataset.review",
     "audit_labels": "dataset.audit", "FUNCTIONS": "functions",
     "load_vlm": "models.loading", "HeadMap": "models.head_map", "answer": "models.answering",
-    "forced_choice": "models.options",
+    "forced_choice": "models.options", "attention_map": "models.attention",
     "capture": "models.recording", "estimate_capture": "models.recording", "HeadActivations": "models.activations",
     "TeacherForcedScorer": "models.scorer",
     "Edit": "models.interventions", "intervene": "models.interventions",

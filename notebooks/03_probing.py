@@ -37,9 +37,9 @@ source: str = "synth"  # "synth" or the path of a CogVSR .jsonl file
 
 from cogvsr_utils import Experiment, top_heads
 from cogvsr_utils.functions import NAMES
-from cogvsr_utils.pipeline import baselines, selection, validation
+from cogvsr_utils.pipeline import attention, baselines, selection, validation
 from cogvsr_utils.pipeline.experiment import n_top
-from cogvsr_utils.report.head_figures import curve_figure, head_maps
+from cogvsr_utils.report.head_figures import attention_figure, curve_figure, head_maps
 from cogvsr_utils.report.pages import paragraph, quote, show, start, with_interval
 from cogvsr_utils.stats import ALPHA
 
@@ -126,6 +126,27 @@ show(stable.assign(heads=top).reset_index()[["function", "heads", "jaccard", "ta
 
 # %% tags=["hide-input"]
 paragraph(f"Two random sets of {k} heads share {stable['chance'].iloc[0]:.2f} in this measure.")
+
+# %% [markdown]
+# ## What do they attend to?
+#
+# The first heads for spatial perception, at the token before the answer to one step: which patches of the picture they
+# attend to, and how much of their attention goes to the picture at all (in per cent). One step shows nothing in general; it
+# is how to look at any head of any model (`attention_map`).
+
+# %% tags=["hide-input"] mystnb={"image": {"alt": "The picture of one question, and for each of four heads the same picture with the patches that the head attends to lit up"}, "figure": {"caption": "Attention of the first four heads for spatial perception (layer.head) before the answer to one step; lighter patches have more of it.", "name": "fig-attention"}}
+seen = attention.attention_example(experiment)
+item = next((item for item in experiment.items("A") if item.uid == str(seen.uid)), None)
+sinks = bool((seen.weights != seen.without_sinks).any())
+lines = {"attention": seen.weights} | ({"without sinks": seen.without_sinks} if sinks else {})
+(
+    attention_figure(item, seen.heads, lines)
+    if item
+    else paragraph("*This model or these data have no picture in one grid of patches.*")
+)
+
+# %% tags=["hide-input"]
+paragraph(f"Asked: {item.steps[int(seen.step)].question} ({item.steps[int(seen.step)].answer})" if item else "")
 
 # %% [markdown]
 # ## Do the rankings agree?

@@ -182,7 +182,11 @@ show(points[["method", "strength", "function", "change", "p"]], digits=3)
 
 # %% tags=["hide-input"]
 has_hard = emphasis.HARD in experiment.present_splits
-controls = emphasis.emphasis_controls(experiment) if has_hard else pd.DataFrame(columns=[*tested.columns, "heads", "direction"])
+controls = (
+    emphasis.emphasis_controls(experiment)
+    if has_hard
+    else pd.DataFrame(columns=[*tested.columns, "heads", "direction"])
+)
 asked = controls[controls["function"].isin([*SPATIAL, MAIN_NAME])].replace({"function": SHORT})
 cells = with_interval(asked, "change", form="+.1f", scale=100)
 key = ["method", "heads", "direction", "strength"]

@@ -180,10 +180,8 @@ def plant(
         loss.backward()
         words = (targets.truth != end_id) & targets.counted
         hit = logits.argmax(1) == targets.truth
-        return loss.item(), {
-            "right": hit[words & ~unknown].float().mean().item(),
-            "unknown": hit[words & unknown].float().mean().item() if (words & unknown).any() else np.nan,
-        }
+        sides = {"right": words & ~unknown, "unknown": words & unknown}
+        return loss.item(), {name: hit[side].float().mean().item() for name, side in sides.items() if side.any()}
 
     return run_stage("planted", training.folder, family.learners(model), 0.006, 4e-4, 0.1, n_steps, loss_of)
 

@@ -11,9 +11,11 @@ from pathlib import Path
 
 from cogvsr_utils.models.weights import planted_names
 from cogvsr_utils.pipeline import (  # noqa: F401
+    attention,
     baselines,
     benchmarks,
     crossed,
+    emphasis,
     planted,
     prediction,
     protocol,

@@ -11,6 +11,7 @@ from cogvsr_utils.dataset.splits import CROSSED, SELECTION, TEST, TUNING
 from cogvsr_utils.models.weights import nano_names, planted_names
 from cogvsr_utils.pipeline import (
     ablation,
+    attention,
     baselines,
     benchmarks,
     crossed,
@@ -60,6 +61,7 @@ PAGES = {
     "03_probing": Page((
         baselines.probe_baselines, selection.network_probe, selection.ridge_probes,
         validation.probe_accuracy, validation.head_table, validation.stability, validation.ranking_agreement,
+        attention.attention_example,
     )),
     "04_scarcity": Page((
         validation.head_table, validation.sparseness, validation.spatial_differences, validation.thresholds,

@@ -2,6 +2,7 @@
 
 head_maps(table, column)     a layer x head map a function
 family_maps(tables, ...)     the same of several models
+attention_figure             what heads attend to in a picture
 curve_figure                 sorted importance over its null
 count_figure                 counts with intervals beside their null
 sharing_figure               how many heads belong to exactly which functions
@@ -16,6 +17,8 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
+from cogvsr_utils.dataset.images import open_image
+from cogvsr_utils.dataset.items import Item
 from cogvsr_utils.functions import NAMES
 from cogvsr_utils.report.figures import COLOR, DARK, GREY, SHORT, finish
 from cogvsr_utils.stats import elbow, percentile_interval
@@ -52,6 +55,27 @@ def head_maps(table: pd.DataFrame, column: str = "importance") -> Figure:
     for axis in axes[:, 0]:
         axis.set_ylabel("layer")
     figure.colorbar(picture, ax=axes, label=SCALES[column].label, shrink=0.7)
+    return finish(figure)
+
+
+def attention_figure(item: Item, heads: np.ndarray, lines: dict[str, np.ndarray]) -> Figure:
+    """What some heads attend to in an item's picture, a panel a head and a row an entry of ``lines``.
+
+    ``heads`` (heads, [layer, head]); ``lines`` maps a name to weights (heads, rows, columns), shares of all attention.
+    """
+    picture = open_image(item)
+    figure, axes = plt.subplots(len(lines), len(heads) + 1, figsize=(1.9 * len(heads) + 2, 2.2 * len(lines)),
+                                squeeze=False, layout="constrained")  # fmt: skip
+    for row, (line, maps) in zip(axes, lines.items(), strict=True):
+        row[0].imshow(picture)
+        row[0].set_title(line if len(lines) > 1 else "picture", color=DARK, fontsize=9)
+        for axis, (layer, head), weight in zip(row[1:], heads, maps, strict=True):
+            extent = (0, picture.width, picture.height, 0)
+            axis.imshow(picture.convert("L"), cmap="gray", extent=extent)
+            axis.imshow(weight, cmap="magma", alpha=0.65, extent=extent, vmin=0)
+            axis.set_title(f"{layer}.{head}: {weight.sum():.0%}", color=DARK, fontsize=9)
+        for axis in row:
+            axis.set_axis_off()
     return finish(figure)
 
 

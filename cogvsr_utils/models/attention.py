@@ -1,0 +1,179 @@
+"""What heads attend to in a picture.
+
+attention_map(vlm, item, step, heads)   where some heads look before they answer a step, on the picture's grid
+attention_visited(vlm, visit)           inside, every attention of the text decoder shows its weights, one at a time
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from cogvsr_utils.dataset.images import open_image
+from cogvsr_utils.dataset.items import Item
+from cogvsr_utils.functions import MAIN
+from cogvsr_utils.models.blocks import decoder_blocks
+from cogvsr_utils.models.chat import conversation
+from cogvsr_utils.models.head_map import OUTPUTS
+from cogvsr_utils.models.vlm import VLM, attention_switched
+
+SINK = 20.0  # a token is a sink where a number of its state is as many times the root of their mean square
+Head = tuple[int, int]
+
+
+class NoGrid(ValueError):
+    """The tokens of a picture do not stand in one grid."""
+
+
+@dataclass(frozen=True)
+class AttentionMap:
+    """Attention of some ``heads`` to a picture from the token before an answer begins.
+
+    ``weights`` (heads, rows, columns) of the picture's grid, shares of all attention, so that their sum is what goes to
+    the picture; ``sinks`` (heads, rows, columns), boolean, the places that many heads attend to whatever is asked.
+    """
+
+    heads: list[Head]
+    weights: np.ndarray
+    sinks: np.ndarray
+
+    @property
+    def without_sinks(self) -> np.ndarray:
+        """``weights`` with sinks at 0, each head's scaled so that the picture has what it had (0 where all are
+        sinks)."""
+        kept = np.where(self.sinks, 0.0, self.weights)
+        total, left = (each.sum((1, 2), keepdims=True) for each in (self.weights, kept))
+        return kept * total / np.where(left > 0, left, 1.0)
+
+
+@contextmanager
+def attention_visited(vlm: VLM, visit: Callable[[str, torch.Tensor], None]) -> Iterator[None]:
+    """Inside the block, ``visit(projection, weights)`` is called for every attention of the text decoder, named by its
+    output projection, with its weights (batch, heads, queries, keys); they are not kept, so that memory stays that of
+    one layer.
+
+    Raises ValueError where the model does not compute such weights.
+    """
+    handles, names = [], list(vlm.heads.projections)
+
+    def hook_for(name):
+        n_heads = int((vlm.heads.table["module"] == name).sum())
+
+        def hook(module, args, output):
+            found = [x for x in output if isinstance(x, torch.Tensor) and x.ndim == 4 and x.shape[1] == n_heads]
+            if not found:
+                raise ValueError(
+                    f"{vlm.name} gave no attention weights at {name}; expected (batch, heads, queries, keys)"
+                )
+            visit(name, found[-1])
+
+        return hook
+
+    with attention_switched(vlm, "eager") as switched:
+        if not switched:
+            raise ValueError(f"{vlm.name} has no attention whose weights can be read (transformers' eager)")
+        try:
+            for name in names:
+                handles.append(_attention(vlm, name).register_forward_hook(hook_for(name)))
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+
+@torch.inference_mode()
+def attention_map(
+    vlm: VLM, item: Item, step: int = MAIN, heads: Sequence[Head] | None = None, replies: Sequence[str] | None = None
+) -> AttentionMap:
+    """Attention of ``heads`` (all of them, where none are named) from the last token before the answer to ``step``
+    (-1, the main question) to the item's picture.
+
+    ``replies`` are those to the steps before, the right ones if none are given. Sinks are tokens whose state where a
+    layer begins has a number of at least 20 times its root mean square (arXiv 2503.03321, which knows at which places
+    for two models; here any counts). Raises ValueError for an item without a picture and for another number of replies,
+    NoGrid where the picture's tokens are not one grid, KeyError for a head that the model does not have.
+
+    >>> from cogvsr_utils import load_items, load_vlm
+    >>> attention_map(load_vlm("nano-internvl"), load_items("synth", limit=1)[0], heads=[(1, 0), (2, 5)]).weights.shape
+    (2, 4, 4)
+    """
+    if item.image is None:
+        raise ValueError(f"item {item.uid!r} has no picture; expected one to attend to")
+    before = len(item.steps) if step == MAIN else step
+    replies = [each.answer for each in item.steps[:before]] if replies is None else list(replies)
+    if len(replies) != before:
+        raise ValueError(f"{len(replies)} replies before step {step}; expected {before}")
+    heads = vlm.heads.pairs if heads is None else [tuple(head) for head in heads]
+    vlm.heads.columns(heads)  # refuses those that are not there
+    prompt = vlm.render(conversation(item, replies, step), prompt=True)
+    inputs = vlm.encode([prompt], [open_image(item)])
+    picture = (inputs["input_ids"][0] == vlm.image_token_id).nonzero().flatten()
+    rows: dict[str, torch.Tensor] = {}
+    states: dict[int, torch.Tensor] = {}
+
+    def visit(name, weights):
+        rows[name] = weights[0, :, -1].float().cpu()  # (heads, keys)
+
+    def keep(number):
+        return lambda module, args, kwargs: states.__setitem__(number, _state(args, kwargs))
+
+    handles = [
+        block.register_forward_pre_hook(keep(i), with_kwargs=True) for i, block in enumerate(decoder_blocks(vlm))
+    ]
+    try:
+        with attention_visited(vlm, visit):
+            vlm.forward(inputs)
+    finally:
+        for handle in handles:
+            handle.remove()
+    table = vlm.heads.table.assign(place=vlm.heads.table.groupby("module").cumcount()).set_index(["layer", "head"])
+    weights, sinks = [], []
+    for layer, head in heads:
+        row = table.loc[(layer, head)]
+        own = rows[row["module"]][row["place"]]
+        cross = row["kind"] == "cross"
+        weights.append(own[_patches(own)] if cross else own[picture.cpu()])
+        sinks.append(torch.zeros(len(weights[-1]), dtype=torch.bool) if cross else _sinks(states[layer], picture))
+    grid = _grid(vlm, inputs, len(weights[0]))
+    return AttentionMap(
+        list(heads), *(torch.stack(each).numpy().reshape(len(heads), *grid) for each in (weights, sinks))
+    )  # fmt: skip
+
+
+def _attention(vlm: VLM, projection: str) -> torch.nn.Module:
+    """The attention module that an output projection belongs to."""
+    suffix = max((path for path in OUTPUTS if projection.endswith(f".{path}")), key=len)
+    return vlm.model.get_submodule(projection.removesuffix(f".{suffix}"))
+
+
+def _state(args, kwargs) -> torch.Tensor:
+    """What a block is given: (tokens, hidden) of its first row."""
+    return (args[0] if args else kwargs["hidden_states"])[0]
+
+
+def _sinks(state: torch.Tensor, picture: torch.Tensor) -> torch.Tensor:
+    x = state[picture].float()
+    return (x.abs().amax(1) >= SINK * x.pow(2).mean(1).sqrt()).cpu()
+
+
+def _patches(keys: torch.Tensor) -> slice:
+    """The keys of cross-attention that are patches of the picture's first tile: all but those of the class token."""
+    side = int((len(keys) - 1) ** 0.5)
+    return slice(1, None) if side * side == len(keys) - 1 else slice(None)
+
+
+def _grid(vlm: VLM, inputs: dict, n_tokens: int) -> tuple[int, int]:
+    """Rows and columns of the picture's tokens."""
+    if (grid := inputs.get("image_grid_thw")) is not None:
+        frames, rows, columns = grid[0].tolist()
+        merged = round((frames * rows * columns / n_tokens) ** 0.5)
+        rows, columns = rows // merged, columns // merged
+    else:
+        rows = columns = round(n_tokens**0.5)
+    if rows * columns != n_tokens:
+        raise NoGrid(
+            f"the picture's {n_tokens} tokens in {vlm.name} are not one grid; expected a picture read in one tile"
+        )
+    return rows, columns

@@ -1,0 +1,95 @@
+"""Attention maps against the weights that models hand over themselves, family by family."""
+
+import numpy as np
+import pytest
+import torch
+from families import FAMILIES, build
+
+from cogvsr_utils.dataset.images import open_image
+from cogvsr_utils.functions import MAIN
+from cogvsr_utils.models import attention
+from cogvsr_utils.models.attention import AttentionMap, attention_map, attention_visited
+from cogvsr_utils.models.chat import conversation
+from cogvsr_utils.models.vlm import attention_switched
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_weights_are_those_that_the_model_hands_over(name, asked):
+    vlm = build(name)
+    chats = [vlm.render(conversation(item, [], 0), prompt=True) for item in asked[:2]]
+    inputs, visited = vlm.encode(chats, [open_image(item) for item in asked[:2]]), []
+    with torch.inference_mode():
+        with attention_visited(vlm, lambda module, weights: visited.append((module, weights))):
+            vlm.forward(inputs)
+        with attention_switched(vlm, "eager"):
+            given = vlm.model.base_model(**inputs, use_cache=False, output_attentions=True).attentions
+    assert [module for module, _ in visited] == list(vlm.heads.projections)
+    given = [each for each in given or () if each is not None]
+    if len(given) == len(visited):  # some families hand over those of other layers too, or none
+        for (_, own), theirs in zip(visited, given, strict=True):
+            torch.testing.assert_close(own, theirs)
+    for module, own in visited:
+        if (vlm.heads.table.set_index("module").loc[module, "kind"] != "cross").all():
+            torch.testing.assert_close(own.sum(-1), torch.ones_like(own.sum(-1)))
+
+
+@pytest.mark.parametrize("step", [0, 1, MAIN])
+def test_a_map_is_the_last_tokens_row_at_the_pictures_tokens(vlm, items, step):
+    item = next(item for item in items if len(item.steps) > 1)
+    heads = [(1, 3), (4, 0)]
+    found = attention_map(vlm, item, step, heads)
+    before = [s.answer for s in item.steps[: len(item.steps) if step == MAIN else step]]
+    inputs = vlm.encode([vlm.render(conversation(item, before, step), prompt=True)], [open_image(item)])
+    with torch.inference_mode(), attention_switched(vlm, "eager"):
+        maps = vlm.model.base_model(**inputs, use_cache=False, output_attentions=True).attentions
+    picture = inputs["input_ids"][0] == vlm.image_token_id
+    for (layer, head), own in zip(heads, found.weights, strict=True):
+        np.testing.assert_allclose(own.ravel(), maps[layer][0, head, -1, picture].cpu(), rtol=1e-4, atol=1e-6)
+    assert found.weights.shape == (2, 4, 4) and not found.sinks.any()  # 192 numbers cannot be 20 times their own size
+
+
+def test_replies_that_are_given_are_those_that_were_read(vlm, items):
+    item = next(item for item in items if len(item.steps) > 1)
+    right, other = (attention_map(vlm, item, 1, [(5, 2)], replies) for replies in (None, ["purple"]))
+    assert np.abs(right.weights - other.weights).max() > 1e-5
+    with pytest.raises(ValueError, match="2 replies before step 1; expected 1"):
+        attention_map(vlm, item, 1, [(5, 2)], ["red", "blue"])
+
+
+def test_sinks_are_tokens_of_huge_numbers_and_lose_their_share(monkeypatch):
+    state = torch.randn(6, 4096, generator=torch.Generator().manual_seed(0))
+    state[2, 100] = 50.0
+    picture = torch.tensor([1, 2, 4])
+    assert attention._sinks(state, picture).tolist() == [False, True, False]
+    weights = np.array([[[0.1, 0.3, 0.1]]])
+    found = AttentionMap([(0, 0)], weights, np.array([[[False, True, False]]]))
+    np.testing.assert_allclose(found.without_sinks, [[[0.25, 0.0, 0.25]]])
+    all_sinks = AttentionMap([(0, 0)], weights, np.ones((1, 1, 3), dtype=bool))
+    assert (all_sinks.without_sinks == 0).all()
+
+
+def test_what_cannot_be_mapped_is_refused(vlm, items):
+    from dataclasses import replace
+
+    with pytest.raises(ValueError, match="has no picture"):
+        attention_map(vlm, replace(items[0], image=None))
+    with pytest.raises(KeyError, match="no such heads"):
+        attention_map(vlm, items[0], heads=[(99, 0)])
+
+
+def test_a_picture_of_two_tiles_is_no_grid(asked):
+    vlm = build("internvl")
+    wide = next(item for item in asked if open_image(item).size == (96, 64))
+    n = int((vlm.encode([vlm.render(conversation(wide, [], 0), prompt=True)], [open_image(wide)])["input_ids"]
+             == vlm.image_token_id).sum())  # fmt: skip
+    if round(n**0.5) ** 2 == n:
+        pytest.fail("the tiles happen to be a square; the test needs another picture")
+    with pytest.raises(ValueError, match="not one grid"):
+        attention_map(vlm, wide)
+
+
+def test_a_grid_of_patches_follows_the_pictures_shape(asked):
+    vlm = build("qwen2_5_vl")
+    wide, square = (next(i for i in asked if open_image(i).size == size) for size in ((96, 64), (64, 64)))
+    grids = [attention_map(vlm, item).weights.shape[1:] for item in (wide, square)]
+    assert grids[0][1] / grids[0][0] == 1.5 and grids[1][0] == grids[1][1]  # 96 x 64 pixels, and 64 x 64
