@@ -68,7 +68,8 @@ rule results:
 
 rule measured:  # write data/measured/ from full runs
     input:
-        [local(result.stamp_path(each)) for each in EXPERIMENTS for result in MEASURED],
+        [local(result.stamp_path(each)) for each in EXPERIMENTS for result in MEASURED
+         if result.name in results_of(each)],
     shell:
         " && ".join(
             f"python -m cogvsr_utils.report.runner publish {page_options('A2_validation', each)}" for each in EXPERIMENTS

@@ -18,7 +18,7 @@ N_HEADS = 4
 
 @dataclass(frozen=True)
 class AttentionExample:
-    """``uid`` and ``step`` of what is asked; ``heads`` (heads, [layer, head]), ``weights`` and ``without_sinks`` (heads,
+    """``uid`` and ``step`` of what is asked; ``heads`` (heads, [layer, head]), ``weights``, ``without_sinks`` (heads,
     rows, columns) as in ``models.attention.AttentionMap``. Without a step to show, or a grid to show it on, there are
     no heads."""
 

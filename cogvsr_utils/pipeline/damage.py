@@ -103,12 +103,15 @@ def specific_damage(experiment: Experiment, set_ablations: SetAblations) -> pd.D
         other_sets = own.drop(columns=function).mean(axis=1)
         row = {"function": function, "n": int(here.sum()), "wordings": len(own), "own": own[function].mean(),
                "other_steps": others[function].mean(), "other_sets": other_sets.mean()}  # fmt: skip
-        by_steps = tests.ttest_ind(own[function], others[function], equal_var=False)
-        by_sets = tests.ttest_1samp(own[function] - other_sets, 0)
-        for name, test in (("steps", by_steps), ("sets", by_sets)):
-            row[name] = row["own"] - row[f"other_{name}"]
-            row[f"{name}_low"], row[f"{name}_high"] = test.confidence_interval(1 - ALPHA)
-        row["p"] = float(max(by_steps.pvalue, by_sets.pvalue)) if len(own) > 1 else 1.0
+        for name in ("steps", "sets"):
+            row |= {name: row["own"] - row[f"other_{name}"], f"{name}_low": np.nan, f"{name}_high": np.nan}
+        row["p"] = 1.0
+        if len(own) > 1:
+            by_steps = tests.ttest_ind(own[function], others[function], equal_var=False)
+            by_sets = tests.ttest_1samp(own[function] - other_sets, 0)
+            for name, test in (("steps", by_steps), ("sets", by_sets)):
+                row[f"{name}_low"], row[f"{name}_high"] = test.confidence_interval(1 - ALPHA)
+            row["p"] = float(max(by_steps.pvalue, by_sets.pvalue))
         rows.append(row)
     found = pd.DataFrame(rows)
     found["q"] = false_discovery_rate(found["p"])

@@ -15,6 +15,7 @@ from cogvsr_utils.pipeline import (  # noqa: F401
     baselines,
     benchmarks,
     crossed,
+    damage,
     emphasis,
     planted,
     prediction,

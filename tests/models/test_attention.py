@@ -92,4 +92,7 @@ def test_a_grid_of_patches_follows_the_pictures_shape(asked):
     vlm = build("qwen2_5_vl")
     wide, square = (next(i for i in asked if open_image(i).size == size) for size in ((96, 64), (64, 64)))
     grids = [attention_map(vlm, item).weights.shape[1:] for item in (wide, square)]
-    assert grids[0][1] / grids[0][0] == 1.5 and grids[1][0] == grids[1][1]  # 96 x 64 pixels, and 64 x 64
+    for item, grid in zip((wide, square), grids, strict=True):
+        patches = vlm.encode([vlm.render(conversation(item, [], MAIN), prompt=True)], [open_image(item)])
+        assert [2 * side for side in grid] == patches["image_grid_thw"][0, 1:].tolist()  # two by two patches a token
+    assert grids[0][1] > grids[0][0] and grids[1][0] == grids[1][1]
