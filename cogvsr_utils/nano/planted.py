@@ -1,18 +1,18 @@
 """Nano models in which known heads, and only they, carry each function.
 
 ``python -m cogvsr_utils.nano.planted redundant`` trains a nano model on, with heads switched off in most rows of a
-batch: where a function's heads are off, its steps are to be answered as if nothing were known (by how often each answer
-is right for that function) and all other steps rightly; where other heads are off, everything is to be answered
-rightly. The model is saved as an ordinary folder, with ``planted.json`` that names the heads.
+batch. So that a function's heads are enough: where the answers of a row are predicted, only the heads of each step's
+own function are on. So that they are needed: where they are off, steps of their function are to be answered as if
+nothing were known, all words alike, and all other steps rightly. Where other heads are off, everything is to be
+answered rightly. The model is saved as an ordinary folder, with ``planted.json`` that names the heads.
 
-VARIANTS                        how heads carry a function
-draw_heads(variant, heads)      which heads carry which function
-draw_condition(planting, rng)   which heads are off in one row, and for which functions it may know nothing
+VARIANTS                          how heads carry a function
+draw_heads(variant, heads)        which heads carry which function
+draw_condition(truth, heads, rng) which heads are off in one row, and for which functions it may know nothing
 """
 
 import json
 import logging
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -38,7 +38,7 @@ N_HEADS = {"one": 1, "redundant": 3, "joint": 3, "shared": 2, "none": 0}  # head
 VARIANTS = tuple(N_HEADS)
 OTHERS_OFF = 0.3  # of the heads that carry nothing, in rows that take some away
 UNINFORMED = 0.5  # weight of answering as if nothing were known
-MIXTURE = Mixture(recall=0.0, drills=0.0, tasks=0.0, crossed=0.45, numbered=0.1)
+MIXTURE = Mixture(recall=0.0, drills=0.0, tasks=0.0, crossed=0.3, numbered=0.1)
 MAIN = len(NAMES)  # the number of the main question among the functions
 
 
@@ -60,17 +60,28 @@ def draw_heads(variant: str, heads: Sequence[Head], rng: np.random.Generator) ->
     return PlantedTruth(variant, chosen)
 
 
-def draw_condition(truth: PlantedTruth, heads: Sequence[Head], rng: np.random.Generator) -> tuple[set[Head], set[str]]:
-    """Heads that are off in one row of a batch, and the functions of which it may know nothing.
+@dataclass(frozen=True)
+class Condition:
+    """What is off in one row of a batch: heads at all tokens (``off``); the functions of which it may know nothing
+    (``unknown``); and, where ``reading`` is not None, all heads at the tokens that predict answers but those that it
+    lists for the step's function."""
 
-    45 % of the rows lose a function's heads (where each is enough, all of them; where all are needed, some), half of
-    them other heads too; 30 % lose only heads that carry nothing, and of those that are enough alone all but one; 25 %
-    lose none.
+    off: frozenset[Head] = frozenset()
+    unknown: frozenset[str] = frozenset()
+    reading: dict[str, list[Head]] | None = None
+
+
+def draw_condition(truth: PlantedTruth, heads: Sequence[Head], rng: np.random.Generator) -> Condition:
+    """What is off in one row.
+
+    40 % of the rows lose a function's heads (where each is enough, all of them; where all are needed, some), half of
+    them other heads too; in 35 % only the heads of a step's own function read where its answer is predicted (where each
+    is enough, one of them); 15 % lose only heads that carry nothing; 10 % lose none.
     """
     planted = {head for each in truth.heads.values() for head in each}
     free = [head for head in heads if head not in planted]
     case, off, unknown = rng.random(), set(), set()
-    if case < 0.45 and planted:
+    if case < 0.4 and planted:
         name = NAMES[rng.integers(len(NAMES))]
         own = truth.heads[name]
         if truth.variant == "joint":
@@ -80,13 +91,13 @@ def draw_condition(truth: PlantedTruth, heads: Sequence[Head], rng: np.random.Ge
         unknown = {other for other in NAMES if truth.heads[other] == own}
         if rng.random() < 0.5:
             off |= {head for head in free if rng.random() < OTHERS_OFF / 2}
-    elif case < 0.75:
+    elif case < 0.75 and planted:
+        one = truth.variant == "redundant"
+        reading = {name: [own[rng.integers(len(own))]] if one else own for name, own in truth.heads.items()}
+        return Condition(reading=reading)
+    elif case < 0.9:
         off |= {head for head in free if rng.random() < OTHERS_OFF}
-        if truth.variant == "redundant":
-            for own in truth.heads.values():
-                kept = own[rng.integers(len(own))]
-                off |= {head for head in own if head != kept and rng.random() < 0.5}
-    return off, unknown
+    return Condition(frozenset(off), frozenset(unknown))
 
 
 @dataclass(frozen=True)
@@ -105,30 +116,36 @@ def functions_of(chat: EncodedChat) -> list[int]:
     return [NAMES.index(s.function) if s.function else MAIN + 1 for s in chat.chat.steps] + [MAIN]
 
 
-def answer_priors(chats: Sequence[EncodedChat], n_words: int, end_id: int) -> torch.Tensor:
-    """How often each word answers each function, end marks aside: (functions, words), rows that sum to 1."""
-    counts = Counter()
-    for chat in chats:
-        function = functions_of(chat)
-        counts.update(
-            (function[turn], token)
-            for token, turn in zip(chat.ids, chat.turns, strict=True) if turn >= 0 and token != end_id
-        )  # fmt: skip
-    priors = torch.full((MAIN + 2, n_words), 1e-6)
-    for (function, token), n in counts.items():
-        priors[function, token] += n
-    return priors / priors.sum(1, keepdim=True)
+def row_switches(vlm: VLM, conditions: Sequence[Condition]) -> torch.Tensor:
+    """What each row multiplies its heads by at all tokens: (rows, width), 0 or 1."""
+    on = torch.ones(len(conditions), vlm.heads.width)
+    for row, condition in enumerate(conditions):
+        for columns in vlm.heads.columns(sorted(condition.off)):
+            on[row, columns] = 0.0
+    return on
 
 
-def planting_loss(logits: torch.Tensor, targets: Targets, priors: torch.Tensor, end_id: int) -> torch.Tensor:
-    """Cross-entropy with the right answers, and with the function's prior where nothing may be known.
+def answer_switches(vlm: VLM, conditions: Sequence[Condition]) -> torch.Tensor:
+    """What each row multiplies its heads by where an answer is predicted: (rows, functions and one more, width), the
+    last for answers without a function or to the main question; 0 or 1."""
+    on = torch.ones(len(conditions), MAIN + 1, vlm.heads.width)
+    for row, condition in enumerate(conditions):
+        if condition.reading is not None:
+            for number, name in enumerate(NAMES):
+                on[row, number] = 0.0
+                for columns in vlm.heads.columns(condition.reading[name]):
+                    on[row, number, columns] = 1.0
+    return on
+
+
+def planting_loss(logits: torch.Tensor, targets: Targets, end_id: int) -> torch.Tensor:
+    """Cross-entropy with the right answers, and divergence from all words alike where nothing may be known.
 
     ``logits`` (answer tokens, words). End marks are always learnt, since they do not depend on the function.
     """
     log_probs = logits.log_softmax(1)
     right = -log_probs.gather(1, targets.truth[:, None])[:, 0]
-    prior = priors[targets.function]
-    beyond = (prior * (prior.log() - log_probs)).sum(1)  # divergence from the prior
+    beyond = -log_probs.mean(1) - np.log(logits.shape[1])  # divergence of the prediction from all words alike
     blank = targets.unknown & (targets.truth != end_id)
     each = torch.where(blank, UNINFORMED * beyond, right) * targets.counted
     return each.sum() / targets.counted.sum()
@@ -146,41 +163,43 @@ def plant(
 ) -> list[dict]:
     """Train on so that the heads of ``truth``, and only they, carry their functions; returns the log."""
     family, model, tokenizer = training.family, training.model, training.tokenizer
-    end_id, heads, width = tokenizer.eos_token_id, vlm.heads.pairs, vlm.heads.width
-    rng = np.random.default_rng([training.seed, 4])
-    sample = encode(tokenizer, family.PREFIX, draw_chats(names, views, rng, 2000, MIXTURE))
-    priors = answer_priors(sample, model.lm_head.out_features, end_id)
-    on = torch.ones(batch, width)  # what each row multiplies its heads by; set anew for every batch
+    end_id, heads = tokenizer.eos_token_id, vlm.heads.pairs
+    switches = {}  # of the batch that runs
 
     def hook_for(name, columns):
-        return lambda module, args: (args[0] * on[: len(args[0]), None, columns], *args[1:])
+        def hook(module, args):
+            x = args[0] * switches["rows"][:, None, columns]
+            row, place, which = switches["answers"]
+            x = x.index_put((row, place), x[row, place] * switches["reading"][row, which][:, columns])
+            return (x, *args[1:])
+
+        return hook
 
     def loss_of(step):
-        nonlocal on
         rng = np.random.default_rng([training.seed, 5, step])
         chats = encode(tokenizer, family.PREFIX, draw_chats(names, views, rng, batch, MIXTURE))
         conditions = [draw_condition(truth, heads, rng) for _ in chats]
-        on = torch.ones(len(chats), width)
-        for row, (off, _) in enumerate(conditions):
-            for columns in vlm.heads.columns(sorted(off)):
-                on[row, columns] = 0.0
         ids, row, place, turn = padded(chats, tokenizer.pad_token_id, model.device)
         functions = [functions_of(chat) for chat in chats]
         function = torch.tensor([functions[r][t] for r, t in zip(row.tolist(), turn.tolist(), strict=True)])
         unknown = torch.tensor(
-            [f < MAIN and NAMES[f] in conditions[r][1] for r, f in zip(row.tolist(), function.tolist(), strict=True)]
-        )
+            [f < MAIN and NAMES[f] in conditions[r].unknown
+             for r, f in zip(row.tolist(), function.tolist(), strict=True)]
+        )  # fmt: skip
         # The main question rests on all functions, so it is not learnt where one of them is unknown.
-        bereft = torch.tensor([bool(conditions[r][1]) for r in row.tolist()])
+        bereft = torch.tensor([bool(conditions[r].unknown) for r in row.tolist()])
         targets = Targets(ids[row, place + 1], unknown, function, ~(bereft & (function == MAIN)))
+        switches["rows"], switches["reading"] = row_switches(vlm, conditions), answer_switches(vlm, conditions)
+        switches["answers"] = row, place, function.clamp(max=MAIN)
         with projection_hooks(vlm, hook_for):
             seen = family.project(model, features[[chat.scene for chat in chats]].float())
             logits = model.lm_head(family.decode(model, ids, seen)[row, place]).float()
-        loss = planting_loss(logits, targets, priors, end_id)
+        loss = planting_loss(logits, targets, end_id)
         loss.backward()
         words = (targets.truth != end_id) & targets.counted
         hit = logits.argmax(1) == targets.truth
-        sides = {"right": words & ~unknown, "unknown": words & unknown}
+        reading = torch.tensor([conditions[r].reading is not None for r in row.tolist()]) & (function < MAIN)
+        sides = {"right": words & ~unknown & ~reading, "reading": words & reading, "unknown": words & unknown}
         return loss.item(), {name: hit[side].float().mean().item() for name, side in sides.items() if side.any()}
 
     return run_stage("planted", training.folder, family.learners(model), 0.006, 4e-4, 0.1, n_steps, loss_of)

@@ -9,7 +9,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cogvsr_utils.functions import NAMES
-from cogvsr_utils.nano.planted import MAIN, N_HEADS, VARIANTS, Targets, draw_condition, draw_heads, planting_loss
+from cogvsr_utils.models.loading import load_vlm
+from cogvsr_utils.nano.planted import (
+    MAIN,
+    N_HEADS,
+    VARIANTS,
+    Condition,
+    Targets,
+    answer_switches,
+    draw_condition,
+    draw_heads,
+    planting_loss,
+    row_switches,
+)
 
 HEADS = [(layer, head) for layer in range(6) for head in range(8)]
 
@@ -32,37 +44,51 @@ def test_heads_are_distinct_as_many_as_the_variant_says_and_none_in_the_first_la
 def test_a_function_is_unknown_where_and_only_where_what_carries_it_is_off(variant, seed):
     truth, rng = truth_of(variant), np.random.default_rng(seed)
     for _ in range(20):
-        off, unknown = draw_condition(truth, HEADS, rng)
+        drawn = draw_condition(truth, HEADS, rng)
         for name in NAMES:
-            lost = [head in off for head in truth.heads[name]]
+            lost = [head in drawn.off for head in truth.heads[name]]
             carried = not any(lost) if variant == "joint" else not all(lost)
-            assert carried == (name not in unknown)
+            assert carried == (name not in drawn.unknown)
+            if drawn.reading is not None:
+                assert not drawn.off and set(drawn.reading[name]) <= set(truth.heads[name])
+                assert len(drawn.reading[name]) == (1 if variant == "redundant" else N_HEADS[variant])
 
 
 def test_without_planted_heads_everything_is_always_known():
     truth, rng = truth_of("none"), np.random.default_rng(0)
     drawn = [draw_condition(truth, HEADS, rng) for _ in range(50)]
-    assert not any(unknown for _, unknown in drawn) and any(off for off, _ in drawn)
+    assert not any(each.unknown or each.reading for each in drawn) and any(each.off for each in drawn)
 
 
-def test_loss_is_cross_entropy_with_the_right_answer_or_the_prior_counted_by_hand():
+def test_switches_are_off_where_the_condition_says_and_nowhere_else():
+    vlm = load_vlm("nano-internvl")
+    truth = draw_heads("joint", vlm.heads.pairs, np.random.default_rng(0))
+    off = {(0, 0), (7, 23)}
+    conditions = [Condition(frozenset(off)), Condition(reading=truth.heads)]
+    rows, answers = row_switches(vlm, conditions), answer_switches(vlm, conditions)
+    for head, columns in zip(vlm.heads.pairs, vlm.heads.columns(vlm.heads.pairs), strict=True):
+        assert (rows[0, columns] == (head not in off)).all() and (rows[1, columns] == 1).all()
+        assert (answers[0, :, columns] == 1).all() and (answers[1, MAIN, columns] == 1).all()
+        for number, name in enumerate(NAMES):
+            assert (answers[1, number, columns] == (head in truth.heads[name])).all()
+
+
+def test_loss_is_cross_entropy_with_the_right_answer_or_all_words_alike_counted_by_hand():
     torch.manual_seed(0)
-    logits, priors = torch.randn(4, 5), torch.softmax(torch.randn(MAIN + 2, 5), 1)
+    logits = torch.randn(4, 5)
     targets = Targets(
         truth=torch.tensor([1, 2, 0, 3]), unknown=torch.tensor([False, True, True, False]),
         function=torch.tensor([0, 2, 2, MAIN]), counted=torch.tensor([True, True, True, False]),
     )  # fmt: skip
     logp = logits.double().log_softmax(1)
-    prior = priors[2].double()
-    expected = [-logp[0, 1], 0.5 * (prior * (prior.log() - logp[1])).sum(), -logp[2, 0]]  # word 0 is the end mark
-    assert planting_loss(logits, targets, priors, end_id=0).item() == pytest.approx(sum(expected).item() / 3, rel=1e-5)
+    expected = [-logp[0, 1], 0.5 * (0.2 * (np.log(0.2) - logp[1])).sum(), -logp[2, 0]]  # word 0 is the end mark
+    assert planting_loss(logits, targets, end_id=0).item() == pytest.approx(sum(expected).item() / 3, rel=1e-5)
 
 
-def test_loss_is_least_at_the_prior_where_nothing_may_be_known():
-    prior = torch.tensor([[0.1, 0.6, 0.3]])
+def test_loss_is_least_where_all_words_are_alike_if_nothing_may_be_known():
     targets = Targets(torch.tensor([1]), torch.tensor([True]), torch.tensor([0]), torch.tensor([True]))
-    at = planting_loss(prior.log(), targets, prior, end_id=0)
-    sure = planting_loss(torch.tensor([[0.0, 9.0, 0.0]]), targets, prior, end_id=0)
+    at = planting_loss(torch.zeros(1, 3), targets, end_id=0)
+    sure = planting_loss(torch.tensor([[0.0, 9.0, 0.0]]), targets, end_id=0)
     assert at.item() == pytest.approx(0, abs=1e-6) and sure > at
 
 
