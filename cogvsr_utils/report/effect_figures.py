@@ -2,7 +2,6 @@
 
 ablation_figure(matrix)      head set by function answered: change of accuracy
 control_figure(tables)       a function's heads beside random sets
-planted_figure(tables)       what ablating planted heads does, and as many others
 quality_figure, set_figure   rankings against the measured effect, single heads and whole sets
 power_figure                 planted heads found, and false ones
 scaling_figure               seconds and memory against number of items
@@ -61,28 +60,6 @@ def control_figure(table: pd.DataFrame, label: str) -> Figure:
     axis.set_yticks(y, names)
     axis.set_xlabel(label)
     axis.legend(loc="lower left", bbox_to_anchor=(-0.4, 1), ncols=2, fontsize=8)
-    return finish(figure)
-
-
-def planted_figure(tables: dict[str, pd.DataFrame], column: str, label: str) -> Figure:
-    """Planted heads ablated (rows; the last the mean of random sets of other heads) by function answered (columns); a
-    panel a model.
-
-    ``tables`` maps a model to a table of ``planted_effects``, ``column`` is one of its changes and ``label`` names it.
-    """
-    figure, axes = plt.subplots(len(tables), 1, figsize=(7.6, 4.6 * len(tables)), squeeze=False, layout="constrained")
-    for axis, (model, table) in zip(axes[:, 0], tables.items(), strict=True):
-        rows = [name for name in (*NAMES, "other heads") if name in set(table["ablated"])]
-        values = table.pivot_table(index="ablated", columns="function", values=column).loc[rows, list(NAMES)]
-        bound = max(float(values.abs().max(axis=None)), 1e-6)
-        picture = axis.imshow(values, cmap="RdBu", vmin=-bound, vmax=bound, aspect="auto")
-        for (i, j), value in np.ndenumerate(values.to_numpy()):
-            axis.text(j, i, f"{value:+.1f}", ha="center", va="center", fontsize=8,
-                      color="white" if abs(value) > 0.6 * bound else DARK)  # fmt: skip
-        axis.set_xticks(range(len(NAMES)), [SHORT[name] for name in NAMES], rotation=35, ha="right")
-        axis.set_yticks(range(len(rows)), [SHORT.get(name, name) for name in rows])
-        axis.set(title=model, xlabel="function of the steps answered", ylabel="whose planted heads are ablated")
-        figure.colorbar(picture, label=label, shrink=0.8)
     return finish(figure)
 
 
