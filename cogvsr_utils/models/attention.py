@@ -2,6 +2,8 @@
 
 attention_map(vlm, item, step, heads)   where some heads look before they answer a step, on the picture's grid
 attention_visited(vlm, visit)           inside, every attention of the text decoder shows its weights, one at a time
+attention_module(vlm, projection)       the attention that an output projection belongs to
+sink_tokens(state)                      tokens that attract attention whatever is asked
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -76,7 +78,7 @@ def attention_visited(vlm: VLM, visit: Callable[[str, torch.Tensor], None]) -> I
             raise ValueError(f"{vlm.name} has no attention whose weights can be read (transformers' eager)")
         try:
             for name in names:
-                handles.append(_attention(vlm, name).register_forward_hook(hook_for(name)))
+                handles.append(attention_module(vlm, name).register_forward_hook(hook_for(name)))
             yield
         finally:
             for handle in handles:
@@ -135,14 +137,16 @@ def attention_map(
         own = rows[row["module"]][row["place"]]
         cross = row["kind"] == "cross"
         weights.append(own[_patches(own)] if cross else own[picture.cpu()])
-        sinks.append(torch.zeros(len(weights[-1]), dtype=torch.bool) if cross else _sinks(states[layer], picture))
+        sinks.append(
+            torch.zeros(len(weights[-1]), dtype=torch.bool) if cross else sink_tokens(states[layer][picture]).cpu()
+        )
     grid = _grid(vlm, inputs, len(weights[0]))
     return AttentionMap(
         list(heads), *(torch.stack(each).numpy().reshape(len(heads), *grid) for each in (weights, sinks))
     )  # fmt: skip
 
 
-def _attention(vlm: VLM, projection: str) -> torch.nn.Module:
+def attention_module(vlm: VLM, projection: str) -> torch.nn.Module:
     """The attention module that an output projection belongs to."""
     suffix = max((path for path in OUTPUTS if projection.endswith(f".{path}")), key=len)
     return vlm.model.get_submodule(projection.removesuffix(f".{suffix}"))
@@ -153,9 +157,10 @@ def _state(args, kwargs) -> torch.Tensor:
     return (args[0] if args else kwargs["hidden_states"])[0]
 
 
-def _sinks(state: torch.Tensor, picture: torch.Tensor) -> torch.Tensor:
-    x = state[picture].float()
-    return (x.abs().amax(1) >= SINK * x.pow(2).mean(1).sqrt()).cpu()
+def sink_tokens(state: torch.Tensor) -> torch.Tensor:
+    """Which tokens are sinks, from their states (..., hidden) where a layer begins: (...), boolean."""
+    x = state.float()
+    return x.abs().amax(-1) >= SINK * x.pow(2).mean(-1).sqrt()
 
 
 def _patches(keys: torch.Tensor) -> slice:

@@ -7,8 +7,7 @@ from families import FAMILIES, build
 
 from cogvsr_utils.dataset.images import open_image
 from cogvsr_utils.functions import MAIN
-from cogvsr_utils.models import attention
-from cogvsr_utils.models.attention import AttentionMap, attention_map, attention_visited
+from cogvsr_utils.models.attention import AttentionMap, attention_map, attention_visited, sink_tokens
 from cogvsr_utils.models.chat import conversation
 from cogvsr_utils.models.vlm import attention_switched
 
@@ -56,11 +55,10 @@ def test_replies_that_are_given_are_those_that_were_read(vlm, items):
         attention_map(vlm, item, 1, [(5, 2)], ["red", "blue"])
 
 
-def test_sinks_are_tokens_of_huge_numbers_and_lose_their_share(monkeypatch):
+def test_sinks_are_tokens_of_huge_numbers_and_lose_their_share():
     state = torch.randn(6, 4096, generator=torch.Generator().manual_seed(0))
     state[2, 100] = 50.0
-    picture = torch.tensor([1, 2, 4])
-    assert attention._sinks(state, picture).tolist() == [False, True, False]
+    assert sink_tokens(state).tolist() == [False, False, True, False, False, False]
     weights = np.array([[[0.1, 0.3, 0.1]]])
     found = AttentionMap([(0, 0)], weights, np.array([[[False, True, False]]]))
     np.testing.assert_allclose(found.without_sinks, [[[0.25, 0.0, 0.25]]])

@@ -1,0 +1,288 @@
+"""Edits of attention against an attention written out here in full, family by family, in one pass and generated."""
+
+import json
+import math
+from contextlib import contextmanager
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from families import FAMILIES, build
+from transformers import AttentionInterface
+from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
+
+from cogvsr_utils.dataset.images import open_image
+from cogvsr_utils.functions import MAIN
+from cogvsr_utils.models import attention_edits as module
+from cogvsr_utils.models.answering import answer
+from cogvsr_utils.models.attention import attention_module
+from cogvsr_utils.models.attention_edits import (
+    Attend,
+    adaptvis,
+    attend,
+    attending,
+    pai,
+    pasta,
+    patches_of,
+    visual_sinks,
+)
+from cogvsr_utils.models.chat import conversation
+from cogvsr_utils.models.vlm import attention_switched
+
+SELF_ATTENTION = [name for name in FAMILIES if name != "mllama"]
+
+
+@contextmanager
+def written_out(vlm, change):
+    """Inside, self-attention of the text decoder is computed in full: ``change(layer, scores, sees)`` gives the weights
+    from scores (batch, heads, queries, keys) and what may be seen."""
+    layers = {id(attention_module(vlm, r.module)): r.layer for r in vlm.heads.table.itertuples()}
+    plain = AttentionInterface._global_mapping["sdpa"]
+
+    def attention(owner, query, key, value, attention_mask, **kwargs):
+        if id(owner) not in layers:
+            return plain(owner, query, key, value, attention_mask, **kwargs)
+        times = query.shape[1] // key.shape[1]
+        key, value = (x.repeat_interleave(times, 1) for x in (key, value))
+        scores, mask = torch.einsum("bhqd,bhkd->bhqk", query, key) * kwargs["scaling"], attention_mask
+        n, m = scores.shape[-2:]
+        sees = torch.ones(n, m, dtype=torch.bool).tril(m - n)[None, None] if mask is None else mask[..., :m]
+        sees = sees if sees.dtype == torch.bool else sees >= 0
+        return torch.einsum("bhqk,bhkd->bqhd", change(layers[id(owner)], scores, sees), value), None
+
+    AttentionInterface.register("written_out", attention)
+    ALL_MASK_ATTENTION_FUNCTIONS.register("written_out", ALL_MASK_ATTENTION_FUNCTIONS["sdpa"])
+    with attention_switched(vlm, "written_out"):
+        yield
+
+
+def softmax(scores, sees):
+    return scores.masked_fill(~sees, -torch.inf).softmax(-1)
+
+
+def inputs_of(vlm, items, side="right"):
+    chats = [vlm.render(conversation(item, [], 0), prompt=True) for item in items]
+    return vlm.encode(chats, [open_image(item) for item in items], side=side)
+
+
+def plain_edit(edit, picture, queries):
+    """``edit`` written out: ``picture`` (batch, keys), ``queries`` (queries,) in its scope."""
+
+    def change(layer, scores, sees):
+        own = [head for at, head in edit.heads if at == layer]
+        keys = picture if edit.to == "image" else ~picture
+        new = scores.clone()
+        for b in range(len(scores)):
+            for h in own:
+                for q in torch.arange(scores.shape[2])[queries]:
+                    s = scores[b, h, q, keys[b]]
+                    w = torch.tensor(edit.tokens) if edit.tokens else torch.ones_like(s)
+                    new[b, h, q, keys[b]] = {"add": s + edit.amount * w, "boost": s + edit.amount * w * s.abs(),
+                                             "multiply": s + (edit.amount - 1) * w * s}[edit.operation]  # fmt: skip
+        return softmax(new, sees)
+
+    return change
+
+
+@pytest.mark.parametrize("operation, amount", [("add", -2.0), ("boost", 1.5), ("multiply", 2.0)])
+@pytest.mark.parametrize("name", SELF_ATTENTION)
+def test_scores_are_edited_as_written_out(name, operation, amount, asked):
+    vlm = build(name)
+    inputs = inputs_of(vlm, asked[:1])
+    picture = inputs["input_ids"] == vlm.image_token_id
+    for to, scope in (("image", "all"), ("elsewhere", "prompt_last")):
+        edit = attend([vlm.heads.pairs[1], vlm.heads.pairs[-1]], operation, amount, to, scope)
+        queries = torch.ones(picture.shape[1], dtype=torch.bool)
+        queries[:-1] = scope == "all"
+        with torch.inference_mode():
+            before = vlm.model(**inputs).logits
+            with attending(vlm, edit) as fired:
+                found = vlm.model(**inputs).logits
+            with written_out(vlm, plain_edit(edit, picture, queries)):
+                expected = vlm.model(**inputs).logits
+            after = vlm.model(**inputs).logits
+        torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4)
+        assert (found - before)[:, -1].abs().max() > 1e-4 and torch.equal(before, after)
+        assert fired[scope] == len({layer for layer, _ in edit.heads})
+
+
+def test_padding_and_rows_of_their_own_change_nothing_else(asked):
+    """A padded batch with an edit in one row is the rows alone, one edited."""
+    vlm = build("internvl")
+    long, short = asked[0], asked[2]
+    edit = attend([(0, 0), (1, 2)], "add", 1.5)
+    chats = [vlm.render(conversation(item, ["red"] * n, n), prompt=True) for item, n in ((long, 1), (short, 0))]
+    pictures = [open_image(item) for item in (long, short)]
+    for side in ("left", "right"):
+        batch = vlm.encode(chats, pictures, side=side)
+        with torch.inference_mode(), attending(vlm, [], rows=[[], [edit]]):
+            found = vlm.model(**batch).logits
+        for row, edits in enumerate(([], [edit])):
+            alone = vlm.encode(chats[row : row + 1], pictures[row : row + 1])
+            with torch.inference_mode(), attending(vlm, edits):
+                expected = vlm.model(**alone).logits[0]
+            real = batch["attention_mask"][row].bool()
+            torch.testing.assert_close(found[row, real], expected, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("beams", [1, 2])
+@pytest.mark.parametrize("scope", ["all", "prompt_last", "answer"])
+def test_generation_with_a_cache_is_each_token_computed_anew(asked, scope, beams):
+    vlm = build("qwen2_5_vl")
+    inputs = inputs_of(vlm, asked[:1])
+    edit = attend([(0, 1), (1, 3)], "boost", 2.0, scope=scope)
+    n_prompt = inputs["input_ids"].shape[1]
+    with torch.inference_mode():
+        with attending(vlm, edit):
+            given = vlm.model.generate(
+                **inputs, max_new_tokens=5, do_sample=False, num_beams=beams, return_dict_in_generate=True,
+                output_logits=True, output_scores=True,
+            )  # fmt: skip
+        ids = given.sequences
+        whole = inputs | {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+        if "mm_token_type_ids" in inputs:
+            whole["mm_token_type_ids"] = torch.nn.functional.pad(
+                inputs["mm_token_type_ids"], (0, ids.shape[1] - n_prompt)
+            )
+        queries = torch.ones(ids.shape[1], dtype=torch.bool)
+        queries[: n_prompt - 1] = scope == "all"
+        queries[n_prompt:] = scope != "prompt_last"
+        with written_out(vlm, plain_edit(edit, ids == vlm.image_token_id, queries)):
+            expected = vlm.model(**whole).logits[0, n_prompt - 1 : -1]
+    if beams == 1:
+        found = torch.stack(given.logits)[:, 0]
+        torch.testing.assert_close(found, expected[: len(found)], rtol=1e-3, atol=1e-3)
+    else:  # the score of a beam is the mean log-probability of its tokens
+        words = ids[0, n_prompt:]
+        log_prob = expected.log_softmax(-1).gather(1, words[:, None]).sum()
+        assert given.sequences_scores[0] * len(words) == pytest.approx(log_prob.item(), rel=1e-3)
+
+
+def test_step_by_step_answers_have_the_edit_at_every_turn(vlm, items):
+    """Prompts that go on from a kept cache know where the picture is."""
+    edit = attend([(layer, head) for layer in range(8) for head in range(24)], "add", -30.0)
+    with attending(vlm, edit):
+        kept = answer(vlm, items[:4])
+        alone = pd.concat([answer(vlm, [item]) for item in items[:4]])
+    both = kept.merge(alone, on=["uid", "step"], suffixes=("", "_alone"))
+    assert len(both) == len(kept) and (both["prediction"] == both["prediction_alone"]).all()
+    plain = answer(vlm, items[:4])
+    assert (kept["prediction"] != plain["prediction"]).mean() > 0.2  # no head sees the picture
+
+
+def test_sinks_lose_what_the_pictures_other_tokens_gain(asked, monkeypatch):
+    vlm = build("llava")
+    inputs = inputs_of(vlm, asked[:1])
+    picture = (inputs["input_ids"] == vlm.image_token_id)[0]
+    sink = torch.zeros_like(picture)
+    sink[0], sink[picture.nonzero().flatten()[1]] = True, True
+    monkeypatch.setattr(module, "sink_tokens", lambda state: sink.expand(state.shape[:2]))
+    edit = attend(vlm.heads.pairs, "redistribute", 0.25)
+
+    def change(layer, scores, sees):
+        weights = softmax(scores, sees)
+        new = weights.clone()
+        for index in np.ndindex(*weights.shape[:3]):
+            w, others = weights[index], picture & ~sink
+            if w[others].sum() > 0:
+                freed = 0.75 * w[sink].sum()
+                new[index][sink] = 0.25 * w[sink]
+                new[index][others] = w[others] + freed * w[others] / w[others].sum()
+        return new
+
+    with torch.inference_mode():
+        with attending(vlm, edit):
+            found = vlm.model(**inputs).logits
+        with written_out(vlm, change):
+            expected = vlm.model(**inputs).logits
+    torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4)
+
+
+def test_edits_of_one_head_go_one_after_the_other_and_a_neutral_one_changes_no_bit(asked):
+    vlm = build("internvl")
+    inputs, head = inputs_of(vlm, asked[:1]), [(1, 0)]
+    first, second = attend(head, "add", 1.0), attend(head, "multiply", 3.0)
+    picture = inputs["input_ids"] == vlm.image_token_id
+
+    def change(layer, scores, sees):
+        new = scores.clone()
+        if layer == 1:
+            new[:, 0][..., picture[0]] = 3 * (scores[:, 0][..., picture[0]] + 1)
+        return softmax(new, sees)
+
+    with torch.inference_mode():
+        before = vlm.model(**inputs).logits
+        with attending(vlm, [first, second]):
+            both = vlm.model(**inputs).logits
+        with written_out(vlm, change):
+            expected = vlm.model(**inputs).logits
+        nothing = [attend(head, "add", 0.0), attend(head, "boost", 0.0), attend(head, "multiply", 1.0),
+                   attend(head, "redistribute", 1.0)]  # fmt: skip
+        with attending(vlm, nothing) as fired:
+            same = vlm.model(**inputs).logits
+    torch.testing.assert_close(both, expected, rtol=1e-3, atol=1e-4)
+    assert torch.equal(same, before) and fired["all"] == 4
+
+
+def test_cross_attention_to_the_picture_can_be_edited(asked):
+    """All its keys are the picture's, so that adding one number to all scores changes nothing."""
+    vlm = build("mllama")
+    inputs = inputs_of(vlm, asked[:1])
+    cross = vlm.heads.table[vlm.heads.table["kind"] == "cross"]
+    heads = list(cross[["layer", "head"]].itertuples(index=False, name=None))
+    with torch.inference_mode():
+        before = vlm.model(**inputs).logits
+        with attending(vlm, attend(heads, "add", 5.0)):
+            same = vlm.model(**inputs).logits
+        with attending(vlm, attend(heads, "multiply", 0.0)):  # all keys alike
+            other = vlm.model(**inputs).logits
+    torch.testing.assert_close(same, before, rtol=1e-3, atol=1e-4)
+    assert (other - before).abs().max() > 1e-4
+
+
+def test_published_methods_are_what_their_papers_say(vlm, asked):
+    assert pasta([(0, 0)]).amount == pytest.approx(math.log(0.01)) and pasta([(0, 0)]).to == "elsewhere"
+    boosted = pai(vlm)
+    assert {layer for layer, _ in boosted.heads} == set(range(2, 8)) and boosted.scope == "answer"
+    assert boosted.operation == "boost" and boosted.amount == 0.2
+    assert [adaptvis(vlm, confidence).amount for confidence in (0.2, 0.9)] == [0.5, 1.5]
+    assert adaptvis(vlm, 0.2).scope == "prompt_last"
+    kept = visual_sinks(vlm)
+    assert {layer for layer, _ in kept.heads} == {2, 3, 4, 5, 6} and kept.amount == 0.6
+
+
+def test_a_region_weighs_the_patches_in_it(vlm, items):
+    item = items[0]
+    assert np.reshape(patches_of(vlm, item, (0, 0, 0.5, 0.25)), (4, 4)).tolist() == [[1, 1, 0, 0]] + [[0] * 4] * 3
+    soft = np.reshape(patches_of(vlm, item, (0, 0, 0.25, 0.25), softness=0.25), (4, 4))
+    assert soft[0, 0] == 1 and soft[0, 1] == pytest.approx(np.exp(-0.5 * (0.125 / 0.25) ** 2)) and soft[3, 3] < 0.01
+    inputs = inputs_of(vlm, [item])
+    picture = inputs["input_ids"] == vlm.image_token_id
+    edit = attend([(2, 0), (2, 9)], "add", 4.0, tokens=soft.ravel())
+    with torch.inference_mode():
+        with attending(vlm, edit):
+            found = vlm.model(**inputs).logits
+        with written_out(vlm, plain_edit(edit, picture, torch.ones(picture.shape[1], dtype=torch.bool))):
+            expected = vlm.model(**inputs).logits
+    torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-3)
+
+
+def test_what_cannot_be_is_refused(vlm, items):
+    for wrong, message in (
+        ({"operation": "double"}, "operation is 'double'"), ({"to": "sky"}, "to is 'sky'"),
+        ({"scope": "image"}, "scope is 'image'"), ({"amount": math.inf}, "not finite"), ({"heads": []}, "no heads"),
+        ({"to": "elsewhere", "tokens": [1.0]}, "picture alone"),
+    ):  # fmt: skip
+        with pytest.raises(ValueError, match=message):
+            attend(**{"heads": [(0, 0)], "operation": "add", "amount": 1.0} | wrong)
+    with pytest.raises(KeyError, match="no such heads"), attending(vlm, attend([(99, 0)], "add", 1.0)):
+        pass
+    with pytest.raises(RuntimeError, match="never fired"), attending(vlm, attend([(0, 0)], "add", 1.0)):
+        pass
+    few, inputs = attend([(0, 0)], "add", 1.0, tokens=[1, 0, 0]), inputs_of(vlm, items[:1])
+    with pytest.raises(ValueError, match="3 weights for pictures of"), torch.inference_mode(), attending(vlm, few):
+        vlm.forward(inputs)
+    with pytest.raises(ValueError, match="is not an attention edit"):
+        Attend.from_json(json.dumps({"heads": [[0, 0]], "how": "add"}))
+    assert module.NAME not in AttentionInterface._global_mapping and MAIN == -1
