@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from cogvsr_utils.dataset.scoring import require_columns
-from cogvsr_utils.stats import paired_difference, wilson
+from cogvsr_utils.stats import clustered_share, paired_difference, wilson
 
 JUDGED = "what judge() returns"
 
@@ -36,8 +36,9 @@ def accuracy_table(judged: pd.DataFrame, by: str = "function") -> pd.DataFrame:
 def compare(after: pd.DataFrame, before: pd.DataFrame, by: str = "function") -> pd.DataFrame:
     """Paired change of accuracy, clustered by group. Both tables are judged replies to the same questions.
 
-    Columns: the ``by`` column, n, accuracy_before, accuracy_after, change, ci_low, ci_high, p. Raises ValueError where
-    the two do not have the same questions, each once, or were not judged.
+    An interval has width also where nothing changed: see ``stats.clustered_share``. Columns: the ``by`` column, n,
+    accuracy_before, accuracy_after, change, ci_low, ci_high, p. Raises ValueError where the two do not have the same
+    questions, each once, or were not judged.
     """
     for table in (after, before):
         require_columns(table, (by, "uid", "step", "group_id", "correct"), JUDGED)
@@ -48,7 +49,10 @@ def compare(after: pd.DataFrame, before: pd.DataFrame, by: str = "function") -> 
         raise ValueError(f"{len(before)} replies before, {len(after)} after, {len(both)} in common; expected the same")
     rows = []
     for name, part in both.groupby(by, sort=False):
-        change, low, high, p = paired_difference(part["correct_after"], part["correct_before"], part["group_id"])
+        *_, p = paired_difference(part["correct_after"], part["correct_before"], part["group_id"])
+        change, low, high = clustered_share(
+            part["correct_after"].astype(float) - part["correct_before"], part["group_id"], lowest=-1
+        )
         rows.append({by: name, "n": len(part), "accuracy_before": part["correct_before"].mean(),
                      "accuracy_after": part["correct_after"].mean(), "change": change, "ci_low": low, "ci_high": high,
                      "p": p})  # fmt: skip
