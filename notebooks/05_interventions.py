@@ -12,7 +12,8 @@
 # # What do the heads do?
 #
 # **Overview.** The heads that the paper's probe ranks first for a function are ablated, scaled and steered. Heads are
-# selected on split A; strengths are tuned on B; everything below is measured on C.
+# selected on split A; strengths are tuned on B; effects are measured on C, or on hard questions about scenes that neither A
+# nor B has.
 #
 # **Prerequisites.** [Probing](03_probing.ipynb) and [scarcity](04_scarcity.ipynb).
 
@@ -65,19 +66,15 @@ show(points[["function", "n", "accuracy_before", "change", "q"]], percent=("accu
 # %% [markdown]
 # ## Is the damage specific?
 #
-# Function by function, by log-probability, teacher-forced: a function's own steps less other functions' steps, both under
-# its set; and its own steps under its set less under the other functions' sets. Wordings are the units, so that one
-# wording with many steps does not settle it. Damage is specific where both differences are below 0.
+# A set may hurt all steps, and some steps are hurt by all sets. So function by function: what its set does to its own steps
+# beyond what the other sets do to them, less the same of other functions' steps; log-probability of right answers,
+# teacher-forced. Wordings are the units, and scenes as well: neither one wording nor one picture settles it. Damage is
+# specific where the difference is below 0.
 
-# %% tags=["hide-input"] mystnb={"image": {"alt": "For each function two differences with intervals, its own steps less other steps and its own set less other sets, zero marked"}, "figure": {"caption": "Specific damage by function: own steps less other steps (circles) and own set less other sets (diamonds), means over wordings with 95 % intervals; left of 0 is specific.", "name": "fig-specific"}}
+# %% tags=["hide-input"] mystnb={"image": {"alt": "For each function the interaction of its set with its steps, with an interval, zero marked"}, "figure": {"caption": "Specific damage by function: its set on its steps, beyond what the set does to other steps and other sets to these (means over wordings, 95 % intervals); left of 0 is specific.", "name": "fig-specific"}}
 by_function = damage.specific_damage(experiment)
-rows = [
-    {"label": row.function, "kind": label, "value": getattr(row, kind), "low": getattr(row, f"{kind}_low"), "high": getattr(row, f"{kind}_high")}
-    for row in by_function.itertuples() for kind, label in (("steps", "than other steps"), ("sets", "than other sets"))
-]  # fmt: skip
-forest_figure(
-    {"own steps": pd.DataFrame(rows)}, "change of log-probability", {"than other steps": "o", "than other sets": "D"}
-)
+shown = by_function.rename(columns={"function": "label", "difference": "value"})
+forest_figure({"own set, own steps": shown}, "change of log-probability beyond the rest")
 
 # %% tags=["hide-input"]
 columns = ["function", "n", "wordings", "own", "other_steps", "other_sets", "q", "specific"]
@@ -96,12 +93,17 @@ show(pd.DataFrame([specific]), points=("own", "other", "difference"), digits=4)
 #
 # A generated answer follows the model's own earlier answers, so a step may fail because the one before it did. The same
 # steps, scored with the right earlier answers in place (*teacher-forced*), show what the ablation does to the step
-# itself; the rest is inherited.
+# itself; the rest is inherited, but for what judges them: generated answers are judged, of teacher-forced ones every token
+# has to be the likeliest. *Before* is the accuracy without ablation, by either.
 
 # %%
 both = damage.generated_and_forced(experiment)
-columns = ["function", "n", "generated", "forced", "inherited"]
-show(both[columns].replace({"function": SHORT}), points=("generated", "forced", "inherited"))
+columns = ["function", "n", "before", "before_forced", "generated", "forced", "inherited"]
+show(
+    both[columns].replace({"function": SHORT}),
+    percent=("before", "before_forced"),
+    points=("generated", "forced", "inherited"),
+)
 
 # %% tags=["hide-input"] mystnb={"image": {"alt": "For each function the change of accuracy on its own steps, generated and teacher-forced, with intervals"}, "figure": {"caption": "A function's own steps with its own heads ablated: generated answers and teacher-forced scoring of the same steps of split C.", "name": "fig-inherited"}}
 rows = [
@@ -178,21 +180,21 @@ show(points[["method", "strength", "function", "change", "p"]], digits=3)
 #
 # Steps that are nearly all right can gain little. So the same strengths on the questions that the models find hard, and what
 # does not need spatial heads: as many random heads that are not among them, all heads, random directions as long as the real
-# ones, and the opposite sign. Change of accuracy in points.
+# ones (three draws of each), and the opposite sign. Change of accuracy in points.
 
 # %% tags=["hide-input"]
 has_hard = emphasis.HARD in experiment.present_splits
 controls = (
     emphasis.emphasis_controls(experiment)
     if has_hard
-    else pd.DataFrame(columns=[*tested.columns, "heads", "direction"])
+    else pd.DataFrame(columns=[*tested.columns, "heads", "direction", "draw"])
 )
 asked = controls[controls["function"].isin([*SPATIAL, MAIN_NAME])].replace({"function": SHORT})
 cells = with_interval(asked, "change", form="+.1f", scale=100)
-key = ["method", "heads", "direction", "strength"]
+key = ["method", "heads", "direction", "strength", "draw"]
 order = pd.MultiIndex.from_frame(cells[key].drop_duplicates())
 wide = cells.pivot(index=key, columns="function", values="change").reindex(order).reset_index()
-show(wide) if has_hard else paragraph("*These data have no questions that are known to be hard.*")
+show(wide.drop(columns="draw")) if has_hard else paragraph("*These data have no questions that are known to be hard.*")
 
 # %% tags=["hide-input"]
 before = [
@@ -202,7 +204,11 @@ paragraph(f"Without any edit: {', '.join(before)}." if has_hard else "")
 
 # %% tags=["hide-input"]
 by_method = tested.set_index(["method", "function"])
-scale, steer = by_method.loc[("scale", "Spatial Perception")], by_method.loc[("steer", "Spatial Perception")]
+scale = by_method.loc[("scale", "Spatial Perception")]
+nothing = pd.Series(float("nan"), scale.index)  # no direction where all spatial answers of split A are right, or wrong
+steer, steer_main = (by_method.loc[("steer", name)] if len(steered) else nothing for name in (NAMES[0], MAIN_NAME))
+steering = verdict(steer["ci_low"], steer["ci_high"], "hurts", "helps", "makes no difference that this data can show")
+steering = f"{steering} ({100 * steer['change']:+.1f})" if len(steered) else "could not be tried"
 spatial, relational = (own.set_index("function").loc[name] for name in NAMES[:2])
 first, forced = alone.set_index("function").loc[NAMES[0]], both.set_index("function").loc[NAMES[0]]
 strongest = f"{first['layer']:.0f}.{first['head']:.0f}"
@@ -218,7 +224,7 @@ quote(
     mask_relational=100 * relational["change"],
     mask_own=100 * specific["own"],
     mask_other=100 * specific["other"],
-    n_specific=int((by_function["specific"] == "yes").sum()),
+    n_specific=f"{(by_function['specific'] == 'yes').sum()} of the {(by_function['specific'] != 'not tested').sum()}",
     beaten=beaten,
     controls_kind=hardest["kind"],
     controls_p=hardest["p"],
@@ -236,7 +242,7 @@ quote(
     steer_spatial=100 * steer["change"],
     steer_low=100 * steer["ci_low"],
     steer_high=100 * steer["ci_high"],
-    steer_main=100 * by_method.loc[("steer", "Main question"), "change"],
+    steer_main=100 * steer_main["change"],
 )
 
 # %% [markdown]
@@ -246,7 +252,8 @@ quote(
 paragraph(
     f"Ablating a function's heads changes its own steps by {100 * specific['own']:+.1f} points in the mean, others by "
     f"{100 * specific['other']:+.1f}; tested one by one, the damage is specific for "
-    f"{(by_function['specific'] == 'yes').sum()} of {len(NAMES)} functions. For Spatial Perception it is {100 * spatial['change']:+.1f} "
+    f"{(by_function['specific'] == 'yes').sum()} of the {(by_function['specific'] != 'not tested').sum()} functions that "
+    f"can be tested. For Spatial Perception it is {100 * spatial['change']:+.1f} "
     f"({span(spatial['ci_low'], spatial['ci_high'])}) generated, {100 * forced['forced']:+.1f} teacher-forced; its strongest "
     f"head {strongest} alone gives {100 * first['strongest']:+.1f}, the others without it "
     f"{100 * first['others']:+.1f}. {beaten} of {len(NAMES)} functions lose more log-probability than under each kind of random sets (two-sided p < "
@@ -254,9 +261,7 @@ paragraph(
     f"{in_points['mean']:+.1f} under random sets of {hardest['kind']}, the hardest kind (p {hardest['p']:.3f} in "
     f"log-probability). On Spatial Perception "
     f"scaling {verdict(scale['ci_low'], scale['ci_high'], 'hurts', 'helps', 'makes no difference that this data can show')} "
-    f"({100 * scale['change']:+.1f}) and steering "
-    f"{verdict(steer['ci_low'], steer['ci_high'], 'hurts', 'helps', 'makes no difference that this data can show')} "
-    f"({100 * steer['change']:+.1f})."
+    f"({100 * scale['change']:+.1f}) and steering {steering}."
 )
 
 # %% [markdown]

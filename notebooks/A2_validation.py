@@ -158,9 +158,9 @@ show(pd.DataFrame(lines.values()))
 # %% [markdown]
 # ## What departs from the paper, and what it changes
 #
-# The paper's protocol is followed as far as it is known, but for what the table says. Each departure is undone, one at a
-# time and then all at once; another seed of the probe shows what chance alone changes. *Spearman* and *shared* compare
-# importance, and the top tenth of the heads, with those of this book.
+# The paper's protocol is followed as far as it is known, but for what the table says. Some departures are undone, one at a
+# time and then together; another start of the probe's weights, and other scenes kept out of its fit, show what chance alone
+# changes. *Spearman* and *shared* compare importance, and the top tenth of the heads, with those of this book.
 
 # %% tags=["hide-input"]
 deviations = measured.table(experiment, protocol.probe_deviations)
@@ -168,7 +168,8 @@ show(departures())
 
 # %% [markdown]
 # The joint probe: its accuracy on scenes of split A that it was not fitted on, heads before the elbow (mean over the two
-# spatial functions and over the others), and the share of all heads above the paper's threshold.
+# spatial functions and over the others; what an elbow finds in noise stands [on its page](04_scarcity.ipynb)), and the share
+# of all heads above the paper's threshold.
 
 # %% tags=["hide-input"]
 chance = deviations["chance"].iloc[0]

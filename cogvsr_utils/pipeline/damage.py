@@ -2,7 +2,7 @@
 
 set_ablations           all of C, teacher-forced, with each function's set ablated
 generated_and_forced    a function's own steps under its own set, generated and teacher-forced
-specific_damage         function by function: its steps against other steps, its set against other sets
+specific_damage         function by function: its set on its steps, beyond what the set and the steps bring along
 pooled_damage(matrix)   a summary over functions
 """
 
@@ -31,7 +31,7 @@ class SetAblations:
     """Teacher-forced scores of steps, intact and with each function's set of heads ablated.
 
     ``correct`` and ``log_prob`` (1 + functions, steps), the first row intact, the others in the order of ``NAMES``;
-    ``uid``, ``step``, ``function`` and ``wording`` (steps,).
+    ``uid``, ``step``, ``function``, ``group`` and ``wording`` (steps,).
     """
 
     correct: np.ndarray
@@ -39,6 +39,7 @@ class SetAblations:
     uid: np.ndarray
     step: np.ndarray
     function: np.ndarray
+    group: np.ndarray
     wording: np.ndarray
 
 
@@ -54,7 +55,8 @@ def set_ablations(experiment: Experiment, rankings: Rankings) -> SetAblations:
     wording = wordings(items).loc[list(zip(uid, step, strict=True))].to_numpy()
     return SetAblations(
         np.array([each.correct for each in scores]), np.array([each.log_prob for each in scores]),
-        uid.astype(str), step, function.astype(str), wording.astype(str),
+        uid.astype(str), step, function.astype(str), scorer.index["group_id"].to_numpy().astype(str),
+        wording.astype(str),
     )  # fmt: skip
 
 
@@ -64,19 +66,23 @@ def generated_and_forced(
 ) -> pd.DataFrame:
     """Each function's own steps under its own set, generated and teacher-forced, on the same steps of C.
 
-    Generated answers follow the model's own earlier answers, teacher-forced ones the right ones, so the difference is
-    inherited from earlier steps. Columns: function, n, generated, forced, inherited (changes of accuracy), each with
-    low and high (95 % over scenes).
+    Generated answers follow the model's own earlier answers, teacher-forced ones the right ones. Generated ones are
+    judged, of teacher-forced ones each token has to be the likeliest. Columns: function, n, before and before_forced
+    (accuracy without ablation), generated, forced, and their difference (``inherited``), changes of accuracy, each with
+    low and high (95 % over scenes); functions without steps are left out.
     """
     steps = pd.DataFrame({"uid": set_ablations.uid, "step": set_ablations.step})
     intact, *scored = set_ablations.correct.astype(float)
     rows = []
     for number, (function, correct) in enumerate(zip(NAMES, scored, strict=True)):
         both = answers.merge(ablated[f"ablated_{number}"][["uid", "step", "correct"]], on=["uid", "step"])
-        both = both.merge(steps.assign(forced=correct - intact), on=["uid", "step"])
+        both = both.merge(steps.assign(intact=intact, forced=correct - intact), on=["uid", "step"])
         both = both[both["function"] == function]
+        if both.empty:
+            continue
         change = both["correct_y"].astype(float) - both["correct_x"]
-        row = {"function": function, "n": len(both)}
+        row = {"function": function, "n": len(both), "before": both["correct_x"].mean(),
+               "before_forced": both["intact"].mean()}  # fmt: skip
         for name, values in (("generated", change), ("forced", both["forced"]), ("inherited", change - both["forced"])):
             row[name], row[f"{name}_low"], row[f"{name}_high"] = clustered_mean(values, both["group_id"])
         rows.append(row)
@@ -85,38 +91,58 @@ def generated_and_forced(
 
 @result()
 def specific_damage(experiment: Experiment, set_ablations: SetAblations) -> pd.DataFrame:
-    """Is the damage of a function's set specific? Two differences in the change of log-probability of right answers:
-    of its own steps less other functions' steps, both under its set (``steps``), and of its own steps under its set
-    less under the other functions' sets (``sets``).
+    """Is the damage of a function's set specific? The interaction of sets and steps, in the change of log-probability:
+    what the function's set does to its steps beyond what other functions' sets do to them, less the same of other
+    functions' steps (under sets that are not their own). A set that hurts all steps, and steps that all sets hurt, give
+    0.
 
-    Wordings are the units (a random effect): each difference is one of means by wording, tested by Welch's and
-    Student's t. Damage is specific where both are below 0 beyond chance, so ``p`` is the larger of the two, two-sided
-    each, and ``q`` it over functions. Columns: function, n (own steps), wordings, own, other_steps, other_sets (mean
-    changes over wordings), steps and sets, each with low and high (95 %), p, q, specific (yes or no). With one wording
-    alone nothing can be tested: p is 1.
+    Wordings are a random effect, functions a fixed one: means by wording, then by function, Welch's t. Scenes are one
+    too: the same difference within each scene that has both, Student's t. ``p`` is the larger of the two, two-sided,
+    ``q`` it over the functions that can be tested. Columns: function, n (own steps), wordings, scenes; own,
+    other_steps, other_sets (mean changes); difference with low and high (95 % over wordings); p, q, and specific: yes,
+    no, or "not tested" with fewer than two wordings or scenes.
     """
-    delta, rows = set_ablations.log_prob[1:] - set_ablations.log_prob[0], []
-    table = pd.DataFrame(delta.T, columns=NAMES).assign(wording=set_ablations.wording)  # (steps, sets)
-    for function in NAMES:
-        here = set_ablations.function == function
-        own, others = (table[side].groupby("wording")[list(NAMES)].mean() for side in (here, ~here))
-        other_sets = own.drop(columns=function).mean(axis=1)
-        row = {"function": function, "n": int(here.sum()), "wordings": len(own), "own": own[function].mean(),
-               "other_steps": others[function].mean(), "other_sets": other_sets.mean()}  # fmt: skip
-        for name in ("steps", "sets"):
-            row |= {name: row["own"] - row[f"other_{name}"], f"{name}_low": np.nan, f"{name}_high": np.nan}
-        row["p"] = 1.0
-        if len(own) > 1:
-            by_steps = tests.ttest_ind(own[function], others[function], equal_var=False)
-            by_sets = tests.ttest_1samp(own[function] - other_sets, 0)
-            for name, test in (("steps", by_steps), ("sets", by_sets)):
-                row[f"{name}_low"], row[f"{name}_high"] = test.confidence_interval(1 - ALPHA)
-            row["p"] = float(max(by_steps.pvalue, by_sets.pvalue))
+    delta, rows = set_ablations.log_prob[1:] - set_ablations.log_prob[0], []  # (sets, steps)
+    function = set_ablations.function
+    foreign = np.where(np.array(NAMES)[:, None] == function, np.nan, delta)  # without what sets do to their own steps
+    for number, name in enumerate(NAMES):
+        here = function == name
+        others = np.nanmean(np.delete(foreign, number, axis=0), axis=0)
+        beyond = delta[number] - others  # its set less the others, (steps,)
+        row = {"function": name, "n": int(here.sum()), "wordings": len(set(set_ablations.wording[here])),
+               "scenes": len(set(set_ablations.group[here]))}  # fmt: skip
+        if here.any() and not here.all():
+            row |= {"own": delta[number, here].mean(), "other_steps": delta[number, ~here].mean(),
+                    "other_sets": others[here].mean()}  # fmt: skip
+            row |= _interaction(beyond, here, function, set_ablations.wording, set_ablations.group)
         rows.append(row)
-    found = pd.DataFrame(rows)
-    found["q"] = false_discovery_rate(found["p"])
-    specific = (found["q"] < ALPHA) & (found["steps"] < 0) & (found["sets"] < 0)
-    return found.assign(specific=np.where(specific, "yes", "no"))
+    table = pd.DataFrame(rows, columns=["function", "n", "wordings", "scenes", "own", "other_steps", "other_sets",
+                                        "difference", "low", "high", "p"])  # fmt: skip
+    tested = table["p"].notna()
+    table.loc[tested, "q"] = false_discovery_rate(table.loc[tested, "p"]) if tested.any() else np.nan
+    verdict = np.where((table["q"] < ALPHA) & (table["difference"] < 0), "yes", "no")
+    return table.assign(specific=np.where(tested, verdict, "not tested"))
+
+
+def _interaction(beyond, here, function, wording, group) -> dict[str, float]:
+    """The difference of ``specific_damage`` with its interval and p, where they can be had."""
+    steps = pd.DataFrame({"beyond": beyond, "function": function, "wording": wording})
+    means = steps.groupby(["function", "wording"])["beyond"].mean().groupby("function").agg(["mean", "var", "count"])
+    own = means.loc[function[here][0]]
+    others = means.drop(function[here][0])
+    others = others[others["count"] > 1]
+    by_scene = [pd.Series(beyond[side]).groupby(group[side]).mean() for side in (here, ~here)]
+    within = (by_scene[0] - by_scene[1]).dropna()
+    if own["count"] < 2 or others.empty or len(within) < 2:
+        return {}
+    difference = own["mean"] - others["mean"].mean()
+    parts = np.array([own["var"] / own["count"], *(others["var"] / others["count"] / len(others) ** 2)])
+    error, freedom = np.sqrt(parts.sum()), [own["count"] - 1, *(others["count"] - 1)]
+    spread = tests.t(parts.sum() ** 2 / (parts**2 / freedom).sum())
+    by_wordings = 2 * spread.sf(abs(difference) / error)
+    return {"difference": difference, "low": difference + error * spread.ppf(ALPHA / 2),
+            "high": difference - error * spread.ppf(ALPHA / 2),
+            "p": float(max(by_wordings, tests.ttest_1samp(within, 0).pvalue))}  # fmt: skip
 
 
 def pooled_damage(matrix: pd.DataFrame, seed: int = 0) -> dict[str, float]:

@@ -21,6 +21,7 @@ SCALES = (1.25, 1.5, 2.0)
 STRENGTHS = (0.5, 1.0, 2.0)
 TUNED = {"tuning": answers[TUNING], "test": answers[TEST]}
 HARD = "hard"
+DRAWS = 3  # of random heads and random directions
 
 
 @result(splits=(TUNING, TEST), needs=TUNED, gpu=True)
@@ -37,19 +38,25 @@ def steered(
     experiment: Experiment,
     rankings: Rankings,
     activations: HeadActivations,
+    scaled: pd.DataFrame,
     tuning: pd.DataFrame,
     test: pd.DataFrame,
 ) -> pd.DataFrame:
-    """Spatial heads shifted from wrong towards correct answers (directions from A): strength tuned on B, tested on
-    C."""
+    """Spatial heads shifted from wrong towards correct answers (directions from A): strength tuned on B, tested on C;
+    no row where spatial answers on A are all right or all wrong. Columns as in ``scaled``."""
     from cogvsr_utils.models.interventions import steer
 
     heads = spatial_heads(rankings)
+    spatial = activations.index["function"].isin(SPATIAL)
+    if activations.index.loc[spatial, "correct"].nunique() < 2:  # all right, or all wrong: there is no direction
+        return pd.DataFrame(columns=list(scaled.columns))
     vectors = spatial_directions(activations, heads)
     return _tuned(experiment, "steer", {s: steer(heads, vectors, s) for s in STRENGTHS}, tuning, test)
 
 
-@result(splits=(SELECTION, HARD), needs={"activations": activations[SELECTION], "answers": answers[HARD]}, gpu=True)
+@result(
+    splits=(SELECTION, TUNING, HARD), needs={"activations": activations[SELECTION], "answers": answers[HARD]}, gpu=True
+)
 def emphasis_controls(
     experiment: Experiment,
     rankings: Rankings,
@@ -60,33 +67,43 @@ def emphasis_controls(
 ) -> pd.DataFrame:
     """Emphasis where there is room for it, on the questions that the models find hard, at the strengths tuned on B.
 
-    Beside the spatial heads: as many random heads that are not among them; all heads; for steering, random directions
-    as long as the real ones; and the opposite sign (a factor of one over it, or the direction turned round). Columns:
-    those of ``accuracy.compare``, method, heads (spatial, other, all), direction (towards right answers, or random;
-    nothing for scaling), strength.
+    Only questions about scenes that neither A nor B has. Beside the spatial heads: as many random heads that are not
+    among them, and for steering random directions as long as the real ones, of each ``DRAWS`` draws; all heads; and the
+    opposite sign (a factor of one over it, or the direction turned round). Columns: those of ``accuracy.compare``,
+    method, heads (spatial, other, all), direction (towards right answers, or random; nothing for scaling), strength,
+    draw. Where nothing could be steered, nothing is. Raises ValueError where no question is left.
     """
     from cogvsr_utils.models.answering import answer
     from cogvsr_utils.models.interventions import scale, steer
 
-    rng, every, spatial = np.random.default_rng(0), experiment.vlm.heads.pairs, spatial_heads(rankings)
+    seen = {item.group_id for split in (SELECTION, TUNING) for item in experiment.items(split)}
+    items = [item for item in experiment.items(HARD) if item.group_id not in seen]
+    if not items:
+        raise ValueError("all hard questions are about scenes of A or B; expected some about others")
+    before = answers[answers["uid"].isin({item.uid for item in items})]
+    every, spatial, rng = experiment.vlm.heads.pairs, spatial_heads(rankings), np.random.default_rng(0)
     others = [head for head in every if head not in set(spatial)]
-    other = [others[i] for i in rng.permutation(len(others))[: len(spatial)]]
-    factor, strength = (float(each.loc[each["split"] == TEST, "strength"].iloc[0]) for each in (scaled, steered))
-    real = dict(zip(every, spatial_directions(activations, every), strict=True))
-    random = {head: _as_long(rng.normal(size=len(vector)), vector) for head, vector in real.items()}
-    sets = {"spatial": spatial, "other": other, "all": every}
-    cases = [("scale", name, "", factor, scale(heads, factor)) for name, heads in sets.items()]
-    cases += [("scale", "spatial", "", 1 / factor, scale(spatial, 1 / factor))]
-    steers = [(name, "towards right", strength) for name in sets]
-    steers += [("spatial", "towards right", -strength), ("spatial", "random", strength)]
-    for name, direction, size in steers:
-        vectors = [(real if direction == "towards right" else random)[head] for head in sets[name]]
-        cases.append(("steer", name, direction, size, steer(sets[name], vectors, size)))
+    draws = [("other", n, [others[i] for i in rng.permutation(len(others))[: len(spatial)]]) for n in range(DRAWS)]
+    sets = [("spatial", 0, spatial), *draws, ("all", 0, every)]
+    factor = _tuned_strength(scaled)
+    cases = [("scale", name, "", factor, n, scale(heads, factor)) for name, n, heads in sets]
+    cases += [("scale", "spatial", "", 1 / factor, 0, scale(spatial, 1 / factor))]
+    if len(steered):
+        strength = _tuned_strength(steered)
+        ahead = dict(zip(every, spatial_directions(activations, every), strict=True))
+        for name, n, heads in sets:
+            edit = steer(heads, [ahead[head] for head in heads], strength)
+            cases.append(("steer", name, "towards right", strength, n, edit))
+        back = steer(spatial, [ahead[head] for head in spatial], -strength)
+        cases.append(("steer", "spatial", "towards right", -strength, 0, back))
+        for n in range(DRAWS):
+            vectors = [_as_long(rng.normal(size=len(ahead[head])), ahead[head]) for head in spatial]
+            cases.append(("steer", "spatial", "random", strength, n, steer(spatial, vectors, strength)))
     frames = []
-    for method, heads, direction, size, edit in cases:
-        replies = judge(answer(experiment.vlm, experiment.items(HARD), edits=edit))
-        row = {"method": method, "heads": heads, "direction": direction, "strength": size}
-        frames.append(compare(replies, answers).assign(**row))
+    for method, name, direction, size, n, edit in cases:
+        replies = judge(answer(experiment.vlm, items, edits=edit))
+        row = {"method": method, "heads": name, "direction": direction, "strength": size, "draw": n}
+        frames.append(compare(replies, before).assign(**row))
     return pd.concat(frames, ignore_index=True)
 
 
@@ -104,6 +121,11 @@ def spatial_directions(activations: HeadActivations, heads: list[tuple[int, int]
     return directions(activations, heads, index["function"].isin(SPATIAL).to_numpy(), index["correct"].to_numpy())
 
 
+def _tuned_strength(table: pd.DataFrame) -> float:
+    """The strength that was best on B."""
+    return float(table.loc[table["split"] == TEST, "strength"].iloc[0])
+
+
 def _as_long(vector: np.ndarray, as_this: np.ndarray) -> np.ndarray:
     return vector * np.linalg.norm(as_this) / np.linalg.norm(vector)
 
@@ -118,6 +140,8 @@ def _tuned(experiment: Experiment, method: str, edits: dict, tuning: pd.DataFram
 
     frames = {s: changed(TUNING, edit, tuning).assign(split=TUNING, strength=s) for s, edit in edits.items()}
     spatial = {s: frame.loc[frame["function"].isin(SPATIAL), "change"].mean() for s, frame in frames.items()}
+    if any(np.isnan(change) for change in spatial.values()):
+        raise ValueError("split B has no spatial steps; expected some to tune a strength by")
     best = max(spatial, key=spatial.get)
     tested = changed(TEST, edits[best], test).assign(split=TEST, strength=best)
     return pd.concat([*frames.values(), tested], ignore_index=True).assign(method=method)

@@ -71,20 +71,24 @@ def reliance(experiment: Experiment) -> pd.DataFrame:
 
 
 def departures() -> pd.DataFrame:
-    """Columns: step, paper, here, why."""
+    """Columns: step, paper, here, why, undone (whether the tables below it undo it)."""
     rows = [
-        ("tokens", "the three that a language model finds most important, where they stand",
-         "all of the answer, one to the left, where they are predicted",
-         "what predicts an answer comes before it; most answers here are one word"),
-        ("inputs", "as they are", "standardised", "heads differ in size, which is no matter of function"),
-        ("optimiser", "Adam at 0.0001; in its predecessor's code one step at a time",
-         "Adam at 0.001, 128 at a time", "100 epochs in seconds; undone below with 8 at a time"),
-        ("importance", "on test samples", "on scenes of split A kept out of fitting", "no head is selected on C"),
+        ("tokens", "three of an answer, where they stand",
+         "all of the answer, one to the left, where they are predicted", "what predicts an answer comes before it; most answers here are one word", "yes"),
+        ("which three", "those that a language model finds important", "the least expected ones",
+         "no other model is needed", "no"),
+        ("inputs", "as they are", "standardised", "heads differ in size, which is no matter of function", "yes"),
+        ("optimiser", "Adam at 0.0001; in its predecessor's code one step at a time", "Adam at 0.001, 128 at a time",
+         "100 epochs in seconds", "with 8 at a time, an eighth of the updates"),
+        ("importance", "on test samples", "on scenes of split A kept out of fitting", "no head is selected on C", "no"),
         ("how many heads", "those before the elbow", "a tenth of all, the elbow beside it",
-         "equal numbers compare functions; an elbow finds some in noise"),
+         "equal numbers compare functions; an elbow finds some in noise", "yes"),
         ("ablation", "the last position, at each token", "every token",
-         "a head reads the picture long before the answer"),
+         "a head reads the picture long before the answer", "yes"),
+        ("what is right", "likeness to the reply before, or a judge", "the answer itself", "unlike is not wrong", "no"),
+        ("steering", "0.1 standard deviations", "0.5 to 2, tuned on split B",
+         "the strength is chosen on other items", "no"),
         ("random sets", "drawn from all other heads", "drawn jointly, of three kinds, two-sided",
-         "heads differ by layer and size"),
+         "heads differ by layer and size", "no"),
     ]  # fmt: skip
-    return pd.DataFrame(rows, columns=["step", "paper", "here", "why"])
+    return pd.DataFrame(rows, columns=["step", "paper", "here", "why", "undone"])

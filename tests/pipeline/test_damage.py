@@ -1,5 +1,7 @@
 """Specific damage on made-up scores, where what is specific is known, and the scores themselves against a scorer."""
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -14,65 +16,70 @@ from cogvsr_utils.pipeline import experiment as experiments
 from cogvsr_utils.pipeline.experiment import Experiment, n_top
 from cogvsr_utils.pipeline.selection import IMPORTANCE, Rankings
 
-N_WORDINGS, N_STEPS = 8, 6
+N_WORDINGS, N_SCENES = 8, 12
 
 
 def made_up(delta):
-    """Scores in which set s changes the log-probability of function f's wording w by ``delta(s, f, w)``, and a
-    little."""
+    """Scores in which set s changes the log-probability of function f's wording w in scene g by ``delta(s, f, w, g)``,
+    and a little."""
     rng = np.random.default_rng(0)
-    rows = [(f, w) for f in range(8) for w in range(N_WORDINGS) for _ in range(N_STEPS)]
-    change = np.array([[delta(s, f, w) for f, w in rows] for s in range(8)]) + rng.normal(0, 0.05, (8, len(rows)))
+    rows = [(f, w, (w + turn) % N_SCENES) for f in range(8) for w in range(N_WORDINGS) for turn in range(6)]
+    change = np.array([[delta(s, *row) for row in rows] for s in range(8)]) + rng.normal(0, 0.05, (8, len(rows)))
     log_prob = np.concatenate([np.zeros((1, len(rows))), change]) - 1.0
     return damage.SetAblations(
         np.ones_like(log_prob, dtype=bool), log_prob, np.arange(len(rows)).astype(str), np.zeros(len(rows), dtype=int),
-        np.array([NAMES[f] for f, _ in rows]), np.array([f"{f} {w}" for f, w in rows]),
+        np.array([NAMES[f] for f, *_ in rows]), np.array([str(g) for *_, g in rows]),
+        np.array([f"{f} {w}" for f, w, _ in rows]),
     )  # fmt: skip
 
 
-def test_what_is_specific_is_found_and_what_only_looks_so_is_not():
-    def delta(s, f, w):
-        if f == 5:
-            return -1.0  # hurt by all sets alike
-        if s < 4:
-            return -1.0 * (s == f)  # specific
-        if s == 4:
-            return -1.0  # hurts all steps alike
-        if s == 6:
-            return -8.0 * (f == 6 and w == 0)  # one wording, though on all of its steps
-        return 1.0 * (s == f)  # helps
+def specific(scores):
+    return damage.specific_damage.make(Experiment("nano-internvl"), set_ablations=scores)
 
-    table = damage.specific_damage.make(Experiment("nano-internvl"), set_ablations=made_up(delta))
+
+def test_what_is_specific_is_found_and_what_only_looks_so_is_not():
+    def delta(s, f, w, g):
+        own = s == f
+        return (
+            -1.0 * (own and f < 4)  # specific
+            + -2.0 * (s == 4) - 2.0 * (f == 4)  # a set that hurts all, on steps that all sets hurt
+            + -8.0 * (own and f == 5 and w == 0)  # one wording, though on all of its steps
+            + -8.0 * (own and f == 6 and g == 0)  # one scene, though in all of its wordings
+            + 1.0 * (own and f == 7)  # helps
+        )  # fmt: skip
+
+    table = specific(made_up(delta))
     assert table["function"].tolist() == list(NAMES) and (table["wordings"] == N_WORDINGS).all()
     assert table["specific"].tolist() == ["yes"] * 4 + ["no"] * 4
-    assert table["own"].tolist() == pytest.approx([-1, -1, -1, -1, -1, -1, -1, 1], abs=0.1)
-    assert table["other_steps"][4] == pytest.approx(-1, abs=0.1) and table["other_sets"][5] == pytest.approx(
-        -1, abs=0.1
-    )
-    assert (table["steps_low"] <= table["steps"]).all() and (table["sets"] <= table["sets_high"]).all()
+    assert table["own"][4] == pytest.approx(-4, abs=0.1) and table["q"][7] < 0.05 < table["difference"][7]
+    assert table["difference"][:4].tolist() == pytest.approx([-1] * 4, abs=0.2)
+    assert (table["low"] < table["difference"]).all() and (table["difference"] < table["high"]).all()
 
 
-def test_the_differences_are_those_of_means_by_wording():
-    scores = made_up(lambda s, f, w: -(s + 1) * 0.1 * (w + 1) * (1 + (s == f)))
-    row = damage.specific_damage.make(Experiment("nano-internvl"), set_ablations=scores).iloc[2]
+def test_the_difference_is_that_of_means_by_wording_then_by_function():
+    scores = made_up(lambda s, f, w, g: -(s + 1) * 0.1 * (w + 1) * (1 + (s == f)))
+    row = specific(scores).iloc[2]
     change = scores.log_prob[1:] - scores.log_prob[0]
 
-    def by_wording(s, functions):
-        return [change[s, scores.wording == f"{f} {w}"].mean() for f in functions for w in range(N_WORDINGS)]
+    def by_wording(f):
+        beyond = change[2] - np.mean([change[s] for s in range(8) if s not in (2, f)], axis=0)
+        return np.array([beyond[scores.wording == f"{f} {w}"].mean() for w in range(N_WORDINGS)])
 
-    own, others = by_wording(2, [2]), by_wording(2, [f for f in range(8) if f != 2])
-    other_sets = np.mean([by_wording(s, [2]) for s in range(8) if s != 2], axis=0)
-    assert row["steps"] == pytest.approx(np.mean(own) - np.mean(others))
-    assert row["sets"] == pytest.approx(np.mean(own) - np.mean(other_sets))
-    half = 2.3646 * np.std(np.array(own) - other_sets, ddof=1) / np.sqrt(N_WORDINGS)  # Student's t of 7 degrees
-    assert row["sets_high"] - row["sets"] == pytest.approx(half, rel=1e-3)
+    others = [by_wording(f).mean() for f in range(8) if f != 2]
+    assert row["difference"] == pytest.approx(by_wording(2).mean() - np.mean(others))
+    parts = [by_wording(2).var(ddof=1) / 8, *(by_wording(f).var(ddof=1) / 8 / 49 for f in range(8) if f != 2)]
+    assert row["high"] - row["low"] > 2 * 1.96 * np.sqrt(sum(parts))  # Student's t has wider ends than the normal
+    assert row["high"] - row["low"] < 2 * 2.37 * np.sqrt(sum(parts))  # at least 7 degrees of freedom
 
 
-def test_one_wording_alone_settles_nothing():
-    scores = made_up(lambda s, f, w: -1.0 * (s == f))
-    alone = damage.SetAblations(**vars(scores) | {"wording": scores.function})
-    table = damage.specific_damage.make(Experiment("nano-internvl"), set_ablations=alone)
-    assert (table["p"] == 1).all() and (table["specific"] == "no").all()
+def test_one_wording_alone_settles_nothing_and_is_no_evidence_against():
+    scores = made_up(lambda s, f, w, g: -1.0 * (s == f))
+    assert (specific(replace(scores, wording=scores.function))["specific"] == "not tested").all()
+    one = replace(scores, wording=np.where(scores.function == NAMES[3], "always", scores.wording))
+    table = specific(one)
+    assert table["specific"].tolist() == ["yes"] * 3 + ["not tested"] + ["yes"] * 4
+    absent = replace(one, function=np.where(one.function == NAMES[3], NAMES[0], one.function))
+    assert specific(absent)["specific"][3] == "not tested" and specific(absent)["n"][3] == 0
 
 
 def test_sets_are_ablated_and_generated_answers_told_from_forced_ones(small_set, vlm, monkeypatch, tmp_path):
@@ -99,3 +106,10 @@ def test_sets_are_ablated_and_generated_answers_told_from_forced_ones(small_set,
     forced = found.correct[1 + number][own].mean() - found.correct[0][own].mean()
     assert row["n"] == own.sum() and row["generated"] == -1 and row["forced"] == pytest.approx(forced)
     assert row["inherited"] == pytest.approx(-1 - forced)
+    assert row["before"] == 1 and row["before_forced"] == pytest.approx(found.correct[0][own].mean())
+    few = found.function != NAMES[0]
+    fewer = replies[few]
+    table = damage.generated_and_forced.make(
+        experiment, set_ablations=found, answers=fewer, **{name: each[few] for name, each in ablated.items()}
+    )
+    assert table["function"].tolist() == list(NAMES[1:])

@@ -21,7 +21,7 @@ from cogvsr_utils.pipeline.selection import IMPORTANCE, Rankings
 
 @pytest.fixture
 def made(small_set, vlm, items, answers, monkeypatch, tmp_path):
-    """The table of controls, the edits that made it in order, the spatial heads and the experiment."""
+    """The table of controls, the edits that made it in order, the spatial heads, hard items and replies to them."""
     monkeypatch.setattr(experiments, "_load_vlm", lambda model, quantize: vlm)
     monkeypatch.setattr(paths, "RESULTS", tmp_path)
     experiment = Experiment("nano-internvl", profile=FEW, source=str(small_set))
@@ -29,6 +29,9 @@ def made(small_set, vlm, items, answers, monkeypatch, tmp_path):
     rankings = Rankings(np.array(sorted(NAMES)), np.array(vlm.heads.pairs), {IMPORTANCE: strength})
     store = capture(vlm, items, store=tmp_path / "store", answers=answers)
     store = replace(store, index=store.index.assign(correct=np.arange(len(store.index)) % 2 == 0))
+    seen = {item.group_id for split in "AB" for item in experiment.items(split)}
+    hard = [item for item in experiment.items("hard") if item.group_id not in seen]
+    assert 0 < len(hard) < len(experiment.items("hard"))
     before, edits = judge(answering.answer(vlm, experiment.items("hard"))), []
     answer = answering.answer
     monkeypatch.setattr(
@@ -37,14 +40,18 @@ def made(small_set, vlm, items, answers, monkeypatch, tmp_path):
     best = {name: pd.DataFrame({"split": ["B", "C"], "strength": [9.0, size]}) for name, size in
             (("scaled", 1.5), ("steered", 2.0))}  # fmt: skip
     table = emphasis.emphasis_controls.make(experiment, rankings=rankings, activations=store, answers=before, **best)
-    return table, edits, emphasis.spatial_heads(rankings), experiment, before
+    return table, edits, emphasis.spatial_heads(rankings), hard, before
 
 
 def test_edits_are_what_each_row_says(made, vlm):
     table, edits, spatial, _, _ = made
-    cases = table.drop_duplicates(["method", "heads", "direction", "strength"]).reset_index()
-    assert len(cases) == len(edits) == 9
+    cases = table.drop_duplicates(["method", "heads", "direction", "strength", "draw"]).reset_index()
+    assert len(cases) == len(edits) == 2 * (2 + 3 + 1) + 3
     by_case = {(c.method, c.heads, c.direction, c.strength): e for c, e in zip(cases.itertuples(), edits, strict=True)}
+    drawn = [
+        e.heads for c, e in zip(cases.itertuples(), edits, strict=True) if (c.method, c.heads) == ("scale", "other")
+    ]
+    assert len(set(drawn)) == 3
     assert set(by_case["scale", "spatial", "", 1.5].heads) == set(spatial)
     assert by_case["scale", "spatial", "", 1 / 1.5].factor == pytest.approx(1 / 1.5)
     other = set(by_case["scale", "other", "", 1.5].heads)
@@ -61,9 +68,22 @@ def test_edits_are_what_each_row_says(made, vlm):
 
 
 def test_changes_are_those_of_the_answers_by_hand(made, vlm):
-    table, _, spatial, experiment, before = made
-    after = judge(answering.answer(vlm, experiment.items("hard"), edits=scale(spatial, 1.5)))
+    table, _, spatial, hard, before = made
+    after = judge(answering.answer(vlm, hard, edits=scale(spatial, 1.5)))
     both = before.merge(after[["uid", "step", "correct"]], on=["uid", "step"], suffixes=("", "_after"))
     own = both[both["function"] == SPATIAL[0]]
     row = table[(table["heads"] == "spatial") & (table["strength"] == 1.5) & (table["function"] == SPATIAL[0])].iloc[0]
     assert row["n"] == len(own) and row["change"] == pytest.approx((own["correct_after"] * 1.0 - own["correct"]).mean())
+
+
+def test_where_all_spatial_answers_are_right_nothing_is_steered(vlm, items, answers, small_set, tmp_path):
+    """There is no direction from wrong to right ones; scaling needs none."""
+    store = capture(vlm, items, store=tmp_path / "store", answers=answers)
+    store = replace(store, index=store.index.assign(correct=True))
+    scaled = pd.DataFrame({"function": ["a"], "change": 0.0, "split": "C", "strength": 1.5, "method": "scale"})
+    rankings = Rankings(np.array(sorted(NAMES)), np.array(vlm.heads.pairs), {IMPORTANCE: np.ones((8, len(vlm.heads)))})
+    found = emphasis.steered.make(
+        Experiment("nano-internvl", profile=FEW, source=str(small_set)), rankings=rankings, activations=store,
+        scaled=scaled, tuning=pd.DataFrame(), test=pd.DataFrame(),
+    )  # fmt: skip
+    assert len(found) == 0 and list(found) == list(scaled)
