@@ -74,7 +74,8 @@ def departures() -> pd.DataFrame:
     """Columns: step, paper, here, why, undone (whether the tables below it undo it)."""
     rows = [
         ("tokens", "three of an answer, where they stand",
-         "all of the answer, one to the left, where they are predicted", "what predicts an answer comes before it; most answers here are one word", "yes"),
+         "all of the answer, one to the left, where they are predicted",
+         "what predicts an answer comes before it; most answers here are one word", "yes"),
         ("which three", "those that a language model finds important", "the least expected ones",
          "no other model is needed", "no"),
         ("inputs", "as they are", "standardised", "heads differ in size, which is no matter of function", "yes"),

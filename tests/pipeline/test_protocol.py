@@ -124,9 +124,8 @@ def test_spatial_heads_are_ablated_as_each_case_says(small_set, vlm, monkeypatch
     assert by_case.loc[protocol.HERE, "heads"] == 2 * k - len(set(range(k)) - {5, 30})  # ties are taken in order
     assert by_case.loc[protocol.HERE, "scope"] == by_case.loc["heads before the elbow", "scope"] == "all"
     few = by_case.loc[protocol.TOGETHER]
-    chosen = {
-        pairs[i] for number in spatial for i in np.argsort(-strength[number], kind="stable")[: elbow(strength[0])]
-    }
+    tops = (np.argsort(-strength[f], kind="stable")[: elbow(strength[f])] for f in spatial)
+    chosen = {pairs[i] for top in tops for i in top}
     assert few["scope"] == "answer" and few["heads"] == len(chosen)
     after = judge(answer(vlm, experiment.items("C"), edits=mask(sorted(chosen), scope="answer")))
     after = after.set_index(["uid", "step"])["correct"]
