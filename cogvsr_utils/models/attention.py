@@ -26,7 +26,7 @@ Head = tuple[int, int]
 
 
 class NoGrid(ValueError):
-    """The tokens of a picture do not stand in one grid."""
+    """A head's keys are not one grid of patches of the whole picture."""
 
 
 @dataclass(frozen=True)
@@ -89,13 +89,15 @@ def attention_visited(vlm: VLM, visit: Callable[[str, torch.Tensor], None]) -> I
 def attention_map(
     vlm: VLM, item: Item, step: int = MAIN, heads: Sequence[Head] | None = None, replies: Sequence[str] | None = None
 ) -> AttentionMap:
-    """Attention of ``heads`` (all of them, where none are named) from the last token before the answer to ``step``
-    (-1, the main question) to the item's picture.
+    """Attention of ``heads`` from the last token before the answer to ``step`` (-1, the main question) to the item's
+    picture; of all heads that read the picture, where none are named.
 
     ``replies`` are those to the steps before, the right ones if none are given. Sinks are tokens whose state where a
     layer begins has a number of at least 20 times its root mean square (arXiv 2503.03321, which knows at which places
     for two models; here any counts). Raises ValueError for an item without a picture and for another number of replies,
-    NoGrid where the picture's tokens are not one grid, KeyError for a head that the model does not have.
+    NoGrid where a head does not read the whole picture as one grid of patches (pictures in tiles, cropped ones; in a
+    model with cross-attention to the picture, the heads of self-attention), KeyError for a head that the model does not
+    have.
 
     >>> from cogvsr_utils import load_items, load_vlm
     >>> attention_map(load_vlm("nano-internvl"), load_items("synth", limit=1)[0], heads=[(1, 0), (2, 5)]).weights.shape
@@ -107,8 +109,12 @@ def attention_map(
     replies = [each.answer for each in item.steps[:before]] if replies is None else list(replies)
     if len(replies) != before:
         raise ValueError(f"{len(replies)} replies before step {step}; expected {before}")
-    heads = vlm.heads.pairs if heads is None else [tuple(head) for head in heads]
+    table = vlm.heads.table.assign(place=vlm.heads.table.groupby("module").cumcount()).set_index(["layer", "head"])
+    reader = "cross" if (table["kind"] == "cross").any() else "self"
+    heads = list(table.index[table["kind"] == reader]) if heads is None else [tuple(head) for head in heads]
     vlm.heads.columns(heads)  # refuses those that are not there
+    if blind := [head for head in heads if table.loc[head, "kind"] != reader]:
+        raise NoGrid(f"heads {blind[:5]} of {vlm.name} attend to text alone; expected heads of cross-attention")
     prompt = vlm.render(conversation(item, replies, step), prompt=True)
     inputs = vlm.encode([prompt], [open_image(item)])
     picture = (inputs["input_ids"][0] == vlm.image_token_id).nonzero().flatten()
@@ -130,17 +136,14 @@ def attention_map(
     finally:
         for handle in handles:
             handle.remove()
-    table = vlm.heads.table.assign(place=vlm.heads.table.groupby("module").cumcount()).set_index(["layer", "head"])
+    grid, patches = _grid(vlm, inputs, item, picture.cpu(), reader)
     weights, sinks = [], []
     for layer, head in heads:
         row = table.loc[(layer, head)]
         own = rows[row["module"]][row["place"]]
-        cross = row["kind"] == "cross"
-        weights.append(own[_patches(own)] if cross else own[picture.cpu()])
-        sinks.append(
-            torch.zeros(len(weights[-1]), dtype=torch.bool) if cross else sink_tokens(states[layer][picture]).cpu()
-        )
-    grid = _grid(vlm, inputs, len(weights[0]))
+        weights.append(own[patches])
+        none = torch.zeros(len(patches), dtype=torch.bool)
+        sinks.append(none if reader == "cross" else sink_tokens(states[layer][picture]).cpu())
     return AttentionMap(
         list(heads), *(torch.stack(each).numpy().reshape(len(heads), *grid) for each in (weights, sinks))
     )  # fmt: skip
@@ -163,22 +166,34 @@ def sink_tokens(state: torch.Tensor) -> torch.Tensor:
     return x.abs().amax(-1) >= SINK * x.pow(2).mean(-1).sqrt()
 
 
-def _patches(keys: torch.Tensor) -> slice:
-    """The keys of cross-attention that are patches of the picture's first tile: all but those of the class token."""
-    side = int((len(keys) - 1) ** 0.5)
-    return slice(1, None) if side * side == len(keys) - 1 else slice(None)
+def _grid(
+    vlm: VLM, inputs: dict, item: Item, picture: torch.Tensor, reader: str
+) -> tuple[tuple[int, int], torch.Tensor]:
+    """Rows and columns of the picture's patches, and the keys (patches,) that they are, row by row.
+
+    ``picture`` are the places of the picture's tokens in the prompt, ``reader`` the kind of the heads that read it.
+    """
+    if (shape := inputs.get("image_grid_thw")) is not None:
+        frames, rows, columns = shape[0].tolist()
+        merged = round((frames * rows * columns / len(picture)) ** 0.5)
+        if frames * rows * columns == merged**2 * len(picture):
+            return (rows // merged, columns // merged), picture
+    width, height = open_image(item).size
+    cropped = bool(getattr(vlm.processor.image_processor, "do_center_crop", False)) and width != height
+    tiles = int(inputs["aspect_ratio_mask"].sum()) if "aspect_ratio_mask" in inputs else _tiles(inputs["pixel_values"])
+    if tiles == 1 and not cropped:
+        if reader == "self":
+            if (side := round(len(picture) ** 0.5)) ** 2 == len(picture):
+                return (side, side), picture
+        else:
+            vision = vlm.model.config.vision_config
+            side = vision.image_size // vision.patch_size
+            return (side, side), torch.arange(1, side * side + 1)  # behind the class token; other tiles are padding
+    raise NoGrid(
+        f"{vlm.name} reads a picture of {width} x {height} in {tiles} tiles, or a part of it; expected it whole"
+    )
 
 
-def _grid(vlm: VLM, inputs: dict, n_tokens: int) -> tuple[int, int]:
-    """Rows and columns of the picture's tokens."""
-    if (grid := inputs.get("image_grid_thw")) is not None:
-        frames, rows, columns = grid[0].tolist()
-        merged = round((frames * rows * columns / n_tokens) ** 0.5)
-        rows, columns = rows // merged, columns // merged
-    else:
-        rows = columns = round(n_tokens**0.5)
-    if rows * columns != n_tokens:
-        raise NoGrid(
-            f"the picture's {n_tokens} tokens in {vlm.name} are not one grid; expected a picture read in one tile"
-        )
-    return rows, columns
+def _tiles(pixels: torch.Tensor) -> int:
+    """How many pictures the model is given in place of one: the product of all but the last three sides."""
+    return int(np.prod(pixels.shape[:-3]))

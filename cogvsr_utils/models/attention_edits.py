@@ -44,7 +44,8 @@ class Attend:
     others (``elsewhere``); ``tokens``, where given, weighs the amount for each of the picture's tokens. Scopes are
     those of ``interventions.Edit``: ``all``, ``prompt_last``, ``answer``.
 
-    Raises ValueError for another operation, target or scope, and for numbers that are not finite.
+    Scopes other than ``all`` need ``generate``, which knows where a prompt ends. Raises ValueError for another
+    operation, target or scope, for heads that are none or twice, and for numbers that are not finite.
     """
 
     heads: tuple[Head, ...]
@@ -60,6 +61,8 @@ class Attend:
                 raise ValueError(f"{name} is {value!r}; expected one of {known}")
         if not self.heads:
             raise ValueError("an attention edit of no heads; expected at least one (layer, head)")
+        if twice := [head for head, n in Counter(self.heads).items() if n > 1]:
+            raise ValueError(f"heads {twice[:5]} are given more than once; expected each once")
         if not all(map(math.isfinite, (self.amount, *self.tokens))):
             raise ValueError("amounts are not finite; expected finite numbers")
         if self.tokens and (self.to != "image" or self.operation == "redistribute"):
@@ -133,7 +136,7 @@ def patches_of(vlm: VLM, item: Item, box: Sequence[float], softness: float = 0.0
     >>> patches_of(load_vlm("nano-internvl"), item, (0, 0, 0.5, 0.25))[:4]
     (1.0, 1.0, 0.0, 0.0)
     """
-    rows, columns = attention_map(vlm, item, heads=vlm.heads.pairs[:1]).weights.shape[1:]
+    rows, columns = attention_map(vlm, item).weights.shape[1:]
     y, x = (np.arange(rows) + 0.5) / rows, (np.arange(columns) + 0.5) / columns
     left, top, right, bottom = box
     beside = np.maximum(np.maximum(left - x, x - right), 0)[None, :]
@@ -150,8 +153,9 @@ def attending(
     """Run what is inside the block with heads attending as ``edits`` say, in every row of a batch; ``rows`` gives each
     row its own list instead. Edits of one head go one after the other. Yields how often edits of each scope fired.
 
-    Raises KeyError for a head that the model does not have, ValueError where its attention cannot be edited, and
-    RuntimeError on leaving if an edit never fired.
+    What is answered and captured inside is kept apart from what is without, as under ``intervene``. Raises KeyError for
+    a head that the model does not have, ValueError where its attention cannot be edited, RuntimeError inside another
+    ``attending``, and on leaving if an edit never fired.
     """
     given = [edits] if isinstance(edits, Attend) else list(edits)
     if given and rows is not None:
@@ -162,6 +166,13 @@ def attending(
         vlm.heads.columns(edit.heads)  # refuses heads that are not there
     if vlm.image_token_id is None and any(edit.to == "image" for edit in every):
         raise ValueError(f"{vlm.name} has no image token; expected a model that reads pictures in line")
+    crossing = set(vlm.heads.table.query("kind == 'cross'")[["layer", "head"]].itertuples(index=False, name=None))
+    if any((edit.tokens or edit.operation == "redistribute") and crossing & set(edit.heads) for edit in every):
+        raise ValueError(
+            "sinks and weights of tokens are not known of cross-attention; expected heads of self-attention"
+        )
+    if NAME in AttentionInterface._global_mapping:
+        raise RuntimeError("attention edits inside others; expected all of them in one list")
     fired: Counter = Counter()
     if not every:
         yield fired
@@ -174,6 +185,8 @@ def attending(
         for number, block in enumerate(decoder_blocks(vlm)):
             stack.callback(block.register_forward_pre_hook(state.layer(number), with_kwargs=True).remove)
         stack.enter_context(_interface(vlm, state))
+        vlm.active_edits.append([[edit.to_json() for edit in row] for row in per_row])
+        stack.callback(vlm.active_edits.pop)
         yield fired
     silent = {edit.scope for edit in every} - set(fired)
     if silent:
@@ -184,7 +197,9 @@ def attending(
 def _interface(vlm: VLM, state: "_State") -> Iterator[None]:
     """The model's attention goes through ``state`` inside."""
     base = vlm.model.config.get_text_config()._attn_implementation
-    base = base if base in AttentionInterface._global_mapping else "sdpa"  # eager is no function of the interface
+    if base not in ("sdpa", "eager"):
+        raise ValueError(f"{vlm.name} runs {base}; attention edits need sdpa or eager")
+    base = "sdpa"  # eager is no function of the interface
     state.compute = AttentionInterface._global_mapping[base]
     AttentionInterface.register(NAME, state.attention)
     ALL_MASK_ATTENTION_FUNCTIONS.register(NAME, ALL_MASK_ATTENTION_FUNCTIONS[base])
@@ -219,8 +234,9 @@ class _State:
         self.finds_sinks = any(edit.operation == "redistribute" for edits in per_row for edit in edits)
         self.layers = {id(attention_module(vlm, r.module)): r.layer for r in table.itertuples()}
         self.ids: torch.Tensor | None = None  # (rows, keys) of the whole prompt
+        self._last: torch.Tensor | None = None
         self.whole = None  # the same where ``generate`` was given it
-        self.prefill = True
+        self.prefill, self.n_tokens = True, 0  # of the prompt and what was generated
         self.sinks: dict[int, torch.Tensor] = {}  # by layer: (rows, keys)
 
     def generating(self, generate: Callable) -> Callable:
@@ -245,6 +261,9 @@ class _State:
         if self.prefill:
             whole = ids if self.whole is None else self.whole
             self.ids = whole.repeat_interleave(len(ids) // len(whole), 0)  # beams of a row stand side by side
+        if ids is not self._last:  # the trunk gets the ids of the whole model once more
+            self.n_tokens = self.ids.shape[1] if self.prefill else self.n_tokens + ids.shape[1]
+        self._last = ids
 
     def layer(self, number: int) -> Callable:
         """A hook of a block: which of the tokens that it is given are sinks."""
@@ -264,6 +283,9 @@ class _State:
         plan = self.plans.get(id(module))
         if not plan:
             return out, weights
+        for name in ("softcap", "s_aux"):
+            if kwargs.get(name) is not None:
+                raise ValueError(f"the attention of {self.vlm.name} has {name}, which edits do not know")
         if self.n_rows not in (1, len(query)):
             raise ValueError(f"attention edits for {self.n_rows} rows, but the batch has {len(query)}")
         out = out.clone()
@@ -304,6 +326,8 @@ class _State:
     def _queries(self, scope: str, query: torch.Tensor) -> torch.Tensor | None:
         """Queries in scope, (queries,), None for none."""
         n = query.shape[2]
+        if scope != "all" and self.whole is None:
+            raise ValueError(f"scope {scope!r} outside generate, where no prompt ends; expected scope 'all'")
         if scope == "all" or (scope == "answer" and not self.prefill):
             return torch.ones(n, dtype=torch.bool, device=query.device)
         if not self.prefill:
@@ -316,8 +340,11 @@ class _State:
         """Keys of the picture, (rows, keys)."""
         if id(module) in self.cross:
             return torch.ones((1, n_keys), dtype=torch.bool, device=self.ids.device)
-        image = (self.ids == self.vlm.image_token_id)[rows]
-        return torch.nn.functional.pad(image, (0, n_keys - image.shape[1]))
+        return self._keys_of((self.ids == self.vlm.image_token_id)[rows], n_keys)
+
+    def _keys_of(self, tokens: torch.Tensor, n_keys: int) -> torch.Tensor:
+        """Marks of the prompt's tokens (rows, tokens) as marks of keys: (rows, keys), the last of all tokens so far."""
+        return torch.nn.functional.pad(tokens, (0, self.n_tokens - tokens.shape[1]))[:, -n_keys:]
 
     def _keys(self, module, edit: Attend, n_keys: int, rows) -> tuple[torch.Tensor, torch.Tensor]:
         """Keys that an edit changes, and by how much: (rows, 1, 1, keys) each."""
@@ -351,7 +378,7 @@ class _State:
         n_keys = weights.shape[-1]
         image = self._image(module, n_keys, rows)
         sinks = self.sinks[self.layers[id(module)]]
-        sinks = torch.nn.functional.pad(sinks[rows], (0, n_keys - sinks.shape[1]))[:, None, None]
+        sinks = self._keys_of(sinks[rows], n_keys)[:, None, None]
         kept = torch.where(sinks, edit.amount * weights, weights)
         freed = (weights - kept).sum(-1, keepdim=True)
         others = weights * (image[:, None, None] & ~sinks)

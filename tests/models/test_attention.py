@@ -6,9 +6,12 @@ import torch
 from families import FAMILIES, build
 
 from cogvsr_utils.dataset.images import open_image
+from cogvsr_utils.dataset.loading import load_items
 from cogvsr_utils.functions import MAIN
-from cogvsr_utils.models.attention import AttentionMap, attention_map, attention_visited, sink_tokens
+from cogvsr_utils.models import attention
+from cogvsr_utils.models.attention import AttentionMap, NoGrid, attention_map, attention_visited, sink_tokens
 from cogvsr_utils.models.chat import conversation
+from cogvsr_utils.models.loading import load_vlm
 from cogvsr_utils.models.vlm import attention_switched
 
 
@@ -75,15 +78,30 @@ def test_what_cannot_be_mapped_is_refused(vlm, items):
         attention_map(vlm, items[0], heads=[(99, 0)])
 
 
-def test_a_picture_of_two_tiles_is_no_grid(asked):
-    vlm = build("internvl")
+def test_a_picture_in_tiles_or_cropped_is_no_grid_however_many_tokens_it_has(asked):
     wide = next(item for item in asked if open_image(item).size == (96, 64))
-    n = int((vlm.encode([vlm.render(conversation(wide, [], 0), prompt=True)], [open_image(wide)])["input_ids"]
-             == vlm.image_token_id).sum())  # fmt: skip
-    if round(n**0.5) ** 2 == n:
-        pytest.fail("the tiles happen to be a square; the test needs another picture")
-    with pytest.raises(ValueError, match="not one grid"):
-        attention_map(vlm, wide)
+    for name in ("internvl", "llava_onevision", "llava"):  # tiles, tiles, a crop
+        with pytest.raises(NoGrid):
+            attention_map(build(name), wide)
+    assert attention._tiles(torch.zeros(5, 3, 8, 8)) == attention._tiles(torch.zeros(1, 5, 3, 8, 8)) == 5
+
+
+def test_in_a_model_with_cross_attention_its_heads_are_mapped_and_no_others(asked):
+    vlm = load_vlm("nano-mllama", dtype=torch.float32)
+    cross = vlm.heads.table["kind"] == "cross"
+    item = load_items("synth", split="A", limit=1)[0]
+    found = attention_map(vlm, item)
+    assert len(found.heads) == cross.sum() and found.weights.shape[1:] == (8, 8)
+    inputs = vlm.encode([vlm.render(conversation(item, [s.answer for s in item.steps], MAIN), prompt=True)],
+                        [open_image(item)])  # fmt: skip
+    with torch.inference_mode(), attention_switched(vlm, "eager"):
+        maps = vlm.model.base_model(**inputs, use_cache=False, output_attentions=True).attentions
+    layer, head = found.heads[3]
+    keys = maps[layer][0, head, -1]
+    np.testing.assert_allclose(found.weights[3].sum() + keys[0].item() + keys[65:].sum().item(), 1, rtol=1e-4)
+    self_head = tuple(vlm.heads.table.loc[~cross, ["layer", "head"]].iloc[0])
+    with pytest.raises(NoGrid, match="attend to text alone"):
+        attention_map(vlm, item, heads=[self_head])
 
 
 def test_a_grid_of_patches_follows_the_pictures_shape(asked):

@@ -28,6 +28,8 @@ from cogvsr_utils.models.attention_edits import (
     visual_sinks,
 )
 from cogvsr_utils.models.chat import conversation
+from cogvsr_utils.models.interventions import mask
+from cogvsr_utils.models.scorer import TeacherForcedScorer
 from cogvsr_utils.models.vlm import attention_switched
 
 SELF_ATTENTION = [name for name in FAMILIES if name != "mllama"]
@@ -91,10 +93,9 @@ def test_scores_are_edited_as_written_out(name, operation, amount, asked):
     vlm = build(name)
     inputs = inputs_of(vlm, asked[:1])
     picture = inputs["input_ids"] == vlm.image_token_id
-    for to, scope in (("image", "all"), ("elsewhere", "prompt_last")):
-        edit = attend([vlm.heads.pairs[1], vlm.heads.pairs[-1]], operation, amount, to, scope)
+    for to in ("image", "elsewhere"):
+        edit = attend([vlm.heads.pairs[1], vlm.heads.pairs[-1]], operation, amount, to)
         queries = torch.ones(picture.shape[1], dtype=torch.bool)
-        queries[:-1] = scope == "all"
         with torch.inference_mode():
             before = vlm.model(**inputs).logits
             with attending(vlm, edit) as fired:
@@ -104,7 +105,7 @@ def test_scores_are_edited_as_written_out(name, operation, amount, asked):
             after = vlm.model(**inputs).logits
         torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4)
         assert (found - before)[:, -1].abs().max() > 1e-4 and torch.equal(before, after)
-        assert fired[scope] == len({layer for layer, _ in edit.heads})
+        assert fired["all"] == len({layer for layer, _ in edit.heads})
 
 
 def test_padding_and_rows_of_their_own_change_nothing_else(asked):
@@ -268,17 +269,46 @@ def test_a_region_weighs_the_patches_in_it(vlm, items):
     torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-3)
 
 
+def test_what_runs_inside_is_kept_apart_from_what_runs_without(vlm, items, tmp_path):
+    edit = attend([(layer, head) for layer in (1, 2) for head in range(24)], "add", -30.0)
+    scorer, fresh = (TeacherForcedScorer(vlm, items[:4]) for _ in range(2))
+    intact = scorer.score().log_prob
+    with attending(vlm, edit):
+        inside = scorer.score(mask([(5, 0)])).log_prob  # layers 1 and 2 are not taken from the intact run
+        first = fresh.score().log_prob
+    after = fresh.score(mask([(5, 0)])).log_prob  # nothing is taken from the run inside
+    assert np.abs(inside - intact).max() > 0.01 and np.abs(first - intact).max() > 0.01
+    np.testing.assert_allclose(after, scorer.score(mask([(5, 0)])).log_prob, atol=1e-4)
+    answer(vlm, items[:2], resume=tmp_path / "replies.json")
+    with attending(vlm, edit), pytest.raises(ValueError, match="edits"):
+        answer(vlm, items[:2], resume=tmp_path / "replies.json")
+
+
+def test_where_a_prompt_ends_is_known_in_generation_alone(vlm, items):
+    scorer = TeacherForcedScorer(vlm, items[:3])
+    with pytest.raises(ValueError, match="outside generate"), attending(vlm, pai(vlm)):
+        scorer.score()
+
+
 def test_what_cannot_be_is_refused(vlm, items):
     for wrong, message in (
         ({"operation": "double"}, "operation is 'double'"), ({"to": "sky"}, "to is 'sky'"),
         ({"scope": "image"}, "scope is 'image'"), ({"amount": math.inf}, "not finite"), ({"heads": []}, "no heads"),
-        ({"to": "elsewhere", "tokens": [1.0]}, "picture alone"),
+        ({"to": "elsewhere", "tokens": [1.0]}, "picture alone"), ({"heads": [(0, 0), (0, 0)]}, "more than once"),
     ):  # fmt: skip
         with pytest.raises(ValueError, match=message):
             attend(**{"heads": [(0, 0)], "operation": "add", "amount": 1.0} | wrong)
     with pytest.raises(KeyError, match="no such heads"), attending(vlm, attend([(99, 0)], "add", 1.0)):
         pass
     with pytest.raises(RuntimeError, match="never fired"), attending(vlm, attend([(0, 0)], "add", 1.0)):
+        pass
+    one = attend([(0, 0)], "add", 1.0)
+    with pytest.raises(RuntimeError, match="inside others"), attending(vlm, one), attending(vlm, one):
+        pass
+    crossing = build("mllama")
+    cross = crossing.heads.table.query("kind == 'cross'")[["layer", "head"]].itertuples(index=False, name=None)
+    edit = attend(cross, "redistribute", 0.5)
+    with pytest.raises(ValueError, match="not known of cross-attention"), attending(crossing, edit):
         pass
     few, inputs = attend([(0, 0)], "add", 1.0, tokens=[1, 0, 0]), inputs_of(vlm, items[:1])
     with pytest.raises(ValueError, match="3 weights for pictures of"), torch.inference_mode(), attending(vlm, few):
