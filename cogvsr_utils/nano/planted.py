@@ -23,6 +23,7 @@ import typer
 
 from cogvsr_utils.checks.known_heads import PlantedTruth
 from cogvsr_utils.dataset.synth.views import SceneView
+from cogvsr_utils.files import digest
 from cogvsr_utils.functions import NAMES
 from cogvsr_utils.models.hooks import projection_hooks
 from cogvsr_utils.models.loading import load_vlm
@@ -218,13 +219,13 @@ def main(
     vlm = load_vlm(parent, device="cpu")
     vlm.model.float().train()
     truth = draw_heads(variant, vlm.heads.pairs, np.random.default_rng([seed, 3]))
-    folder = RESULTS / "nano" / f"planted-{variant}-{seed}"
+    folder = RESULTS / "nano" / f"planted-{variant}-{digest(str((parent, n_scenes, n_steps, seed)))}"
     folder.mkdir(parents=True, exist_ok=True)
     images, _, names, views = load_scenes(RESULTS / "nano" / "scenes", n_scenes)
     training = Training(FAMILIES[parent], vlm.model, vlm.tokenizer, folder, seed)
     features = features_of(training, images)
     log = plant(training, vlm, truth, features, names, views, n_steps)
-    place = Path(target) if target else NANO / f"planted-{variant}"
+    place = Path(target) if target else NANO / (f"planted-{variant}-{seed}" if seed else f"planted-{variant}")
     save(vlm.model, replace(vlm).processor, log, place)
     (place / "planted.json").write_text(json.dumps({"variant": truth.variant, "heads": truth.heads}, indent=1) + "\n")
 

@@ -1,6 +1,6 @@
 """Train a nano vision-language model: ``python -m cogvsr_utils.nano.train nano-internvl``.
 
-Three stages, each seeded and resumed from its checkpoint in ``results/nano/``:
+Three stages, each seeded and resumed from the checkpoint of a run with the same arguments in ``results/nano/``:
 
 1. the vision tower learns, densely, what every patch shows (colour, shape, size, material, heading, square);
 2. the projector learns to put it in words: an image token comes to lie near the embeddings of its thing's words;
@@ -32,6 +32,7 @@ from cogvsr_utils.dataset.synth.scenes import COLORS, MATERIALS, SHAPES, SIZES
 from cogvsr_utils.dataset.synth.substeps import FACTS, POINTS
 from cogvsr_utils.dataset.synth.tasks import TASKS
 from cogvsr_utils.dataset.synth.views import SceneView
+from cogvsr_utils.files import digest
 from cogvsr_utils.models.loading import load_vlm
 from cogvsr_utils.nano import internvl, mllama, qwen2_5_vl
 from cogvsr_utils.nano.architecture import build_tokenizer
@@ -296,7 +297,8 @@ def main(
     place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     if name not in FAMILIES:
         raise typer.BadParameter(f"no family {name!r}; there are {', '.join(FAMILIES)}")
-    folder = RESULTS / "nano" / name
+    settings = (n_scenes, tower_steps, projector_steps, decoder_steps, seed, parent)
+    folder = RESULTS / "nano" / f"{name}-{digest(str(settings))}"  # so that no run goes on from another's checkpoint
     folder.mkdir(parents=True, exist_ok=True)
     images, targets, view_names, scene_views = load_scenes(RESULTS / "nano" / "scenes", n_scenes)
     family = FAMILIES[name]
