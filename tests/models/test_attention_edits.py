@@ -280,7 +280,7 @@ def test_what_runs_inside_is_kept_apart_from_what_runs_without(vlm, items, tmp_p
     assert np.abs(inside - intact).max() > 0.01 and np.abs(first - intact).max() > 0.01
     np.testing.assert_allclose(after, scorer.score(mask([(5, 0)])).log_prob, atol=1e-4)
     answer(vlm, items[:2], resume=tmp_path / "replies.json")
-    with attending(vlm, edit), pytest.raises(ValueError, match="edits"):
+    with pytest.raises(ValueError, match="edits"), attending(vlm, edit):
         answer(vlm, items[:2], resume=tmp_path / "replies.json")
 
 
