@@ -251,7 +251,7 @@ quote(
 # %% tags=["hide-input"]
 paragraph(
     f"Ablating a function's heads changes its own steps by {100 * specific['own']:+.1f} points in the mean, others by "
-    f"{100 * specific['other']:+.1f}; tested one by one, the damage is specific for "
+    f"{100 * specific['other']:+.1f}; tested one by one, the damage is shown to be specific for "
     f"{(by_function['specific'] == 'yes').sum()} of the {(by_function['specific'] != 'not tested').sum()} functions that "
     f"can be tested. For Spatial Perception it is {100 * spatial['change']:+.1f} "
     f"({span(spatial['ci_low'], spatial['ci_high'])}) generated, {100 * forced['forced']:+.1f} teacher-forced; its strongest "

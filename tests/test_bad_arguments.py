@@ -31,7 +31,7 @@ from cogvsr_utils.models.recording import capture
 from cogvsr_utils.models.scorer import TeacherForcedScorer
 from cogvsr_utils.pipeline.evaluation import evaluate
 from cogvsr_utils.pipeline.experiment import Experiment
-from cogvsr_utils.pipeline.selection import _arrays
+from cogvsr_utils.pipeline.selection import probe_arrays
 
 STEP = Step("is it red?", "yes", "yesno", None, "Knowledge Recall")
 X, Y, GROUPS = np.random.default_rng(0).normal(size=(40, 3, 4)), np.array(["a", "b"] * 20), np.arange(40) // 2
@@ -81,7 +81,7 @@ def test_a_function_of_too_few_groups_is_named(items, vlm):
         index = pd.DataFrame({"function": ["Knowledge Recall"] * 9, "group_id": range(9)})
 
     with pytest.raises(ValueError, match="'Spatial Perception' has steps of 0 groups; expected at least 5 for each of"):
-        _arrays(Activations)
+        probe_arrays(Activations)
 
 
 def test_missing_values_have_no_rank_and_are_not_taken():
