@@ -130,18 +130,18 @@ paragraph(f"Two random sets of {k} heads share {stable['chance'].iloc[0]:.2f} in
 # %% [markdown]
 # ## What do they attend to?
 #
-# The first heads for spatial perception, at the token before the answer to one step: which patches of the picture they
-# attend to, and how much of their attention goes to the picture at all (in per cent). One step shows nothing in general; it
-# is how to look at any head of any model (`attention_map`).
+# Of the top heads for spatial perception, the four that attend to the picture most at the token before the answer to one
+# step: which patches, and how much of their attention goes to the picture at all (in per cent). One step shows nothing in
+# general; it is how to look at any head of any model (`attention_map`).
 
-# %% tags=["hide-input"] mystnb={"image": {"alt": "The picture of one question, and for each of four heads the same picture with the patches that the head attends to lit up"}, "figure": {"caption": "Attention of the first four heads for spatial perception (layer.head) before the answer to one step; lighter patches have more of it.", "name": "fig-attention"}}
+# %% tags=["hide-input"] mystnb={"image": {"alt": "The picture of one question, and for each of four heads the same picture with the patches that the head attends to lit up"}, "figure": {"caption": "Attention of four heads for spatial perception (layer.head) before the answer to one step; lighter patches have more of it.", "name": "fig-attention"}}
 seen = attention.attention_example(experiment)
 item = next((item for item in experiment.items("A") if item.uid == str(seen.uid)), None)
 sinks = bool((seen.weights != seen.without_sinks).any())
 lines = {"attention": seen.weights} | ({"without sinks": seen.without_sinks} if sinks else {})
 (
     attention_figure(item, seen.heads, lines)
-    if item
+    if len(seen.heads)
     else paragraph("*This model or these data have no picture in one grid of patches.*")
 )
 

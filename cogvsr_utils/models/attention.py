@@ -47,7 +47,8 @@ class AttentionMap:
         sinks)."""
         kept = np.where(self.sinks, 0.0, self.weights)
         total, left = (each.sum((1, 2), keepdims=True) for each in (self.weights, kept))
-        return kept * total / np.where(left > 0, left, 1.0)
+        found = kept * total / np.where(left > 0, left, 1.0)
+        return np.where(self.sinks.any((1, 2), keepdims=True), found, self.weights)
 
 
 @contextmanager

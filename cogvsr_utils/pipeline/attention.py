@@ -1,6 +1,6 @@
 """What the first heads of a function attend to, in one picture.
 
-attention_example     attention of the first spatial heads before a spatial step of split A
+attention_example     attention of some spatial heads before a spatial step of split A
 """
 
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ import numpy as np
 
 from cogvsr_utils.dataset.splits import SELECTION
 from cogvsr_utils.functions import SPATIAL
-from cogvsr_utils.pipeline.experiment import Experiment
+from cogvsr_utils.pipeline.experiment import Experiment, n_top
 from cogvsr_utils.pipeline.selection import IMPORTANCE, Rankings, top_heads_by
 from cogvsr_utils.pipeline.store import result
 
@@ -31,7 +31,8 @@ class AttentionExample:
 
 @result(splits=(SELECTION,), gpu=True)
 def attention_example(experiment: Experiment, rankings: Rankings) -> AttentionExample:
-    """The first four heads for spatial perception by the paper's importance, before its first step with a picture."""
+    """Of the top heads for spatial perception by the paper's importance, the four that attend to the picture most,
+    before its first step with a picture."""
     from cogvsr_utils.models.attention import NoGrid, attention_map
 
     asked = (
@@ -43,9 +44,10 @@ def attention_example(experiment: Experiment, rankings: Rankings) -> AttentionEx
     if item is None:
         return nothing
     try:
-        found = attention_map(experiment.vlm, item, step, top_heads_by(rankings, IMPORTANCE, N_HEADS).of(SPATIAL[0]))
+        found = attention_map(experiment.vlm, item, step)
     except NoGrid:
         return nothing
-    return AttentionExample(
-        np.array(item.uid), np.array(step), np.array(found.heads), found.weights, found.without_sinks
-    )
+    top = set(top_heads_by(rankings, IMPORTANCE, n_top(len(rankings.heads))).of(SPATIAL[0]))
+    most = [i for i in np.argsort(-found.weights.sum((1, 2))) if found.heads[i] in top][:N_HEADS]
+    heads = np.array([found.heads[i] for i in most]).reshape(-1, 2)
+    return AttentionExample(np.array(item.uid), np.array(step), heads, found.weights[most], found.without_sinks[most])

@@ -7,12 +7,16 @@ from families import FAMILIES, build
 
 from cogvsr_utils.dataset.images import open_image
 from cogvsr_utils.dataset.loading import load_items
-from cogvsr_utils.functions import MAIN
+from cogvsr_utils.functions import MAIN, NAMES, SPATIAL
 from cogvsr_utils.models import attention
 from cogvsr_utils.models.attention import AttentionMap, NoGrid, attention_map, attention_visited, sink_tokens
 from cogvsr_utils.models.chat import conversation
 from cogvsr_utils.models.loading import load_vlm
 from cogvsr_utils.models.vlm import attention_switched
+from cogvsr_utils.pipeline import experiment as experiments
+from cogvsr_utils.pipeline.attention import attention_example
+from cogvsr_utils.pipeline.experiment import Experiment
+from cogvsr_utils.pipeline.selection import IMPORTANCE, Rankings
 
 
 @pytest.mark.parametrize("name", FAMILIES)
@@ -65,6 +69,8 @@ def test_sinks_are_tokens_of_huge_numbers_and_lose_their_share():
     weights = np.array([[[0.1, 0.3, 0.1]]])
     found = AttentionMap([(0, 0)], weights, np.array([[[False, True, False]]]))
     np.testing.assert_allclose(found.without_sinks, [[[0.25, 0.0, 0.25]]])
+    none = AttentionMap([(0, 0)], weights, np.zeros((1, 1, 3), dtype=bool))
+    assert (none.without_sinks == weights).all()  # to the bit
     all_sinks = AttentionMap([(0, 0)], weights, np.ones((1, 1, 3), dtype=bool))
     assert (all_sinks.without_sinks == 0).all()
 
@@ -112,3 +118,17 @@ def test_a_grid_of_patches_follows_the_pictures_shape(asked):
         patches = vlm.encode([vlm.render(conversation(item, [], MAIN), prompt=True)], [open_image(item)])
         assert [2 * side for side in grid] == patches["image_grid_thw"][0, 1:].tolist()  # two by two patches a token
     assert grids[0][1] > grids[0][0] and grids[1][0] == grids[1][1]
+
+
+def test_the_example_shows_the_functions_heads_that_attend_to_the_picture_most(vlm, small_set, monkeypatch):
+    monkeypatch.setattr(experiments, "_load_vlm", lambda model, quantize: vlm)
+    experiment = Experiment("nano-internvl", source=str(small_set))
+    strength = np.zeros((8, len(vlm.heads)))
+    strength[sorted(NAMES).index(SPATIAL[0]), 100:130] = 1.0
+    rankings = Rankings(np.array(sorted(NAMES)), np.array(vlm.heads.pairs), {IMPORTANCE: strength})
+    seen = attention_example.make(experiment, rankings=rankings)
+    item = next(item for item in experiment.items("A") if item.uid == str(seen.uid))
+    assert item.steps[int(seen.step)].function == SPATIAL[0] and seen.weights.shape == (4, 4, 4)
+    top = vlm.heads.pairs[100:119]  # of equal ones the first, a tenth of 192
+    every = attention_map(vlm, item, int(seen.step), top).weights.sum((1, 2))
+    assert {tuple(head) for head in seen.heads} == {top[i] for i in np.argsort(-every)[:4]}
