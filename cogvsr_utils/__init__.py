@@ -27,7 +27,7 @@ _HOME = {
     "Edit": "models.interventions", "intervene": "models.interventions",
     "mask": "models.interventions", "scale": "models.interventions",
     "steer": "models.interventions", "mean_ablate": "models.interventions", "directions": "models.interventions",
-    "attend": "models.attention_edits", "attending": "models.attention_edits",
+    "attend": "models.attention_edits", "attending": "models.edited_attention",
     "FunctionProbe": "analysis.joint_probe", "HeadProbes": "analysis.head_probes",
     "binary_accuracy": "analysis.head_probes", "head_table": "analysis.head_scores",
     "top_heads": "analysis.head_scores", "scarcity": "analysis.sparsity", "control_sets": "analysis.matching",

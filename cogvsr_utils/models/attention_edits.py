@@ -1,36 +1,26 @@
-"""Edit what heads attend to while a model runs, through transformers' own attention interface.
+"""Edits of what heads attend to; ``edited_attention.attending`` runs a model with them.
 
 attend(heads, operation, amount, ...)     one edit of the scores, or of the weights, of some heads
-attending(vlm, edits)                     inside, the model's heads attend as the edits say
 pasta, pai, adaptvis, visual_sinks        published methods as edits, with their own strengths
 patches_of(vlm, item, box)                a region of a picture as a weight for each of its tokens
-
-Only the scores of edited heads are computed here, all others by the implementation that the model has.
 """
 
 import json
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 
 import numpy as np
-import torch
-from transformers import AttentionInterface
-from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 
 from cogvsr_utils.dataset.items import Item
-from cogvsr_utils.models.attention import attention_map, attention_module, sink_tokens
-from cogvsr_utils.models.blocks import decoder_blocks
-from cogvsr_utils.models.hooks import replaced
-from cogvsr_utils.models.vlm import VLM, attention_switched
+from cogvsr_utils.models.attention import attention_map
+from cogvsr_utils.models.vlm import VLM
 
 OPERATIONS = ("add", "boost", "multiply", "redistribute")
 TARGETS = ("image", "elsewhere")
 SCOPES = ("all", "prompt_last", "answer")
 NEUTRAL = {"add": 0.0, "boost": 0.0, "multiply": 1.0, "redistribute": 1.0}
-NAME = "cogvsr_attending"  # of the attention function while edits run
 Head = tuple[int, int]
 
 
@@ -144,256 +134,3 @@ def patches_of(vlm: VLM, item: Item, box: Sequence[float], softness: float = 0.0
     far = np.hypot(beside, above)
     weight = np.exp(-0.5 * (far / softness) ** 2) if softness > 0 else (far == 0).astype(float)
     return tuple(map(float, weight.ravel()))
-
-
-@contextmanager
-def attending(
-    vlm: VLM, edits: Attend | Sequence[Attend], rows: Sequence[Sequence[Attend]] | None = None
-) -> Iterator[Counter]:
-    """Run what is inside the block with heads attending as ``edits`` say, in every row of a batch; ``rows`` gives each
-    row its own list instead. Edits of one head go one after the other. Yields how often edits of each scope fired.
-
-    What is answered and captured inside is kept apart from what is without, as under ``intervene``. Raises KeyError for
-    a head that the model does not have, ValueError where its attention cannot be edited, RuntimeError inside another
-    ``attending``, and on leaving if an edit never fired.
-    """
-    given = [edits] if isinstance(edits, Attend) else list(edits)
-    if given and rows is not None:
-        raise ValueError("edits for all rows and for each row; expected one of the two")
-    per_row = [given] if rows is None else [list(row) for row in rows]
-    every = [edit for row in per_row for edit in row]
-    for edit in every:
-        vlm.heads.columns(edit.heads)  # refuses heads that are not there
-    if vlm.image_token_id is None and any(edit.to == "image" for edit in every):
-        raise ValueError(f"{vlm.name} has no image token; expected a model that reads pictures in line")
-    crossing = set(vlm.heads.table.query("kind == 'cross'")[["layer", "head"]].itertuples(index=False, name=None))
-    if any((edit.tokens or edit.operation == "redistribute") and crossing & set(edit.heads) for edit in every):
-        raise ValueError(
-            "sinks and weights of tokens are not known of cross-attention; expected heads of self-attention"
-        )
-    if NAME in AttentionInterface._global_mapping:
-        raise RuntimeError("attention edits inside others; expected all of them in one list")
-    fired: Counter = Counter()
-    if not every:
-        yield fired
-        return
-    state = _State(vlm, per_row, fired)
-    with ExitStack() as stack:
-        stack.enter_context(replaced(vlm.model, "generate", state.generating(vlm.model.generate)))
-        for trunk in dict.fromkeys((vlm.model, vlm.model.base_model)):
-            stack.callback(trunk.register_forward_pre_hook(state.before, with_kwargs=True).remove)
-        for number, block in enumerate(decoder_blocks(vlm)):
-            stack.callback(block.register_forward_pre_hook(state.layer(number), with_kwargs=True).remove)
-        stack.enter_context(_interface(vlm, state))
-        vlm.active_edits.append([[edit.to_json() for edit in row] for row in per_row])
-        stack.callback(vlm.active_edits.pop)
-        yield fired
-    silent = {edit.scope for edit in every} - set(fired)
-    if silent:
-        raise RuntimeError(f"attention edits of scope {sorted(silent)} never fired: nothing inside ran such tokens")
-
-
-@contextmanager
-def _interface(vlm: VLM, state: "_State") -> Iterator[None]:
-    """The model's attention goes through ``state`` inside."""
-    base = vlm.model.config.get_text_config()._attn_implementation
-    if base not in ("sdpa", "eager"):
-        raise ValueError(f"{vlm.name} runs {base}; attention edits need sdpa or eager")
-    base = "sdpa"  # eager is no function of the interface
-    state.compute = AttentionInterface._global_mapping[base]
-    AttentionInterface.register(NAME, state.attention)
-    ALL_MASK_ATTENTION_FUNCTIONS.register(NAME, ALL_MASK_ATTENTION_FUNCTIONS[base])
-    try:
-        with attention_switched(vlm, NAME) as switched:
-            if not switched:
-                raise ValueError(f"the attention of {vlm.name} is not transformers' own; it cannot be edited")
-            yield
-    finally:
-        for interface in (AttentionInterface, type(ALL_MASK_ATTENTION_FUNCTIONS)):
-            interface._global_mapping.pop(NAME, None)
-
-
-class _State:
-    """What is edited where, and what of the running pass the edits depend on."""
-
-    def __init__(self, vlm: VLM, per_row: list[list[Attend]], fired: Counter):
-        self.vlm, self.fired, self.n_rows = vlm, fired, len(per_row)
-        self.compute: Callable | None = None
-        self.plans: dict[int, list[tuple[int, Attend, list[int]]]] = {}  # by attention module: row, edit, its heads
-        table = vlm.heads.table.assign(place=vlm.heads.table.groupby("module").cumcount())
-        places = {(r.layer, r.head): (r.module, r.place) for r in table.itertuples()}
-        self.cross = {id(attention_module(vlm, m)) for m in table.loc[table["kind"] == "cross", "module"].unique()}
-        for row, edits in enumerate(per_row):
-            for edit in edits:
-                by_module: dict[str, list[int]] = {}
-                for head in edit.heads:
-                    module, place = places[head]
-                    by_module.setdefault(module, []).append(place)
-                for module, heads in by_module.items():
-                    self.plans.setdefault(id(attention_module(vlm, module)), []).append((row, edit, heads))
-        self.finds_sinks = any(edit.operation == "redistribute" for edits in per_row for edit in edits)
-        self.layers = {id(attention_module(vlm, r.module)): r.layer for r in table.itertuples()}
-        self.ids: torch.Tensor | None = None  # (rows, keys) of the whole prompt
-        self._last: torch.Tensor | None = None
-        self.whole = None  # the same where ``generate`` was given it
-        self.prefill, self.n_tokens = True, 0  # of the prompt and what was generated
-        self.sinks: dict[int, torch.Tensor] = {}  # by layer: (rows, keys)
-
-    def generating(self, generate: Callable) -> Callable:
-        """``generate``, which knows the whole prompt even where a part of it is in a kept cache."""
-
-        def run(*args, **kwargs):
-            self.whole = kwargs.get("input_ids", args[0] if args else None)
-            try:
-                return generate(*args, **kwargs)
-            finally:
-                self.whole = None
-
-        return run
-
-    def before(self, module, args, kwargs):
-        ids = kwargs.get("input_ids", args[0] if args else None)
-        if ids is None:
-            return
-        cache = kwargs.get("past_key_values")
-        begun = cache is None or cache.get_seq_length() == 0
-        self.prefill = begun or ids.shape[1] > 1
-        if self.prefill:
-            whole = ids if self.whole is None else self.whole
-            self.ids = whole.repeat_interleave(len(ids) // len(whole), 0)  # beams of a row stand side by side
-        if ids is not self._last:  # the trunk gets the ids of the whole model once more
-            self.n_tokens = self.ids.shape[1] if self.prefill else self.n_tokens + ids.shape[1]
-        self._last = ids
-
-    def layer(self, number: int) -> Callable:
-        """A hook of a block: which of the tokens that it is given are sinks."""
-
-        def hook(module, args, kwargs):
-            state = args[0] if args else kwargs["hidden_states"]
-            if self.prefill and self.finds_sinks:
-                if state.shape[1] < self.ids.shape[1]:
-                    raise ValueError("sinks of a prompt that goes on from a kept cache; expected whole prompts")
-                self.sinks[number] = sink_tokens(state)
-
-        return hook
-
-    def attention(self, module, query, key, value, attention_mask, **kwargs):
-        """The model's attention with the heads of the plan computed anew."""
-        out, weights = self.compute(module, query, key, value, attention_mask, **kwargs)
-        plan = self.plans.get(id(module))
-        if not plan:
-            return out, weights
-        for name in ("softcap", "s_aux"):
-            if kwargs.get(name) is not None:
-                raise ValueError(f"the attention of {self.vlm.name} has {name}, which edits do not know")
-        if self.n_rows not in (1, len(query)):
-            raise ValueError(f"attention edits for {self.n_rows} rows, but the batch has {len(query)}")
-        out = out.clone()
-        for row in range(self.n_rows):
-            edits = [(edit, heads) for number, edit, heads in plan if number == row]
-            some = slice(None) if self.n_rows == 1 else slice(row, row + 1)
-            for edit, _ in edits:
-                if self._queries(edit.scope, query) is not None:
-                    self.fired[edit.scope] += 1
-            live = [(edit, heads) for edit, heads in edits
-                    if not edit.neutral and self._queries(edit.scope, query) is not None]  # fmt: skip
-            for heads, own in _by_heads(live):
-                given = (module, query, key, value, attention_mask, kwargs)
-                out[some][:, :, heads] = self._edited(*given, some, heads, own).to(out.dtype)
-        return out, None
-
-    def _edited(self, module, query, key, value, mask, kwargs, rows, heads, edits):
-        """What ``heads`` give to ``rows``: (rows, queries, heads, head_dim)."""
-        groups = query.shape[1] // key.shape[1]
-        keys = [head // groups for head in heads]
-        q, k, v = query[rows][:, heads].float(), key[rows][:, keys].float(), value[rows][:, keys]
-        scaling = kwargs.get("scaling") or query.shape[-1] ** -0.5
-        scores = q @ k.mT * scaling  # (rows, heads, queries, keys)
-        visible = self._visible(module, scores, mask, rows, heads)
-        for edit in edits:
-            if edit.operation == "redistribute":
-                continue
-            target, strength = self._keys(module, edit, scores.shape[-1], rows)
-            changed = {"add": lambda s, a: s + a, "boost": lambda s, a: s + a * s.abs(),
-                       "multiply": lambda s, a: s * (1 + a)}[edit.operation](scores, strength)  # fmt: skip
-            scores = torch.where(target & self._queries(edit.scope, query)[..., None], changed, scores)
-        weights = (scores + visible).softmax(-1)
-        for edit in edits:
-            if edit.operation == "redistribute":
-                weights = self._redistributed(module, edit, weights, rows, query)
-        return (weights.to(v.dtype) @ v).transpose(1, 2)
-
-    def _queries(self, scope: str, query: torch.Tensor) -> torch.Tensor | None:
-        """Queries in scope, (queries,), None for none."""
-        n = query.shape[2]
-        if scope != "all" and self.whole is None:
-            raise ValueError(f"scope {scope!r} outside generate, where no prompt ends; expected scope 'all'")
-        if scope == "all" or (scope == "answer" and not self.prefill):
-            return torch.ones(n, dtype=torch.bool, device=query.device)
-        if not self.prefill:
-            return None
-        last = torch.zeros(n, dtype=torch.bool, device=query.device)
-        last[-1] = True
-        return last
-
-    def _image(self, module, n_keys: int, rows) -> torch.Tensor:
-        """Keys of the picture, (rows, keys)."""
-        if id(module) in self.cross:
-            return torch.ones((1, n_keys), dtype=torch.bool, device=self.ids.device)
-        return self._keys_of((self.ids == self.vlm.image_token_id)[rows], n_keys)
-
-    def _keys_of(self, tokens: torch.Tensor, n_keys: int) -> torch.Tensor:
-        """Marks of the prompt's tokens (rows, tokens) as marks of keys: (rows, keys), the last of all tokens so far."""
-        return torch.nn.functional.pad(tokens, (0, self.n_tokens - tokens.shape[1]))[:, -n_keys:]
-
-    def _keys(self, module, edit: Attend, n_keys: int, rows) -> tuple[torch.Tensor, torch.Tensor]:
-        """Keys that an edit changes, and by how much: (rows, 1, 1, keys) each."""
-        image = self._image(module, n_keys, rows)
-        amount = edit.amount - 1 if edit.operation == "multiply" else edit.amount
-        strength = torch.full(image.shape, amount, device=image.device)
-        if edit.tokens:
-            counts = image.sum(1)
-            if (counts != len(edit.tokens)).any():
-                raise ValueError(f"{len(edit.tokens)} weights for pictures of {counts.tolist()} tokens")
-            strength[image] *= torch.tensor(edit.tokens, device=image.device).repeat(len(image))
-        target = image if edit.to == "image" else ~image
-        return target[:, None, None], strength[:, None, None]
-
-    def _visible(self, module, scores, mask, rows, heads) -> torch.Tensor:
-        """What is added to scores so that each query sees what it may see."""
-        n_queries, n_keys = scores.shape[-2:]
-        if mask is None:
-            if n_queries == 1 or id(module) in self.cross or not getattr(module, "is_causal", True):
-                return torch.zeros((), device=scores.device)
-            allowed = torch.ones(n_queries, n_keys, dtype=torch.bool, device=scores.device).tril(n_keys - n_queries)
-        else:
-            mask = mask[rows] if len(mask) > 1 else mask
-            mask = (mask[:, heads] if mask.shape[1] > 1 else mask)[..., :n_keys]
-            if mask.dtype != torch.bool:
-                return mask.float()
-            allowed = mask
-        return torch.where(allowed, 0.0, torch.finfo(torch.float32).min)
-
-    def _redistributed(self, module, edit, weights, rows, query) -> torch.Tensor:
-        n_keys = weights.shape[-1]
-        image = self._image(module, n_keys, rows)
-        sinks = self.sinks[self.layers[id(module)]]
-        sinks = self._keys_of(sinks[rows], n_keys)[:, None, None]
-        kept = torch.where(sinks, edit.amount * weights, weights)
-        freed = (weights - kept).sum(-1, keepdim=True)
-        others = weights * (image[:, None, None] & ~sinks)
-        total = others.sum(-1, keepdim=True)
-        moved = torch.where(total > 0, kept + freed * others / total.clamp_min(1e-30), weights)
-        return torch.where(self._queries(edit.scope, query)[:, None], moved, weights)
-
-
-def _by_heads(edits: list[tuple[Attend, list[int]]]) -> Iterator[tuple[list[int], list[Attend]]]:
-    """Heads that have the same edits, and these in order."""
-    of_head: dict[int, list[Attend]] = {}
-    for edit, heads in edits:
-        for head in heads:
-            of_head.setdefault(head, []).append(edit)
-    same: dict[tuple[int, ...], tuple[list[int], list[Attend]]] = {}
-    for head, own in of_head.items():
-        same.setdefault(tuple(map(id, own)), ([], own))[0].append(head)
-    yield from same.values()

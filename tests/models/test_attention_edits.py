@@ -14,20 +14,12 @@ from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 
 from cogvsr_utils.dataset.images import open_image
 from cogvsr_utils.functions import MAIN
-from cogvsr_utils.models import attention_edits as module
+from cogvsr_utils.models import edited_attention
 from cogvsr_utils.models.answering import answer
 from cogvsr_utils.models.attention import attention_module
-from cogvsr_utils.models.attention_edits import (
-    Attend,
-    adaptvis,
-    attend,
-    attending,
-    pai,
-    pasta,
-    patches_of,
-    visual_sinks,
-)
+from cogvsr_utils.models.attention_edits import Attend, adaptvis, attend, pai, pasta, patches_of, visual_sinks
 from cogvsr_utils.models.chat import conversation
+from cogvsr_utils.models.edited_attention import attending
 from cogvsr_utils.models.interventions import mask
 from cogvsr_utils.models.scorer import TeacherForcedScorer
 from cogvsr_utils.models.vlm import attention_switched
@@ -178,7 +170,7 @@ def test_sinks_lose_what_the_pictures_other_tokens_gain(asked, monkeypatch):
     picture = (inputs["input_ids"] == vlm.image_token_id)[0]
     sink = torch.zeros_like(picture)
     sink[0], sink[picture.nonzero().flatten()[1]] = True, True
-    monkeypatch.setattr(module, "sink_tokens", lambda state: sink.expand(state.shape[:2]))
+    monkeypatch.setattr(edited_attention, "sink_tokens", lambda state: sink.expand(state.shape[:2]))
     edit = attend(vlm.heads.pairs, "redistribute", 0.25)
 
     def change(layer, scores, sees):
@@ -315,4 +307,4 @@ def test_what_cannot_be_is_refused(vlm, items):
         vlm.forward(inputs)
     with pytest.raises(ValueError, match="is not an attention edit"):
         Attend.from_json(json.dumps({"heads": [[0, 0]], "how": "add"}))
-    assert module.NAME not in AttentionInterface._global_mapping and MAIN == -1
+    assert edited_attention.NAME not in AttentionInterface._global_mapping and MAIN == -1
