@@ -34,7 +34,7 @@ def experiment(vlm, tmp_path, monkeypatch):
     monkeypatch.setattr(copies, "spatial_conditions", few)
     monkeypatch.setattr(benchmarks, "THOUGHT", 4)
     monkeypatch.setattr(copies, "rankings", lambda experiment: None)
-    monkeypatch.setattr(copies.ablation, "scaled", lambda experiment: None)
+    monkeypatch.setattr(copies.emphasis, "scaled", lambda experiment: None)
     return Experiment("nano-internvl")
 
 
