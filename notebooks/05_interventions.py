@@ -194,13 +194,14 @@ cells = with_interval(asked, "change", form="+.1f", scale=100)
 key = ["method", "heads", "direction", "strength", "draw"]
 order = pd.MultiIndex.from_frame(cells[key].drop_duplicates())
 wide = cells.pivot(index=key, columns="function", values="change").reindex(order).reset_index()
-show(wide.drop(columns="draw")) if has_hard else paragraph("*These data have no questions that are known to be hard.*")
+none = "*These data have no questions that are known to be hard, about scenes that neither A nor B has.*"
+show(wide.drop(columns="draw")) if len(wide) else paragraph(none)
 
 # %% tags=["hide-input"]
 before = [
     f"{row.function} {row.accuracy_before:.1%} of {row.n}" for row in asked.drop_duplicates("function").itertuples()
 ]
-paragraph(f"Without any edit: {', '.join(before)}." if has_hard else "")
+paragraph(f"Without any edit: {', '.join(before)}." if before else "")
 
 # %% tags=["hide-input"]
 by_method = tested.set_index(["method", "function"])

@@ -71,7 +71,7 @@ def emphasis_controls(
     among them, and for steering random directions as long as the real ones, of each ``DRAWS`` draws; all heads; and the
     opposite sign (a factor of one over it, or the direction turned round). Columns: those of ``accuracy.compare``,
     method, heads (spatial, other, all), direction (towards right answers, or random; nothing for scaling), strength,
-    draw. Where nothing could be steered, nothing is. Raises ValueError where no question is left.
+    draw. Where nothing could be steered, nothing is; where no question is left, there are no rows.
     """
     from cogvsr_utils.models.answering import answer
     from cogvsr_utils.models.interventions import scale, steer
@@ -79,7 +79,7 @@ def emphasis_controls(
     seen = {item.group_id for split in (SELECTION, TUNING) for item in experiment.items(split)}
     items = [item for item in experiment.items(HARD) if item.group_id not in seen]
     if not items:
-        raise ValueError("all hard questions are about scenes of A or B; expected some about others")
+        return pd.DataFrame(columns=[*scaled.columns, "heads", "direction", "draw"])
     before = answers[answers["uid"].isin({item.uid for item in items})]
     every, spatial, rng = experiment.vlm.heads.pairs, spatial_heads(rankings), np.random.default_rng(0)
     others = [head for head in every if head not in set(spatial)]

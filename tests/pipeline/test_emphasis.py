@@ -8,6 +8,8 @@ import pytest
 from own_data import FEW
 
 from cogvsr_utils import paths
+from cogvsr_utils.dataset.jsonl import write_items
+from cogvsr_utils.dataset.loading import load_items
 from cogvsr_utils.dataset.scoring import judge
 from cogvsr_utils.functions import NAMES, SPATIAL
 from cogvsr_utils.models import answering
@@ -85,3 +87,16 @@ def test_where_all_spatial_answers_are_right_nothing_is_steered(vlm, items, answ
         scaled=scaled, tuning=pd.DataFrame(), test=pd.DataFrame(),
     )  # fmt: skip
     assert len(found) == 0 and list(found) == list(scaled)
+
+
+def test_where_all_hard_questions_are_about_scenes_of_a_or_b_nothing_is_asked(vlm, small_set, tmp_path):
+    items = [replace(item, image=None) for item in load_items(small_set)]
+    first = next(item for item in items if item.split == "A")
+    items = [replace(item, group_id=first.group_id) if item.split == "hard" else item for item in items]
+    write_items(tmp_path / "mine.jsonl", items)
+    scaled = pd.DataFrame({"function": ["a"], "change": 0.0, "split": "C", "strength": 1.5, "method": "scale"})
+    found = emphasis.emphasis_controls.make(
+        Experiment("nano-internvl", profile=FEW, source=str(tmp_path / "mine.jsonl")), rankings=None, activations=None,
+        answers=None, scaled=scaled, steered=scaled,
+    )  # fmt: skip
+    assert len(found) == 0 and {"heads", "direction", "draw"} <= set(found)
