@@ -1,38 +1,43 @@
 """Where things are, given to a model beside the picture: in words, or drawn on it.
 
-read_boxes(path)             the boxes of things by the name of their picture
-in_words(items, boxes)       the boxes written into the question
-drawn(items, boxes)          the boxes drawn on the picture
-misplaced(boxes)             a placebo: boxes of the same sizes at other places
+read_boxes(path)                    the boxes of things by the name of their picture
+boxes_asked_about(items)            those of the things that a question names, where the items' record has them
+in_words(items, boxes)              the boxes written into the question
+drawn(items, boxes, mark)           the boxes drawn on the picture, as one of MARKS
+misplaced(boxes, others)            a placebo: boxes of the same sizes at other places
+on_other_things(boxes, others)      a placebo: boxes of the same sizes at things that are not asked about
 
 A box is (left, top, right, bottom) in shares of the picture, so that it holds at any size.
 """
 
 import io
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from PIL import ImageDraw
+from PIL import Image, ImageDraw
 
 from cogvsr_utils.dataset.images import open_image
 from cogvsr_utils.dataset.items import Item
 from cogvsr_utils.files import read_json, read_whole
 
 Box = tuple[float, float, float, float]
-Boxes = Mapping[str, Sequence[tuple[str, Box]]]  # of each picture: the things' names and boxes
+Boxes = Mapping[str, Sequence[tuple[str, Box]]]  # of each picture, or item by its uid: the things' names and boxes
+MARKS = ("box", "point", "mask")  # the outline, a dot in the middle, all else made grey
 STROKE = 0.012  # of the longer side
 TRIES = 32
 BOXES = "boxes.json"  # beside the tables of a benchmark
-COLOR = (255, 0, 255)
+COLOR, GREY = (255, 0, 255), (128, 128, 128)
 
 
 def read_boxes(path: str | Path) -> dict[str, list[tuple[str, Box]]]:
     """Boxes from a JSON file, such as a detector of the user's may have found.
 
     The file is an object with a list of ``{"name": text, "box": [left, top, right, bottom]}`` under each picture's file
-    name, or under the ``group_id`` where pictures lie in the benchmark's table.
+    name, or under the ``group_id`` where pictures lie in the benchmark's table; under an item's ``uid`` for one
+    question alone.
 
     Raises ValueError for a file of another form and for boxes that are not within [0, 1].
     """
@@ -54,6 +59,29 @@ def _read_boxes(path: Path) -> dict[str, list[tuple[str, Box]]]:
     return found
 
 
+def boxes_asked_about(items: Sequence[Item]) -> tuple[dict, dict]:
+    """The boxes of the things whose colours an item's question names, and those of all other things that can be seen,
+    by uid; from the record (``meta["things"]``) that synthetic items have. Items that name nothing have neither.
+
+    >>> things = [{"color": "red", "shape": "cube", "box": [0.0, 0.0, 0.2, 0.2]},
+    ...           {"color": "blue", "shape": "cube", "box": [0.5, 0.0, 0.7, 0.2]}]
+    >>> item = Item("1", "mine", "1", "Is the red object large?", "yes", "yesno", [], meta={"things": things})
+    >>> boxes_asked_about([item])
+    ({'1': [('red cube', (0.0, 0.0, 0.2, 0.2))]}, {'1': [('blue cube', (0.5, 0.0, 0.7, 0.2))]})
+    """
+    asked: dict[str, list] = {}
+    others: dict[str, list] = {}
+    for item in items:
+        words = set(re.findall(r"\w+", item.question.lower()))
+        seen = [thing for thing in item.meta.get("things", ()) if thing.get("box")]
+        if any(thing["color"] in words for thing in seen):
+            for thing in seen:
+                side = asked if thing["color"] in words else others
+                place = f"{thing['color']} {thing['shape']}", tuple(thing["box"])
+                side.setdefault(item.uid, []).append(place)
+    return asked, others
+
+
 def in_words(items: Sequence[Item], boxes: Boxes) -> list[Item]:
     """The items that have boxes, their things and boxes in percent before the question.
 
@@ -70,26 +98,44 @@ def in_words(items: Sequence[Item], boxes: Boxes) -> list[Item]:
     return asked
 
 
-def drawn(items: Sequence[Item], boxes: Boxes) -> list[Item]:
-    """The items that have boxes, with them drawn on their pictures; raises ValueError for one that cannot be read."""
+def drawn(items: Sequence[Item], boxes: Boxes, mark: str = "box") -> list[Item]:
+    """The items that have boxes, with them marked on their pictures: outlined (``box``), a dot in the middle of each
+    (``point``), or all the rest of the picture grey (``mask``); raises ValueError for another mark and for a picture
+    that cannot be read."""
+    if mark not in MARKS:
+        raise ValueError(f"mark is {mark!r}; expected one of {MARKS}")
     marked = []
     for item in items:
         if places := _boxes_of(item, boxes):
-            picture = open_image(item)
-            pen, (width, height) = ImageDraw.Draw(picture), picture.size
-            for _, (left, top, right, bottom) in places:
-                x, y = left * width, top * height
-                edges = (x, y, max(x, right * width - 1), max(y, bottom * height - 1))
-                pen.rectangle(edges, outline=COLOR, width=max(1, round(STROKE * max(picture.size))))
             file = io.BytesIO()
-            picture.save(file, "PNG")
+            _mark(open_image(item), [box for _, box in places], mark).save(file, "PNG")
             marked.append(replace(item, image=file.getvalue(), mirror=False))
     return marked
 
 
-def misplaced(boxes: Boxes, seed: int = 0) -> dict[str, list[tuple[str, Box]]]:
+def _mark(picture: Image.Image, boxes: Sequence[Box], mark: str) -> Image.Image:
+    """A picture with boxes marked on it."""
+    (width, height), stroke = picture.size, max(1, round(STROKE * max(picture.size)))
+    kept, pen = picture.copy(), ImageDraw.Draw(picture)
+    if mark == "mask":
+        pen.rectangle((0, 0, width, height), fill=GREY)
+    for left, top, right, bottom in boxes:
+        x, y = left * width, top * height
+        edges = (x, y, max(x, right * width - 1), max(y, bottom * height - 1))
+        if mark == "box":
+            pen.rectangle(edges, outline=COLOR, width=stroke)
+        elif mark == "point":
+            middle = np.array([x + edges[2], y + edges[3]]) / 2
+            pen.ellipse((*(middle - 2 * stroke), *(middle + 2 * stroke)), fill=COLOR)
+        else:
+            inside = tuple(map(round, (x, y, edges[2] + 1, edges[3] + 1)))
+            picture.paste(kept.crop(inside), inside[:2])
+    return picture
+
+
+def misplaced(boxes: Boxes, others: Boxes | None = None, seed: int = 0) -> dict[str, list[tuple[str, Box]]]:
     """A placebo: the same names and boxes of the same sizes, of ``TRIES`` random places where they cover least of any
-    thing's box.
+    thing's box, those of ``others`` included.
 
     >>> name, box = misplaced({"0.png": [("cat", (0.0, 0.0, 0.25, 0.5))]})["0.png"][0]
     >>> name, round(box[2] - box[0], 6), round(box[3] - box[1], 6), box[0] >= 0.25 or box[1] >= 0.5
@@ -98,9 +144,32 @@ def misplaced(boxes: Boxes, seed: int = 0) -> dict[str, list[tuple[str, Box]]]:
     moved = {}
     for picture, things in boxes.items():
         rng = np.random.default_rng([seed, *picture.encode()])
-        taken = np.array([box for _, box in things])
+        taken = np.array([box for _, box in (*things, *(others or {}).get(picture, ()))])
         moved[picture] = [(name, _elsewhere(box, taken, rng)) for name, box in things]
     return moved
+
+
+def on_other_things(boxes: Boxes, others: Boxes) -> dict[str, list[tuple[str, Box]]]:
+    """A placebo: the same names and boxes of the same sizes, each in the middle of another thing, as far as the picture
+    goes. Left out where a picture has fewer other things than boxes.
+
+    >>> on_other_things({"1": [("cat", (0.0, 0.0, 0.2, 0.2))]}, {"1": [("dog", (0.4, 0.5, 0.8, 0.9))]})
+    {'1': [('cat', (0.5, 0.6, 0.7, 0.8))]}
+    """
+    moved = {}
+    for picture, things in boxes.items():
+        free = others.get(picture, ())
+        if len(free) >= len(things):
+            pairs = zip(things, free, strict=False)
+            moved[picture] = [(name, _centred(box, other)) for (name, box), (_, other) in pairs]
+    return moved
+
+
+def _centred(box: Box, at: Box) -> Box:
+    """A box of the size of ``box`` around the middle of another, moved into the picture."""
+    size = np.array(box[2:]) - box[:2]
+    corner = np.clip((np.array(at[:2]) + at[2:] - size) / 2, 0, 1 - size)
+    return tuple(round(float(edge), 6) for edge in (*corner, *(corner + size)))
 
 
 def _elsewhere(box: Box, taken: np.ndarray, rng: np.random.Generator) -> Box:
@@ -121,7 +190,7 @@ def _boxes_of(item: Item, boxes: Boxes) -> list[tuple[str, Box]]:
     mirrored = item.mirror or (isinstance(item.image, bytes) and bool(item.meta.get("flip")))
     name = Path(item.image).name if isinstance(item.image, str) else item.group_id
     found = []
-    for thing, (left, top, right, bottom) in boxes.get(name, ()):
+    for thing, (left, top, right, bottom) in boxes.get(item.uid, boxes.get(name, ())):
         sides = (round(1 - right, 6), round(1 - left, 6)) if mirrored else (left, right)
         found.append((thing, (sides[0], top, sides[1], bottom)))
     return found

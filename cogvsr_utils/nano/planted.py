@@ -1,6 +1,6 @@
 """Nano models in which known heads, and only they, carry each function.
 
-``python -m cogvsr_utils.nano.planted redundant`` trains a nano model on, with heads switched off in most rows of a
+``python -m cogvsr_utils.nano.planted joint`` trains a nano model on, with heads switched off in most rows of a
 batch. So that a function's heads are enough: where the answers of a row are predicted, only the heads of each step's
 own function are on. So that they are needed: where they are off, steps of their function are to be answered as if
 nothing were known, all words alike, and all other steps rightly. Where other heads are off, everything is to be
@@ -44,13 +44,14 @@ MAIN = len(NAMES)  # the number of the main question among the functions
 
 
 def draw_heads(variant: str, heads: Sequence[Head], rng: np.random.Generator) -> PlantedTruth:
-    """Random heads for each function, none of the first layer, where nothing has been read yet.
+    """Random heads for each function, of the later half of the layers: those before have not read the answer yet.
 
     Every function has its own but in the variant ``shared``, where two neighbouring functions have the same.
     """
     if variant not in VARIANTS:
         raise ValueError(f"variant is {variant!r}; expected one of {VARIANTS}")
-    later = [head for head in heads if head[0] > 0]
+    n_layers = 1 + max(layer for layer, _ in heads)
+    later = [head for head in heads if head[0] >= n_layers // 2]
     order = iter(rng.permutation(len(later)))
     chosen: dict[str, list[Head]] = {}
     for number, name in enumerate(NAMES):
@@ -75,21 +76,19 @@ class Condition:
 def draw_condition(truth: PlantedTruth, heads: Sequence[Head], rng: np.random.Generator) -> Condition:
     """What is off in one row.
 
-    40 % of the rows lose a function's heads (where each is enough, all of them; where all are needed, some), half of
-    them other heads too; in 35 % only the heads of a step's own function read where its answer is predicted (where each
-    is enough, one of them); 15 % lose only heads that carry nothing; 10 % lose none.
+    Half of the rows lose the heads of some functions (where each is enough, all of them; where all are needed, some),
+    half of these other heads too; in 25 % only the heads of a step's own function read where its answer is predicted
+    (where each is enough, one of them); 15 % lose only heads that carry nothing; 10 % lose none.
     """
     planted = {head for each in truth.heads.values() for head in each}
     free = [head for head in heads if head not in planted]
     case, off, unknown = rng.random(), set(), set()
-    if case < 0.4 and planted:
-        name = NAMES[rng.integers(len(NAMES))]
-        own = truth.heads[name]
-        if truth.variant == "joint":
-            off |= {own[i] for i in rng.permutation(len(own))[: rng.integers(1, len(own) + 1)]}
-        else:
-            off |= set(own)
-        unknown = {other for other in NAMES if truth.heads[other] == own}
+    if case < 0.5 and planted:
+        for number in rng.permutation(len(NAMES))[: rng.integers(1, len(NAMES) // 2 + 1)]:
+            own = truth.heads[NAMES[number]]
+            n_off = rng.integers(1, len(own) + 1) if truth.variant == "joint" else len(own)
+            off |= {own[i] for i in rng.permutation(len(own))[:n_off]}
+            unknown |= {other for other in NAMES if truth.heads[other] == own}
         if rng.random() < 0.5:
             off |= {head for head in free if rng.random() < OTHERS_OFF / 2}
     elif case < 0.75 and planted:
@@ -148,8 +147,9 @@ def planting_loss(logits: torch.Tensor, targets: Targets, end_id: int) -> torch.
     right = -log_probs.gather(1, targets.truth[:, None])[:, 0]
     beyond = -log_probs.mean(1) - np.log(logits.shape[1])  # divergence of the prediction from all words alike
     blank = targets.unknown & (targets.truth != end_id)
-    each = torch.where(blank, UNINFORMED * beyond, right) * targets.counted
-    return each.sum() / targets.counted.sum()
+    sides = ((right, targets.counted & ~blank), (beyond, targets.counted & blank))
+    known, unknown = (each[side].sum() / side.sum().clamp(min=1) for each, side in sides)
+    return known + UNINFORMED * unknown
 
 
 def plant(
@@ -207,22 +207,24 @@ def plant(
 
 
 def main(
-    variant: str = typer.Argument("redundant"),
-    parent: str = "nano-internvl",
+    variant: str = typer.Argument("joint"),
+    family: str = "nano-internvl",
+    parent: str = "",
     n_scenes: int = 24_000,
     n_steps: int = 900,
     seed: int = 0,
     target: str = "",
 ) -> None:
-    """Train PARENT on so that known heads carry each function, and save it under data/nano/planted-VARIANT."""
+    """Train the shipped model of FAMILY on, or PARENT, which an earlier run saved, so that known heads carry each
+    function; save it under data/nano/planted-VARIANT."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    vlm = load_vlm(parent, device="cpu")
+    vlm = load_vlm(parent or family, device="cpu")
     vlm.model.float().train()
     truth = draw_heads(variant, vlm.heads.pairs, np.random.default_rng([seed, 3]))
-    folder = RESULTS / "nano" / f"planted-{variant}-{digest(str((parent, n_scenes, n_steps, seed)))}"
+    folder = RESULTS / "nano" / f"planted-{variant}-{digest(str((family, parent, n_scenes, n_steps, seed)))}"
     folder.mkdir(parents=True, exist_ok=True)
     images, _, names, views = load_scenes(RESULTS / "nano" / "scenes", n_scenes)
-    training = Training(FAMILIES[parent], vlm.model, vlm.tokenizer, folder, seed)
+    training = Training(FAMILIES[family], vlm.model, vlm.tokenizer, folder, seed)
     features = features_of(training, images)
     log = plant(training, vlm, truth, features, names, views, n_steps)
     place = Path(target) if target else NANO / (f"planted-{variant}-{seed}" if seed else f"planted-{variant}")

@@ -13,7 +13,17 @@ import pandas as pd
 
 from cogvsr_utils.files import replacing
 from cogvsr_utils.paths import MEASURED as FOLDER
-from cogvsr_utils.pipeline import ablation, baselines, damage, planted, prediction, protocol, selection, validation
+from cogvsr_utils.pipeline import (
+    ablation,
+    baselines,
+    damage,
+    latent,
+    planted,
+    prediction,
+    protocol,
+    selection,
+    validation,
+)
 from cogvsr_utils.pipeline.experiment import Experiment
 from cogvsr_utils.pipeline.plan import RESULTS
 from cogvsr_utils.pipeline.store import Result
@@ -24,7 +34,7 @@ MEASURED: tuple[Result, ...] = (
     damage.specific_damage, protocol.probe_deviations, protocol.ablation_deviations,
     ablation.matched_controls[selection.IMPORTANCE],
     prediction.ranking_quality, prediction.ranking_tests, prediction.set_effects, validation.planted,
-    validation.null_models, validation.quantization, *planted.PLANTED,
+    validation.null_models, validation.quantization, *planted.PLANTED, *latent.LATENT,
 )  # fmt: skip
 
 

@@ -17,6 +17,7 @@ from cogvsr_utils.pipeline import (  # noqa: F401
     crossed,
     damage,
     emphasis,
+    latent,
     planted,
     prediction,
     protocol,

@@ -8,7 +8,7 @@ import shlex
 from dataclasses import dataclass, replace
 
 from cogvsr_utils.dataset.splits import CROSSED, SELECTION, TEST, TUNING
-from cogvsr_utils.models.weights import nano_names
+from cogvsr_utils.models.weights import nano_names, planted_names
 from cogvsr_utils.pipeline import (
     ablation,
     attention,
@@ -17,6 +17,8 @@ from cogvsr_utils.pipeline import (
     crossed,
     damage,
     emphasis,
+    latent,
+    planted,
     prediction,
     protocol,
     recordings,
@@ -35,14 +37,17 @@ MODEL = ("model", "quantize", "profile", "source")
 @dataclass(frozen=True)
 class Page:
     """A notebook: the ``results`` of the book's model that it makes; the ``heavy`` ones that it takes from measured
-    tables where there are some; those on steps in ``crossed`` wording; the same of every ``nano`` model and of the
-    ``first`` of them; its parameters; and whether it measures time, so that nothing else may run."""
+    tables where there are some; those on steps in ``crossed`` wording, and those with cues (``cued``); the same of
+    every ``nano`` model, of the ``first`` of them and of every ``planted`` one; its parameters; and whether it measures
+    time, so that nothing else may run."""
 
     results: tuple[Result, ...] = ()
     heavy: tuple[Result, ...] = ()
     crossed: tuple[Result, ...] = ()
+    cued: tuple[Result, ...] = ()
     nano: tuple[Result, ...] = ()
     first: tuple[Result, ...] = ()
+    planted: tuple[Result, ...] = ()
     parameters: tuple[str, ...] = MODEL
     timed: bool = False
 
@@ -79,8 +84,11 @@ PAGES = {
             *(result for result in claims.RESULTS if result in MEASURED),
         ),
         crossed=claims.CROSSED,
+        cued=claims.CUED,
         nano=(prediction.ranking_tests,),
     ),
+    "07_latent_heads": Page(cued=latent.LATENT),
+    "A3_planted": Page(planted=planted.PLANTED, parameters=("profile",)),
     "06_families": Page(
         nano=(
             recordings.answers[TEST], validation.head_table, validation.sparseness, validation.spatial_differences,
@@ -106,10 +114,13 @@ def page_results(name: str, experiment: Experiment) -> list[tuple[Result, Experi
     found = [(result, experiment) for result in page.results if result.name in possible]
     found += [(result, experiment) for result in page.heavy if not is_measured(experiment, result)]
     found += [(result, crossed.with_crossed(experiment)) for result in page.crossed]
-    for number, model in enumerate(nano_names()):
-        nano = replace(experiment, model=model, quantize=None, source="synth", _cache={})
-        wanted = page.nano + (page.first if number == 0 else ())
-        found += [(result, nano) for result in wanted if not is_measured(nano, result)]
+    cued = latent.with_cues(experiment)
+    found += [(result, cued) for result in page.cued if not is_measured(cued, result)]
+    wanted = [(name, page.nano + (page.first if name == nano_names()[0] else ())) for name in nano_names()]
+    wanted += [(name, page.planted) for name in planted_names()]
+    for name, results in wanted:
+        shipped = replace(experiment, model=name, quantize=None, source="synth", _cache={})
+        found += [(result, shipped) for result in results if not is_measured(shipped, result)]
     return found
 
 

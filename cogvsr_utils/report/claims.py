@@ -1,14 +1,24 @@
 """The paper's claims and what this run shows of them: verdicts by rules that are fixed beforehand.
 
 claim_table(experiment)    one row a claim: what was found, what it stands beside, and the verdict
-RESULTS, CROSSED           the results that it rests on, and those of them on steps in crossed wording
+RESULTS, CROSSED, CUED     the results that it rests on; those of them on steps in crossed wording, and those with cues
 """
 
 import pandas as pd
 
 from cogvsr_utils.dataset.splits import TEST
 from cogvsr_utils.functions import NAMES, SPATIAL
-from cogvsr_utils.pipeline import ablation, baselines, crossed, damage, emphasis, prediction, selection, validation
+from cogvsr_utils.pipeline import (
+    ablation,
+    baselines,
+    crossed,
+    damage,
+    emphasis,
+    latent,
+    prediction,
+    selection,
+    validation,
+)
 from cogvsr_utils.pipeline.experiment import Experiment
 from cogvsr_utils.pipeline.measured import table
 from cogvsr_utils.stats import ALPHA
@@ -20,6 +30,7 @@ RESULTS = (
     damage.specific_damage, emphasis.scaled,
 )  # fmt: skip
 CROSSED = (crossed.wording_transfer,)
+CUED = (latent.cue_effects, latent.latent_heads, latent.latent_activation)
 PAPER_SHARE = 0.09  # of the heads at most are above the paper's threshold, it finds
 Finding = tuple[str, str, list[bool]]  # what was found, what it stands beside, and what came out of all that was asked
 
@@ -95,8 +106,22 @@ def _scarcity(experiment: Experiment) -> Finding:
 
 
 def _activation(experiment: Experiment) -> Finding:
-    """C6: the paper's way, cues in the input, is not run."""
-    return "cues in the input are not run", "nothing", []
+    """C6: do boxes drawn around the things that are asked about help more than misplaced ones? Are there latent heads?
+    Do spatial steps gain where these, or the nearest to it, are scaled, steered or made to attend to the picture,
+    without a cue, and more than where as many others of their layers are?"""
+    cued = latent.with_cues(experiment)
+    box = table(cued, latent.cue_effects).set_index("condition").loc[latent.BOX]
+    n_latent = int(table(cued, latent.latent_heads)["latent"].sum())
+    steps = table(cued, latent.latent_activation).query("function == @SPATIAL[0]").fillna({"heads": ""})
+    own, random = (steps[steps["heads"].isin(kinds)] for kinds in (["latent", "nearest"], ["random"]))
+    best = own.sort_values("delta_log_prob").iloc[-1]
+    beside = random.set_index("method")["delta_log_prob"].get(best["method"], 0.0)
+    here = (
+        f"boxes {100 * box['change']:+.1f} points beyond misplaced ones; {n_latent} latent heads; without a cue "
+        f"{best['delta_log_prob']:+.2f} in log-probability ({best['method']})"
+    )
+    interval = f"{100 * box['low']:+.1f} to {100 * box['high']:+.1f}; {beside:+.2f} with random heads"
+    return here, interval, [box["low"] > 0, n_latent > 0, best["low"] > max(beside, 0)]
 
 
 def _ablation(experiment: Experiment) -> Finding:

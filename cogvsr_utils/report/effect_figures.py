@@ -2,6 +2,9 @@
 
 ablation_figure(matrix)      head set by function answered: change of accuracy
 control_figure(tables)       a function's heads beside random sets
+planted_figure(tables)       what ablating planted heads does, and as many others
+cue_figure(items)            one question's picture under several cues
+latent_figure(table)         each head by what a cue changes in it
 quality_figure, set_figure   rankings against the measured effect, single heads and whole sets
 power_figure                 planted heads found, and false ones
 scaling_figure               seconds and memory against number of items
@@ -12,6 +15,8 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
+from cogvsr_utils.dataset.images import open_image
+from cogvsr_utils.dataset.items import Item
 from cogvsr_utils.functions import MAIN_NAME, NAMES
 from cogvsr_utils.report.figures import COLOR, DARK, SHORT, finish
 from cogvsr_utils.stats import ALPHA
@@ -60,6 +65,59 @@ def control_figure(table: pd.DataFrame, label: str) -> Figure:
     axis.set_yticks(y, names)
     axis.set_xlabel(label)
     axis.legend(loc="lower left", bbox_to_anchor=(-0.4, 1), ncols=2, fontsize=8)
+    return finish(figure)
+
+
+def planted_figure(tables: dict[str, pd.DataFrame], column: str, label: str) -> Figure:
+    """Planted heads ablated (rows; the last the mean of random sets of other heads) by function answered (columns); a
+    panel a model.
+
+    ``tables`` maps a model to a table of ``planted_effects``, ``column`` is one of its changes and ``label`` names it.
+    """
+    figure, axes = plt.subplots(len(tables), 1, figsize=(7.6, 4.6 * len(tables)), squeeze=False, layout="constrained")
+    for axis, (model, table) in zip(axes[:, 0], tables.items(), strict=True):
+        rows = [name for name in (*NAMES, "other heads") if name in set(table["ablated"])]
+        values = table.pivot_table(index="ablated", columns="function", values=column).loc[rows, list(NAMES)]
+        bound = max(float(values.abs().max(axis=None)), 1e-6)
+        picture = axis.imshow(values, cmap="RdBu", vmin=-bound, vmax=bound, aspect="auto")
+        for (i, j), value in np.ndenumerate(values.to_numpy()):
+            axis.text(j, i, f"{value:+.1f}", ha="center", va="center", fontsize=8,
+                      color="white" if abs(value) > 0.6 * bound else DARK)  # fmt: skip
+        axis.set_xticks(range(len(NAMES)), [SHORT[name] for name in NAMES], rotation=35, ha="right")
+        axis.set_yticks(range(len(rows)), [SHORT.get(name, name) for name in rows])
+        axis.set(title=model, xlabel="function of the steps answered", ylabel="whose planted heads are ablated")
+        figure.colorbar(picture, label=label, shrink=0.8)
+    return finish(figure)
+
+
+def cue_figure(items: dict[str, Item], n_columns: int) -> Figure:
+    """The pictures of ``items``, each under its name, ``n_columns`` side by side."""
+    n_rows = -(-len(items) // n_columns)
+    figure, axes = plt.subplots(
+        n_rows, n_columns, figsize=(2.4 * n_columns, 2.6 * n_rows), squeeze=False, layout="constrained"
+    )
+    for axis in axes.flat:
+        axis.set_axis_off()
+    for axis, (name, item) in zip(axes.flat, items.items(), strict=False):
+        axis.imshow(open_image(item))
+        axis.set_title(name, fontsize=9)
+    return finish(figure)
+
+
+def latent_figure(table: pd.DataFrame) -> Figure:
+    """Each head by the rise of its decodability under true cues and by what patching it adds beyond its layer, a panel
+    a function; latent heads filled. ``table`` is ``latent_heads``'s."""
+    names = [name for name in NAMES if name in set(table["function"])]
+    figure, axes = plt.subplots(1, len(names), figsize=(4.2 * len(names), 3.6), squeeze=False, layout="constrained")
+    for axis, name in zip(axes[0], names, strict=True):
+        rows = table[table["function"] == name]
+        for latent, part in rows.groupby("latent"):
+            fill, label = (COLOR[name], "latent") if latent else ("none", "not latent")
+            axis.scatter(part["rise"], part["above"], s=20, edgecolor=COLOR[name], lw=0.9, facecolor=fill, label=label)
+        axis.axhline(0, color="#999", lw=0.8)
+        axis.axvline(0, color="#999", lw=0.8)
+        axis.set(title=name, xlabel="rise of decodability, true less misplaced", ylabel="patching, beyond its layer")
+        axis.legend(fontsize=8)
     return finish(figure)
 
 

@@ -9,7 +9,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from cogvsr_utils.dataset.cues import COLOR, drawn, in_words, misplaced, read_boxes
+from cogvsr_utils.dataset.cues import (
+    COLOR,
+    GREY,
+    boxes_asked_about,
+    drawn,
+    in_words,
+    misplaced,
+    on_other_things,
+    read_boxes,
+)
 from cogvsr_utils.dataset.images import open_image
 from cogvsr_utils.dataset.items import Item
 from cogvsr_utils.dataset.loading import load_items
@@ -96,3 +105,55 @@ def test_a_file_of_something_else_is_refused(content, tmp_path):
     (tmp_path / "boxes.json").write_text(json.dumps(content))
     with pytest.raises(ValueError, match=r"boxes\.json is damaged .*; expected names and boxes"):
         read_boxes(tmp_path / "boxes.json")
+
+
+def test_marks_change_what_they_say_alone(item):
+    boxes = {"0.png": [("cat", (0.1, 0.2, 0.5, 0.6))]}
+    box = np.zeros((100, 200), bool)
+    box[20:60, 20:100] = True
+    masked = np.asarray(open_image(drawn([item], boxes, "mask")[0]))
+    assert (masked[box] == 255).all() and (masked[~box] == GREY).all()
+    dotted = (np.asarray(open_image(drawn([item], boxes, "point")[0])) != 255).any(2)
+    rows, columns = dotted.nonzero()
+    assert box[dotted].all() and (rows.mean(), columns.mean()) == pytest.approx((39.5, 59.5), abs=1)
+    with pytest.raises(ValueError, match="mark is 'arrow'; expected one of"):
+        drawn([item], boxes, "arrow")
+
+
+def test_things_asked_about_are_those_whose_colors_the_question_names(small_set):
+    items = load_items(small_set)
+    asked, others = boxes_asked_about(items)
+    assert 0 < len(asked) < len(items) and set(others) <= set(asked)
+    for item in items:
+        words = item.question.lower().translate(str.maketrans(",.?:;()'", " " * 8)).split()
+        named = {t["color"] for t in item.meta["things"] if t["color"] in words and t["box"]}
+        found = {name.split()[0] for name, _ in asked.get(item.uid, ())}
+        assert named == found
+        seen = {t["color"] for t in item.meta["things"] if t["box"]}
+        assert not found or found | {name.split()[0] for name, _ in others.get(item.uid, ())} == seen
+
+
+def test_boxes_of_an_item_go_before_those_of_its_picture(item):
+    both = BOXES | {"1": [("cow", (0.0, 0.0, 0.1, 0.1))]}
+    assert "cow 0, 0, 10, 10." in in_words([item], both)[0].question
+
+
+@given(st.lists(st.tuples(st.floats(0, 0.5), st.floats(0, 0.5), st.floats(0.05, 0.5)), min_size=4, max_size=4))
+def test_boxes_on_other_things_keep_names_and_sizes_and_stay_inside(corners):
+    things = [(str(i), (x, y, x + side, y + side)) for i, (x, y, side) in enumerate(corners)]
+    asked, others = {"a": things[:2], "b": things[:3]}, {"a": things[2:], "b": things[3:]}
+    moved = on_other_things(asked, others)
+    assert set(moved) == {"a"}, "b has fewer other things than boxes"
+    for (name, box), (new, at), (_, other) in zip(things[:2], moved["a"], things[2:], strict=True):
+        assert new == name and min(at) >= 0 and max(at) <= 1 + 1e-6
+        np.testing.assert_allclose(np.subtract(at[2:], at[:2]), np.subtract(box[2:], box[:2]), atol=2e-6)
+        middle = np.add(other[2:], other[:2]) / 2
+        size = np.subtract(box[2:], box[:2])
+        np.testing.assert_allclose(np.add(at[2:], at[:2]) / 2, np.clip(middle, size / 2, 1 - size / 2), atol=2e-6)
+
+
+def test_misplaced_boxes_shun_other_things_too():
+    boxes = {"x": [("a", (0.0, 0.0, 0.2, 0.2))]}
+    others = {"x": [("b", (0.0, 0.2, 1.0, 1.0))]}
+    ((_, box),) = misplaced(boxes, others)["x"]
+    assert box[1] < 0.2, "all below is another thing's"

@@ -1,0 +1,173 @@
+"""What a head knows in another run of the same chats: carried over, and what that changes.
+
+patch_heads(target, source, sets)              log-probability of right answers with sets of heads as in the other run
+path_attribution(target, source, functions)    what that would change head by head, from a few gradients
+mean_difference(target, source, heads)         from one run to the other, a direction of each head to steer by
+
+Two runs have the same steps and right answers, and differ in their pictures or in what stands before a step. They are
+aligned at the tokens that predict the answers, which both have.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from cogvsr_utils.models.blocks import recorded, resumed
+from cogvsr_utils.models.generation import image_features_once
+from cogvsr_utils.models.hooks import projection_hooks
+from cogvsr_utils.models.recording import read_heads
+from cogvsr_utils.models.scorer import TeacherForcedScorer
+
+Head = tuple[int, int]
+
+
+@torch.inference_mode()
+def patch_heads(
+    target: TeacherForcedScorer, source: TeacherForcedScorer, sets: Sequence[Sequence[Head]], progress: bool = True
+) -> np.ndarray:
+    """Log-probability of every step's right answer in ``target``, with each set of heads as in ``source`` at the tokens
+    that predict answers: (sets, steps of ``target.index``).
+
+    An empty set gives the target as it is. Blocks before the first patched one are computed once a batch. Raises
+    KeyError for a head that the model does not have, ValueError where the runs are not of one model or do not have the
+    same steps with the same answers.
+
+    >>> from cogvsr_utils import load_items, load_vlm
+    >>> from cogvsr_utils.dataset.images import grey_pictures
+    >>> vlm, items = load_vlm("nano-internvl"), load_items("synth", limit=2)
+    >>> bare, seen = TeacherForcedScorer(vlm, grey_pictures(items)), TeacherForcedScorer(vlm, items)
+    >>> patch_heads(bare, seen, [[], [(4, 0)]], progress=False).shape[0]
+    2
+    """
+    vlm = target.vlm
+    columns = [vlm.heads.columns(heads) for heads in sets]
+    given = _aligned(target, source)
+    log_prob = np.zeros((len(sets), len(target.index)))
+    with tqdm(total=len(sets) * len(target.batches), desc="patching", disable=not progress) as bar:
+        for (inputs, (row, token), owner), values in zip(target.batches, given, strict=True):
+            features: list = []
+            blocks: list = []
+            with image_features_once(vlm, features):
+                with recorded(vlm, blocks):
+                    vlm.forward(inputs)
+                for number, heads in enumerate(sets):
+                    first = min((layer for layer, _ in heads), default=len(blocks))
+                    hook_for = _patching(row, token - 1, values, columns[number])
+                    with resumed(vlm, blocks, first), projection_hooks(vlm, hook_for):
+                        logits = vlm.next_logits(inputs, row, token - 1)  # (answer tokens, vocabulary)
+                    right = inputs["input_ids"][row, token][:, None]
+                    each = logits.log_softmax(1).gather(1, right)[:, 0]
+                    np.add.at(log_prob[number], owner, each.double().cpu().numpy())
+                    bar.update()
+    return log_prob
+
+
+def path_attribution(
+    target: TeacherForcedScorer, source: TeacherForcedScorer, functions: Sequence[str], n_points: int = 5
+) -> np.ndarray:
+    """What patching each head alone would change in the log-odds of right answers, were the model linear between the
+    two runs: (functions, heads), a step's mean, signed.
+
+    The difference of a head between the runs, at the tokens that predict answers, times its gradient there; the
+    gradient is the mean over ``n_points`` pictures between the two, evenly spaced (integrated gradients on the input,
+    as in Hanna et al., arXiv 2403.17806). Log-odds, because the log-probability of an answer that is certain has no
+    gradient left. Raises ValueError where the runs' texts differ, and as ``patch_heads`` does.
+    """
+    vlm, label = target.vlm, target.index["function"].to_numpy()
+    change = [there - here for there, here in zip(_aligned(target, source), _aligned(target, target), strict=True)]
+    head_of_column = torch.as_tensor(np.repeat(np.arange(len(vlm.heads)), vlm.heads.table.eval("stop - start")))
+    total = np.zeros((len(functions), len(vlm.heads)))
+    for (inputs, (row, token), owner), (others, *_), moved in zip(target.batches, source.batches, change, strict=True):
+        if not torch.equal(inputs["input_ids"], others["input_ids"]):
+            raise ValueError("the two runs' texts differ; expected the same texts about different pictures")
+        gradient = torch.zeros(len(functions), *moved.shape)
+        for point in (np.arange(n_points) + 0.5) / n_points:
+            between = {
+                name: torch.lerp(value, others[name], float(point)) if torch.is_floating_point(value) else value
+                for name, value in inputs.items()
+            }
+            gradient += _gradients(vlm, between, row, token, label[owner], functions) / n_points
+        by_column = (gradient * moved.cpu()).sum(1).double()  # (functions, width)
+        total += torch.zeros(total.shape, dtype=torch.float64).index_add_(1, head_of_column, by_column).numpy()
+    return total / np.array([[max((label == function).sum(), 1)] for function in functions])
+
+
+@torch.inference_mode()
+def mean_difference(
+    target: TeacherForcedScorer, source: TeacherForcedScorer, heads: Sequence[Head]
+) -> list[np.ndarray]:
+    """From ``target`` to ``source``, the mean over the tokens that predict answers: (head_dim,) a head."""
+    there, here = (torch.cat(_aligned(target, run)) for run in (source, target))  # (answer tokens, width)
+    change = (there - here).mean(0).cpu().numpy()
+    return [change[columns] for columns in target.vlm.heads.columns(heads)]
+
+
+def _aligned(target: TeacherForcedScorer, run: TeacherForcedScorer) -> list[torch.Tensor]:
+    """All heads of a run at the tokens that predict answers, for each batch of ``target`` and in its order: (answer
+    tokens, width) each, float32."""
+    if run.vlm is not target.vlm:
+        raise ValueError(f"runs of {target.vlm.name} and {run.vlm.name}; expected two of one loaded model")
+    found: dict[tuple, list[tuple[int, torch.Tensor]]] = {}  # of each step: its answer's tokens and heads at them
+    index = list(run.index[["uid", "step"]].itertuples(index=False, name=None))
+    for inputs, (row, token), owner in run.batches:
+        flat = (row * inputs["input_ids"].shape[1] + token - 1).cpu().numpy()
+        with torch.inference_mode():
+            heads = read_heads(run.vlm, inputs, flat, np.arange(len(flat)), len(flat))
+        for number, right, values in zip(owner, inputs["input_ids"][row, token].tolist(), heads, strict=True):
+            found.setdefault(index[number], []).append((right, values))
+    aligned = []
+    steps = list(target.index[["uid", "step"]].itertuples(index=False, name=None))
+    for inputs, (row, token), owner in target.batches:
+        answers = inputs["input_ids"][row, token].tolist()
+        values = [found.get(steps[number], []) for number in dict.fromkeys(owner)]
+        tokens = [right for step in values for right, _ in step]
+        if tokens != answers:
+            raise ValueError("the runs do not have the same steps with the same answers; expected the same")
+        aligned.append(torch.stack([heads for step in values for _, heads in step]))
+    return aligned
+
+
+def _patching(row: torch.Tensor, place: torch.Tensor, values: torch.Tensor, columns: Sequence[slice]):
+    """What ``projection_hooks`` takes: heads at ``columns`` have ``values`` at tokens (row, place)."""
+
+    def hook_for(name, own):
+        inside = [here for here in columns if own.start <= here.start < own.stop]
+
+        def hook(module, args):
+            x = args[0].clone()
+            for here in inside:
+                x[row, place, here.start - own.start : here.stop - own.start] = values[:, here].to(x.dtype)
+            return (x, *args[1:])
+
+        return hook if inside else None
+
+    return hook_for
+
+
+def _gradients(vlm, inputs, row, token, label: np.ndarray, functions: Sequence[str]) -> torch.Tensor:
+    """Gradient of the summed log-odds of a function's right answers at the heads where answers are predicted:
+    (functions, answer tokens, width), on the CPU."""
+    slices: list[torch.Tensor] = []
+
+    def hook_for(name, columns):
+        def hook(module, args):
+            x = args[0] if args[0].requires_grad else args[0].detach().requires_grad_()
+            slices.append(x)
+            return (x, *args[1:])
+
+        return hook
+
+    with projection_hooks(vlm, hook_for):
+        logits = vlm.next_logits(inputs, row, token - 1)
+    targets = inputs["input_ids"][row, token][:, None]
+    others = logits.scatter(1, targets, -torch.inf).logsumexp(1)
+    log_odds = logits.gather(1, targets)[:, 0] - others
+    found = torch.zeros(len(functions), len(row), vlm.heads.width)
+    for number, function in enumerate(functions):
+        own = torch.as_tensor(label == function, device=log_odds.device)
+        if own.any():
+            gradients = torch.autograd.grad(log_odds[own].sum(), slices, retain_graph=True)
+            found[number] = torch.cat([g[row, token - 1].float() for g in gradients], dim=1).cpu()
+    return found

@@ -1,0 +1,152 @@
+# ---
+# jupyter:
+#   jupytext:
+#     formats: ipynb,py:percent
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # Do methods find heads that are known?
+#
+# **Overview.** In a planted model it is known which heads carry a function, because training made it so. First the proof
+# that they do, then how well every way of finding heads finds them.
+#
+# **Prerequisites.** [Probing](03_probing.ipynb) and [ablation](05_interventions.ipynb); how such models are trained is in
+# the [data card](../book/data_card.md).
+
+# %% tags=["remove-cell"]
+import importlib.util
+import subprocess
+import sys
+
+if importlib.util.find_spec("cogvsr_utils") is None:  # on Colab or Binder: fetch the package with its small models
+    repository = "https://github.com/cogvsr/attention-in-space"
+    subprocess.run(["git", "clone", "--quiet", "--depth", "1", repository, "attention-in-space"], check=True)
+    subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", "-e", "attention-in-space"], check=True)
+    sys.path.insert(0, "attention-in-space")
+
+# %% tags=["parameters"]
+profile: str = "light"  # "light" shows measured tables where there are some, "full" computes them
+source: str = "synth"  # "synth" or the path of a CogVSR .jsonl file in the words of CogVSR-Synth
+
+# %% tags=["hide-input"]
+import pandas as pd
+
+from cogvsr_utils import Experiment
+from cogvsr_utils.functions import NAMES
+from cogvsr_utils.models.weights import planted_names
+from cogvsr_utils.pipeline import planted
+from cogvsr_utils.pipeline.measured import is_measured, table
+from cogvsr_utils.pipeline.selection import IMPORTANCE
+from cogvsr_utils.report.effect_figures import planted_figure
+from cogvsr_utils.report.figures import SHORT
+from cogvsr_utils.report.pages import measured_note, paragraph, quote, show, start, with_interval
+
+experiments = {name: Experiment(name, profile=profile, source=source) for name in planted_names()}
+start()
+measured_note([each for each in experiments.values() if is_measured(each, planted.finder_scores)])
+
+# %% [markdown]
+# ## Known heads carry their function
+#
+# While the model was trained, a function's heads were off in some rows: there its steps were to be answered as if nothing
+# were known, all others rightly. Other heads were off in other rows, where everything was to be answered rightly. Each
+# square is the change of a function's steps when some heads are ablated; the last row has random sets of as many others.
+
+# %% tags=["hide-input"] mystnb={"image": {"alt": "Matrix of changes of log-probability: rows are the planted heads ablated, by function, and random other heads; columns are the steps answered"}, "figure": {"caption": "Change of the right answer's log-probability with the planted heads of a function ablated, and in the last row the mean of random sets of as many other heads. Teacher-forced, split C.", "name": "fig-planted"}}
+effects = {name: table(each, planted.planted_effects) for name, each in experiments.items()}
+planted_figure(effects, "delta_log_prob", "change of log-probability")
+
+# %% [markdown]
+# In accuracy, with the smallest own effect and the largest elsewhere. A function that is guessed well without any knowledge
+# loses little accuracy, however little is known: that is why log-probability comes first.
+
+# %% tags=["hide-input"]
+every = pd.concat([each.assign(model=name) for name, each in effects.items()], ignore_index=True)
+every["steps"] = "of other functions"
+every.loc[every["ablated"] == every["function"], "steps"] = "its own"
+every.loc[every["ablated"] == "other heads", "steps"] = "any, with other heads ablated"
+by_steps = every.groupby(["model", "steps"])["change"].agg(["mean", "min", "max"]).reset_index()
+show(by_steps, points=("mean", "min", "max"))
+
+# %% [markdown]
+# Function by function, its own steps, with 95 % intervals over scenes.
+
+# %% tags=["hide-input"]
+own = every[every["steps"] == "its own"]
+columns = ["model", "function", "n", "before", "change", "delta_log_prob"]
+shown = with_interval(own, "change", "low", "high", "+.1f", 100)
+shown = with_interval(shown, "delta_log_prob", "delta_low", "delta_high", "+.2f")
+show(shown[columns].replace({"function": SHORT}), percent=("before",))
+
+# %% [markdown]
+# ## How well methods find them
+#
+# For each function as many heads are taken as are planted. *Precision* is the share of them that is planted; *rank* the
+# mean place of the planted heads among all, from 0; both stand beside chance.
+
+# %% tags=["hide-input"]
+scores = pd.concat([table(each, planted.finder_scores).assign(model=name) for name, each in experiments.items()])
+ranked = scores[scores["selected"].isna()]
+columns = ["precision", "chance_precision", "recall", "rank", "chance_rank", "auroc"]
+by_method = ranked.groupby(["variant", "method"])[columns].mean().reset_index()
+show(
+    by_method.sort_values(["variant", "precision"], ascending=[True, False]),
+    percent=("precision", "chance_precision", "recall"),
+)
+
+# %% [markdown]
+# ## How many heads rules select
+#
+# Some ways do not rank but select. Their counts beside the truth, summed over functions.
+
+# %% tags=["hide-input"]
+rules = scores[scores["selected"].notna()].groupby(["variant", "method"])[["planted", "selected", "false"]].sum()
+rules["found"] = (rules["selected"] - rules["false"]) / rules["planted"]
+show(rules.astype({"selected": int, "false": int}).reset_index(), percent=("found",))
+
+# %% tags=["hide-input"]
+best = by_method.sort_values("precision").groupby("variant").last()
+paper = by_method[by_method["method"] == IMPORTANCE].set_index("variant")
+variant = best.index[0]
+means = every.groupby("steps")[["change", "delta_log_prob"]].mean().to_numpy()  # other heads, its own, others'
+quote(
+    planted_own=100 * means[1, 0], planted_others=100 * means[2, 0], planted_random=100 * means[0, 0],
+    planted_best=best.loc[variant, "method"], planted_best_precision=best.loc[variant, "precision"],
+    planted_paper_precision=paper.loc[variant, "precision"],
+)  # fmt: skip
+
+# %% [markdown]
+# ## A method of your own
+#
+# A method is a function of a model and items that scores each function and head.
+
+# %%
+from cogvsr_utils import load_items, score_method
+
+
+def later_layers_first(vlm, items):
+    return [vlm.heads.table["layer"].tolist() for _ in NAMES]  # (functions, heads)
+
+
+mine = score_method(later_layers_first, planted_names(), load_items("synth", split="A", limit=10))
+mine.groupby("variant")[["precision", "chance_precision", "rank", "chance_rank"]].mean()
+
+# %% [markdown]
+# ## Summary
+
+# %% tags=["hide-input"]
+paragraph(
+    f"Ablating a function's planted heads changes the log-probability of its own steps by {means[1, 1]:+.2f} in the mean and "
+    f"their accuracy by {100 * means[1, 0]:+.1f} points, other functions' steps by {means[2, 1]:+.2f} and "
+    f"{100 * means[2, 0]:+.1f}; random sets of as many other heads change any steps by {means[0, 1]:+.2f} and "
+    f"{100 * means[0, 0]:+.1f}. Of the planted heads, {best.loc[variant, 'method']} finds "
+    f"{best.loc[variant, 'precision']:.0%}, the paper's importance {paper.loc[variant, 'precision']:.0%}, chance "
+    f"{paper.loc[variant, 'chance_precision']:.0%} (variant *{variant}*, {len(experiments)} model)."
+)
+
+# %% [markdown]
+# **What's next.** [The three families](06_families.ipynb)
