@@ -49,12 +49,14 @@ class Rule:
 def results_of(experiment: Experiment) -> list[str]:
     """The names of all results that an experiment can have.
 
-    Those that read a split which the data does not have are left out, in a quantized experiment those in 4-bit,
-    and those of planted heads where none are.
+    Those that read a split which the data does not have are left out, in a quantized experiment those in 4-bit, those
+    of planted heads where none are, and those with cues where it is not recorded where things are.
     """
     absent = set(ALL_SPLITS) - set(experiment.present_splits)
     left_out = set() if experiment.model in planted_names() else set(planted.PLANTED)
     four_bit = {recordings.four_bit_answers, recordings.four_bit_activations, validation.quantization}
+    if latent.with_cues(experiment) != experiment:
+        left_out |= {result for result in RESULTS.values() if result.make.__module__ == latent.__name__}
     return [
         name for name, result in RESULTS.items()
         if not absent & {split for each in (*result.all_needs(), result) for split in each.splits}

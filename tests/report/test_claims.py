@@ -7,8 +7,9 @@ import pytest
 from cogvsr_utils.analysis.matching import KINDS
 from cogvsr_utils.functions import NAMES, SPATIAL
 from cogvsr_utils.pipeline.experiment import Experiment
+from cogvsr_utils.pipeline.latent import BOX
 from cogvsr_utils.pipeline.selection import IMPORTANCE
-from cogvsr_utils.report.claims import CONTROLS, CROSSED, RESULTS, claim_table
+from cogvsr_utils.report.claims import CONTROLS, CROSSED, CUED, RESULTS, claim_table
 
 
 def made_up(good: bool) -> dict[str, pd.DataFrame]:
@@ -39,6 +40,11 @@ def made_up(good: bool) -> dict[str, pd.DataFrame]:
         CONTROLS.name: pd.concat([own, *random]),
         "ablation_matrix": pd.DataFrame({"head_set": a, "function": b, "change": change[i, j]}
                                         for i, a in enumerate(NAMES) for j, b in enumerate(NAMES)),
+        "cue_effects": pd.DataFrame({"condition": [BOX], "change": 0.05, "low": 0.02 if good else -0.01, "high": 0.1}),
+        "latent_heads": pd.DataFrame({"latent": [good] * 3}),
+        "latent_activation": pd.DataFrame({
+            "method": ["box, true", "steer", "steer"], "heads": [np.nan, "latent", "random"], "function": SPATIAL[0],
+            "delta_log_prob": [0.0, 0.5, 0.2], "low": 0.3 if good else 0.1}),
         "specific_damage": pd.DataFrame({"specific": ["yes" if good else "no"] * 8}),
         "scaled": pd.DataFrame({"split": ["C"], "function": SPATIAL[0], "change": 0.0, "ci_high": 0.1,
                                 "ci_low": 0.01 if good else -0.1}),
@@ -55,16 +61,17 @@ def verdicts(monkeypatch):
 
 
 def test_every_verdict_goes_both_ways(verdicts):
-    assert verdicts(made_up(True)) == ["not tested", *["holds"] * 4, "not tested", "holds"]
-    assert verdicts(made_up(False)) == ["not tested", *["not supported"] * 4, "not tested", "not supported"]
+    assert verdicts(made_up(True)) == ["not tested", *["holds"] * 6]
+    assert verdicts(made_up(False)) == ["not tested", *["not supported"] * 6]
 
 
 @pytest.mark.parametrize("name, claim", [("wording_transfer", 1), ("thresholds", 2), ("overlaps", 3), ("scaled", 6),
-                                         (CONTROLS.name, 6), ("specific_damage", 6)])  # fmt: skip
+                                         (CONTROLS.name, 6), ("specific_damage", 6), ("cue_effects", 5),
+                                         ("latent_heads", 5), ("latent_activation", 5)])  # fmt: skip
 def test_one_thing_that_does_not_come_out_leaves_part_of_a_claim(verdicts, name, claim):
     tables = made_up(True) | {name: made_up(False)[name]}
     assert verdicts(tables)[claim] == "partly"
 
 
 def test_it_reads_no_other_results_than_it_names():
-    assert set(made_up(True)) == {result.name for result in (*RESULTS, *CROSSED)}
+    assert set(made_up(True)) == {result.name for result in (*RESULTS, *CROSSED, *CUED)}
