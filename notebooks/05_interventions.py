@@ -39,7 +39,7 @@ import pandas as pd
 
 from cogvsr_utils import Experiment
 from cogvsr_utils.functions import MAIN_NAME, NAMES, SPATIAL
-from cogvsr_utils.pipeline import ablation, damage, emphasis, measured, selection
+from cogvsr_utils.pipeline import ablation, damage, emphasis, measured, mistakes, selection
 from cogvsr_utils.report.effect_figures import ablation_figure, control_figure
 from cogvsr_utils.report.figures import SHORT, forest_figure
 from cogvsr_utils.report.pages import paragraph, quote, show, span, start, verdict, with_interval
@@ -161,6 +161,22 @@ rows = [
 forest_figure(
     {"own steps": pd.DataFrame(rows)}, "change of accuracy, points", {"whole": "o", "strongest": "^", "others": "s"}
 )
+
+# %% [markdown]
+# ## Two mistakes to avoid
+#
+# A head is a slice of the *input* of its layer's output projection. Published code has cut the projection's *output* into as
+# many slices and called those heads, or has moved activations behind the projection, where all heads are mixed. Both run
+# without an error. The same heads, ablated and moved towards their function, at the right place and behind it: change of
+# the log-probability of the function's own steps, teacher-forced.
+
+# %% tags=["hide-input"] mystnb={"image": {"alt": "For each function the change of log-probability when its heads are edited at the input of the projection and when slices of its output are, with intervals"}, "figure": {"caption": "Edits of heads (projection's input) and of slices of the projection's output, on each function's own steps.", "name": "fig-mistakes"}}
+places = mistakes.output_edits(experiment)
+by_edit = {
+    name: part.rename(columns={"function": "label", "place": "kind", "change": "value"}).replace({"label": SHORT})
+    for name, part in places.groupby("edit")
+}
+forest_figure(by_edit, "change of log-probability", {"input": "o", "output": "X"})
 
 # %% [markdown]
 # ## Scaling and steering spatial heads

@@ -18,6 +18,7 @@ from cogvsr_utils.pipeline import (  # noqa: F401
     damage,
     emphasis,
     latent,
+    mistakes,
     planted,
     prediction,
     protocol,

@@ -18,6 +18,7 @@ from cogvsr_utils.pipeline import (
     damage,
     emphasis,
     latent,
+    mistakes,
     planted,
     prediction,
     protocol,
@@ -72,7 +73,7 @@ PAGES = {
     "05_interventions": Page(
         results=(
             ablation.ablation_matrix, damage.generated_and_forced, damage.specific_damage, ablation.without_strongest,
-            emphasis.scaled, emphasis.steered, emphasis.emphasis_controls,
+            emphasis.scaled, emphasis.steered, emphasis.emphasis_controls, mistakes.output_edits,
         ),
         heavy=(ablation.matched_controls[selection.IMPORTANCE],),
     ),
