@@ -17,7 +17,7 @@ from cogvsr_utils.models.vlm import VLM
 def answer_in_parallel(vlm: VLM, items: list[Item], **settings) -> pd.DataFrame:
     """``answer`` of items shared out among the processes that ``accelerate launch`` started, in the order of ``items``.
 
-    Every process loads its own model, on the device of its number (``load_vlm(name, device=PartialState().device)``),
+    Every process loads its own model, on the device of its number (``load_vlm(name, device=str(PartialState().device))``),
     gets the same ``items`` and returns the whole table. ``settings`` are those of ``answer`` but ``resume``. Raises
     RuntimeError where replies to some items are missing, ValueError for fewer items than processes and for
     ``resume``; a process that fails stops all of them.
