@@ -167,8 +167,10 @@ forest_figure(
 #
 # A head is a slice of the *input* of its layer's output projection. Published code has cut the projection's *output* into as
 # many slices and called those heads, or has moved activations behind the projection, where all heads are mixed. Both run
-# without an error. The same heads, ablated and moved towards their function, at the right place and behind it: change of
-# the log-probability of the function's own steps, teacher-forced.
+# without an error. The same heads, ablated and moved towards their function by their mean difference, at the right place and
+# behind it, where a slice has as many numbers as the output over the heads (a vector is cut to that): change of the
+# log-probability of the function's own steps, teacher-forced. Behind the projection, head and slice of one number have nothing to
+# do with each other, so what is found there is no head's doing.
 
 # %% tags=["hide-input"] mystnb={"image": {"alt": "For each function the change of log-probability when its heads are edited at the input of the projection and when slices of its output are, with intervals"}, "figure": {"caption": "Edits of heads (projection's input) and of slices of the projection's output, on each function's own steps.", "name": "fig-mistakes"}}
 places = mistakes.output_edits(experiment)

@@ -35,7 +35,7 @@ source: str = "synth"  # "synth" or the path of a CogVSR .jsonl file in the word
 # %% tags=["hide-input"]
 import pandas as pd
 
-from cogvsr_utils import Experiment
+from cogvsr_utils import Experiment, planted_truth
 from cogvsr_utils.functions import NAMES
 from cogvsr_utils.models.weights import planted_names
 from cogvsr_utils.pipeline import planted
@@ -66,9 +66,16 @@ planted_figure(effects, "delta_log_prob", "change of log-probability")
 
 # %% tags=["hide-input"]
 every = pd.concat([each.assign(model=name) for name, each in effects.items()], ignore_index=True)
-every["steps"] = "of other functions"
-every.loc[every["ablated"] == every["function"], "steps"] = "its own"
-every.loc[every["ablated"] == "other heads", "steps"] = "any, with other heads ablated"
+truths = {name: planted_truth(name).heads for name in effects}
+OWN, ELSEWHERE, RANDOM = "its own", "of other functions", "any, with other heads ablated"
+
+
+def kind(row):  # two functions may share their heads
+    heads = truths[row.model]
+    return RANDOM if row.ablated not in heads else OWN if heads[row.ablated] == heads[row.function] else ELSEWHERE
+
+
+every["steps"] = [kind(row) for row in every.itertuples()]
 by_steps = every.groupby(["model", "steps"])["change"].agg(["mean", "min", "max"]).reset_index()
 show(by_steps, points=("mean", "min", "max"))
 
@@ -76,7 +83,7 @@ show(by_steps, points=("mean", "min", "max"))
 # Function by function, its own steps, with 95 % intervals over scenes.
 
 # %% tags=["hide-input"]
-own = every[every["steps"] == "its own"]
+own = every[every["steps"] == OWN]
 columns = ["model", "function", "n", "before", "change", "delta_log_prob"]
 shown = with_interval(own, "change", "low", "high", "+.1f", 100)
 shown = with_interval(shown, "delta_log_prob", "delta_low", "delta_high", "+.2f")
@@ -112,9 +119,10 @@ show(rules.astype({"selected": int, "false": int}).reset_index(), percent=("foun
 best = by_method.sort_values("precision").groupby("variant").last()
 paper = by_method[by_method["method"] == IMPORTANCE].set_index("variant")
 variant = best.index[0]
-means = every.groupby("steps")[["change", "delta_log_prob"]].mean().to_numpy()  # other heads, its own, others'
+means = every.groupby("steps")[["change", "delta_log_prob"]].mean().reindex([OWN, ELSEWHERE, RANDOM])
 quote(
-    planted_own=100 * means[1, 0], planted_others=100 * means[2, 0], planted_random=100 * means[0, 0],
+    planted_own=100 * means.loc[OWN, "change"], planted_others=100 * means.loc[ELSEWHERE, "change"],
+    planted_random=100 * means.loc[RANDOM, "change"],
     planted_best=best.loc[variant, "method"], planted_best_precision=best.loc[variant, "precision"],
     planted_paper_precision=paper.loc[variant, "precision"],
 )  # fmt: skip
@@ -139,13 +147,19 @@ mine.groupby("variant")[["precision", "chance_precision", "rank", "chance_rank"]
 # ## Summary
 
 # %% tags=["hide-input"]
+counts = rules.loc[variant].astype(int)
+sentence = "; ".join(f"{name} selects {row.selected}, {row.false} of them falsely" for name, row in counts.iterrows())
+sentence = f"Where {counts['planted'].iloc[0]} pairs of function and head are true: {sentence}."
 paragraph(
-    f"Ablating a function's planted heads changes the log-probability of its own steps by {means[1, 1]:+.2f} in the mean and "
-    f"their accuracy by {100 * means[1, 0]:+.1f} points, other functions' steps by {means[2, 1]:+.2f} and "
-    f"{100 * means[2, 0]:+.1f}; random sets of as many other heads change any steps by {means[0, 1]:+.2f} and "
-    f"{100 * means[0, 0]:+.1f}. Of the planted heads, {best.loc[variant, 'method']} finds "
-    f"{best.loc[variant, 'precision']:.0%}, the paper's importance {paper.loc[variant, 'precision']:.0%}, chance "
-    f"{paper.loc[variant, 'chance_precision']:.0%} (variant *{variant}*, {len(experiments)} model)."
+    f"Ablating a function's planted heads changes the log-probability of its own steps by "
+    f"{means.loc[OWN, 'delta_log_prob']:+.2f} in the mean and their accuracy by {100 * means.loc[OWN, 'change']:+.1f} points, "
+    f"other functions' steps by {means.loc[ELSEWHERE, 'delta_log_prob']:+.2f} and "
+    f"{100 * means.loc[ELSEWHERE, 'change']:+.1f} (at worst "
+    f"{100 * every.loc[every['steps'] == ELSEWHERE, 'change'].min():+.1f}); random sets of as many other heads change any "
+    f"steps by {means.loc[RANDOM, 'delta_log_prob']:+.2f} and {100 * means.loc[RANDOM, 'change']:+.1f}. Of the planted heads, "
+    f"{best.loc[variant, 'method']} finds {best.loc[variant, 'precision']:.0%}, the paper's importance "
+    f"{paper.loc[variant, 'precision']:.0%}, chance {paper.loc[variant, 'chance_precision']:.0%} (variant *{variant}*, one "
+    f"model). {sentence}"
 )
 
 # %% [markdown]

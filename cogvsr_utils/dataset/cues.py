@@ -100,8 +100,9 @@ def in_words(items: Sequence[Item], boxes: Boxes) -> list[Item]:
 
 def drawn(items: Sequence[Item], boxes: Boxes, mark: str = "box") -> list[Item]:
     """The items that have boxes, with them marked on their pictures: outlined (``box``), a dot in the middle of each
-    (``point``), or all the rest of the picture grey (``mask``); raises ValueError for another mark and for a picture
-    that cannot be read."""
+    (``point``), or all the rest of the picture grey (``mask``). A drawn picture no longer has the name of its file, so
+    what is to stand in words as well is written first. Raises ValueError for another mark and for a picture that cannot
+    be read."""
     if mark not in MARKS:
         raise ValueError(f"mark is {mark!r}; expected one of {MARKS}")
     marked = []
@@ -135,7 +136,7 @@ def _mark(picture: Image.Image, boxes: Sequence[Box], mark: str) -> Image.Image:
 
 def misplaced(boxes: Boxes, others: Boxes | None = None, seed: int = 0) -> dict[str, list[tuple[str, Box]]]:
     """A placebo: the same names and boxes of the same sizes, of ``TRIES`` random places where they cover least of any
-    thing's box, those of ``others`` included.
+    thing's box, those of ``others`` and those already placed included.
 
     >>> name, box = misplaced({"0.png": [("cat", (0.0, 0.0, 0.25, 0.5))]})["0.png"][0]
     >>> name, round(box[2] - box[0], 6), round(box[3] - box[1], 6), box[0] >= 0.25 or box[1] >= 0.5
@@ -144,8 +145,10 @@ def misplaced(boxes: Boxes, others: Boxes | None = None, seed: int = 0) -> dict[
     moved = {}
     for picture, things in boxes.items():
         rng = np.random.default_rng([seed, *picture.encode()])
-        taken = np.array([box for _, box in (*things, *(others or {}).get(picture, ()))])
-        moved[picture] = [(name, _elsewhere(box, taken, rng)) for name, box in things]
+        taken, moved[picture] = [box for _, box in (*things, *(others or {}).get(picture, ()))], []
+        for name, box in things:
+            taken.append(_elsewhere(box, np.array(taken), rng))
+            moved[picture].append((name, taken[-1]))
     return moved
 
 

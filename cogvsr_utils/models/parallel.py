@@ -11,16 +11,18 @@ from accelerate.utils import gather_object
 
 from cogvsr_utils.dataset.items import Item
 from cogvsr_utils.models.answering import answer
+from cogvsr_utils.models.chat import check_items
 from cogvsr_utils.models.vlm import VLM
 
 
 def answer_in_parallel(vlm: VLM, items: list[Item], **settings) -> pd.DataFrame:
     """``answer`` of items shared out among the processes that ``accelerate launch`` started, in the order of ``items``.
 
-    Every process loads its own model, on the device of its number (``load_vlm(name, device=str(PartialState().device))``),
-    gets the same ``items`` and returns the whole table. ``settings`` are those of ``answer`` but ``resume``. Raises
-    RuntimeError where replies to some items are missing, ValueError for fewer items than processes and for
-    ``resume``; a process that fails stops all of them.
+    Every process loads its own model, on its own device (``load_vlm(name, device=str(PartialState().device))``), gets
+    the same ``items`` and returns the whole table. ``settings`` are those of ``answer`` but ``resume``; bars are shown
+    by the first process alone. Raises RuntimeError where replies to some items are missing, ValueError for fewer items
+    than processes and for ``resume``, BadChat as ``answer`` does; a process that fails stops all of them. The others
+    wait for the last as long as the process group's timeout lets them (``InitProcessGroupKwargs``).
 
     >>> from cogvsr_utils import Item, load_vlm
     >>> item = Item("1", "mine", "1", "Is it red?", "yes", "yesno", [])
@@ -32,6 +34,9 @@ def answer_in_parallel(vlm: VLM, items: list[Item], **settings) -> pd.DataFrame:
         raise ValueError("resume in parallel; expected none, since several processes would write one file")
     if len(items) < state.num_processes:
         raise ValueError(f"{len(items)} items for {state.num_processes} processes; expected one for each at least")
+    check_items(vlm, items)  # what two processes may not see, such as an item given twice
+    settings = {"progress": True} | settings
+    settings["progress"] &= state.is_main_process
     own = items[state.process_index :: state.num_processes]  # in turns, so that long and short ones mix
     replies = pd.concat(gather_object([answer(vlm, own, **settings)]), ignore_index=True)
     if missing := {item.uid for item in items} - set(replies["uid"]):

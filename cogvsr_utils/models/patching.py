@@ -1,6 +1,7 @@
 """What a head knows in another run of the same chats: carried over, and what that changes.
 
 patch_heads(target, source, sets)              log-probability of right answers with sets of heads as in the other run
+move_heads(target, vectors)                    the same with heads moved along directions
 path_attribution(target, source, functions)    what that would change head by head, from a few gradients
 mean_difference(target, source, heads)         from one run to the other, a direction of each head to steer by
 
@@ -8,7 +9,7 @@ Two runs have the same steps and right answers, and differ in their pictures or 
 aligned at the tokens that predict the answers, which both have.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -41,21 +42,44 @@ def patch_heads(
     >>> patch_heads(bare, seen, [[], [(4, 0)]], progress=False).shape[0]
     2
     """
-    vlm = target.vlm
-    columns = [vlm.heads.columns(heads) for heads in sets]
+    columns = [target.vlm.heads.columns(heads) for heads in sets]
     given = _aligned(target, source)
-    log_prob = np.zeros((len(sets), len(target.index)))
-    with tqdm(total=len(sets) * len(target.batches), desc="patching", disable=not progress) as bar:
-        for (inputs, (row, token), owner), values in zip(target.batches, given, strict=True):
+
+    def hook_of(number, batch, row, place):
+        return _writing(row, place, columns[number], lambda here, x: given[batch][:, here])
+
+    first = [min((layer for layer, _ in heads), default=None) for heads in sets]
+    return _log_probs(target, first, hook_of, progress)
+
+
+@torch.inference_mode()
+def move_heads(target: TeacherForcedScorer, vectors: Mapping[Head, np.ndarray]) -> np.ndarray:
+    """Log-probability of every step's right answer with heads moved by their vectors (head_dim,) at the tokens that
+    predict answers: (steps of ``target.index``,). Raises KeyError for a head that the model does not have."""
+    places = zip(target.vlm.heads.columns(vectors), vectors.values(), strict=True)
+    moved = {columns.start: torch.as_tensor(np.asarray(vector), device=target.vlm.device) for columns, vector in places}
+
+    def hook_of(number, batch, row, place):
+        return _writing(row, place, target.vlm.heads.columns(vectors), lambda here, x: x + moved[here.start].to(x))
+
+    return _log_probs(target, [min(layer for layer, _ in vectors)], hook_of, progress=False)[0]
+
+
+def _log_probs(target: TeacherForcedScorer, first: Sequence[int | None], hook_of: Callable, progress: bool):
+    """Log-probability of right answers under several edits: (edits, steps). ``first`` is the first layer that an edit
+    changes, None for none; ``hook_of(edit, batch, row, place)`` what ``projection_hooks`` takes."""
+    vlm, log_prob = target.vlm, np.zeros((len(first), len(target.index)))
+    with tqdm(total=len(first) * len(target.batches), desc="patching", disable=not progress) as bar:
+        for batch, (inputs, (row, token), owner) in enumerate(target.batches):
             features: list = []
             blocks: list = []
             with image_features_once(vlm, features):
                 with recorded(vlm, blocks):
                     vlm.forward(inputs)
-                for number, heads in enumerate(sets):
-                    first = min((layer for layer, _ in heads), default=len(blocks))
-                    hook_for = _patching(row, token - 1, values, columns[number])
-                    with resumed(vlm, blocks, first), projection_hooks(vlm, hook_for):
+                for number, layer in enumerate(first):
+                    hook_for = hook_of(number, batch, row, token - 1)
+                    since = len(blocks) if layer is None else layer
+                    with resumed(vlm, blocks, since), projection_hooks(vlm, hook_for):
                         logits = vlm.next_logits(inputs, row, token - 1)  # (answer tokens, vocabulary)
                     right = inputs["input_ids"][row, token][:, None]
                     each = logits.log_softmax(1).gather(1, right)[:, 0]
@@ -96,11 +120,15 @@ def path_attribution(
 
 @torch.inference_mode()
 def mean_difference(
-    target: TeacherForcedScorer, source: TeacherForcedScorer, heads: Sequence[Head]
+    target: TeacherForcedScorer, source: TeacherForcedScorer, heads: Sequence[Head], functions: Sequence[str]
 ) -> list[np.ndarray]:
-    """From ``target`` to ``source``, the mean over the tokens that predict answers: (head_dim,) a head."""
+    """From ``target`` to ``source``, the mean over the tokens that predict answers to steps of some functions:
+    (head_dim,) a head. Raises ValueError where there are no such steps."""
     there, here = (torch.cat(_aligned(target, run)) for run in (source, target))  # (answer tokens, width)
-    change = (there - here).mean(0).cpu().numpy()
+    own = target.index["function"].isin(functions).to_numpy()[np.concatenate([owner for *_, owner in target.batches])]
+    if not own.any():
+        raise ValueError(f"no steps of {', '.join(functions)}; expected some")
+    change = (there - here)[torch.as_tensor(own, device=there.device)].mean(0).cpu().numpy()
     return [change[columns] for columns in target.vlm.heads.columns(heads)]
 
 
@@ -129,16 +157,18 @@ def _aligned(target: TeacherForcedScorer, run: TeacherForcedScorer) -> list[torc
     return aligned
 
 
-def _patching(row: torch.Tensor, place: torch.Tensor, values: torch.Tensor, columns: Sequence[slice]):
-    """What ``projection_hooks`` takes: heads at ``columns`` have ``values`` at tokens (row, place)."""
+def _writing(row: torch.Tensor, place: torch.Tensor, columns: Sequence[slice], value: Callable):
+    """What ``projection_hooks`` takes: at tokens (row, place) heads have ``value(columns, what they had)``."""
 
     def hook_for(name, own):
         inside = [here for here in columns if own.start <= here.start < own.stop]
 
         def hook(module, args):
             x = args[0].clone()
+            rows, places = row.to(x.device), place.to(x.device)
             for here in inside:
-                x[row, place, here.start - own.start : here.stop - own.start] = values[:, here].to(x.dtype)
+                there = slice(here.start - own.start, here.stop - own.start)
+                x[rows, places, there] = value(here, x[rows, places, there]).to(x)
             return (x, *args[1:])
 
         return hook if inside else None
@@ -169,5 +199,5 @@ def _gradients(vlm, inputs, row, token, label: np.ndarray, functions: Sequence[s
         own = torch.as_tensor(label == function, device=log_odds.device)
         if own.any():
             gradients = torch.autograd.grad(log_odds[own].sum(), slices, retain_graph=True)
-            found[number] = torch.cat([g[row, token - 1].float() for g in gradients], dim=1).cpu()
+            found[number] = torch.cat([g[row, token - 1].float().cpu() for g in gradients], dim=1)
     return found

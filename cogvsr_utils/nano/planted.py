@@ -78,7 +78,9 @@ def draw_condition(truth: PlantedTruth, heads: Sequence[Head], rng: np.random.Ge
 
     Half of the rows lose the heads of some functions (where each is enough, all of them; where all are needed, some),
     half of these other heads too; in 25 % only the heads of a step's own function read where its answer is predicted
-    (where each is enough, one of them); 15 % lose only heads that carry nothing; 10 % lose none.
+    (where each is enough, one of them); 15 % lose only heads that carry nothing; 10 % lose none. Where each is enough,
+    half of the rows that would lose a function's heads keep one of them, and the function is known. Without planted
+    heads nine in ten rows lose heads.
     """
     planted = {head for each in truth.heads.values() for head in each}
     free = [head for head in heads if head not in planted]
@@ -87,8 +89,9 @@ def draw_condition(truth: PlantedTruth, heads: Sequence[Head], rng: np.random.Ge
         for number in rng.permutation(len(NAMES))[: rng.integers(1, len(NAMES) // 2 + 1)]:
             own = truth.heads[NAMES[number]]
             n_off = rng.integers(1, len(own) + 1) if truth.variant == "joint" else len(own)
-            off |= {own[i] for i in rng.permutation(len(own))[:n_off]}
-            unknown |= {other for other in NAMES if truth.heads[other] == own}
+            spared = truth.variant == "redundant" and rng.random() < 0.5
+            off |= {own[i] for i in rng.permutation(len(own))[: n_off - spared]}
+            unknown |= set() if spared else {other for other in NAMES if truth.heads[other] == own}
         if rng.random() < 0.5:
             off |= {head for head in free if rng.random() < OTHERS_OFF / 2}
     elif case < 0.75 and planted:

@@ -1,57 +1,38 @@
-"""Do cues make latent spatial heads work? Boxes of what is asked about, drawn or in words, beside placebos.
+"""Which heads are latent: they read and carry more under true cues, and may be activated without any.
 
-cued_answers[condition]     replies to main questions under one of CONDITIONS
-cue_effects                 each cue against its placebo and against none
 cued_activations[cue]       heads at the answers of A with the true boxes drawn, with misplaced ones, without
-patched[cue]                each head as in the cued run, carried over to the run without: right answers on A
+patched[cue]                each head as in the cued run, patched into the run without: right answers on A
+attribution_check           integrated gradients beside that
 latent_heads                which heads are latent: they read a function better with true cues, and carry what helps
 latent_activation           scaling, steering, attention on these heads, without any cue, on C
 LATENT                      the tables that a page shows
-with_cues(experiment)       the experiment, on CogVSR-Synth where its own data have no boxes
 """
 
-import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from tqdm import tqdm
 
-from cogvsr_utils.analysis.accuracy import compare
 from cogvsr_utils.analysis.head_probes import HeadProbes
 from cogvsr_utils.analysis.text_baselines import wordings
-from cogvsr_utils.dataset import cues
-from cogvsr_utils.dataset.images import grey_pictures
 from cogvsr_utils.dataset.items import Item
-from cogvsr_utils.dataset.scoring import judge
-from cogvsr_utils.dataset.splits import FOLDS, SELECTION, TEST, TUNING
+from cogvsr_utils.dataset.splits import FOLDS, SELECTION, TEST
 from cogvsr_utils.functions import NAMES, SPATIAL
 from cogvsr_utils.models.activations import HeadActivations
+from cogvsr_utils.pipeline.cues import BOX, MISPLACED, NONE, cue_effects, cued
 from cogvsr_utils.pipeline.experiment import Experiment, n_top
 from cogvsr_utils.pipeline.recordings import answers
 from cogvsr_utils.pipeline.store import result
-from cogvsr_utils.stats import ALPHA, bootstrap_means, clustered_mean, clustered_share, false_discovery_rate, max_t_test
+from cogvsr_utils.stats import ALPHA, clustered_mean, max_t_test, sign_flip_test
 
-NONE, GREY = "no cue", "grey picture"
-TRUE, MISPLACED, OTHER = "true", "misplaced", "other things"
-# A condition: how the boxes are shown, which boxes, and the condition that it is compared with.
-CONDITIONS: dict[str, tuple[str, str, str]] = {
-    NONE: ("", "", ""),
-    **{
-        f"{shown}, {which}": (shown, which, f"{shown}, {MISPLACED}" if which == TRUE else NONE)
-        for shown in (*cues.MARKS, "words", "box and words")
-        for which in (TRUE, MISPLACED, OTHER)
-    },
-    GREY: ("", "grey", NONE),
-    f"{GREY}, box, {TRUE}": ("box", "grey", GREY),
-    f"{GREY}, words, {TRUE}": ("words", "grey", GREY),
-}
-ASKED = (SELECTION, TUNING, TEST, "hard")  # nothing is chosen before the cues' effect is seen, so all questions count
-BOX = f"box, {TRUE}"  # the cue that heads are chosen with
 CUES = (NONE, BOX, f"box, {MISPLACED}")
-SCALE, ATTEND, STEER = 1.5, float(np.log(2)), 1.0
+SCALE, ATTEND = 1.5, float(np.log(2))
+METHOD = "steer"  # of the three, the one that a claim rests on; named before any was run
+DRAWS = 5  # of random heads
+BOTH = "both spatial functions"
 A = (SELECTION,)
 
 
@@ -64,81 +45,6 @@ class PatchedHeads:
     patched: np.ndarray
     function: np.ndarray
     group: np.ndarray
-
-
-def with_cues(experiment: Experiment) -> Experiment:
-    """The experiment, on CogVSR-Synth where its own data do not record where things are."""
-    return experiment if experiment.source == "synth" else replace(experiment, source="synth", _cache={})
-
-
-def cued(items: Sequence[Item], condition: str) -> list[Item]:
-    """Those items whose question names things with boxes, under a condition; without those whose pictures have too few
-    other things, where the boxes are to be on them.
-
-    >>> from cogvsr_utils import load_items
-    >>> items = load_items("synth", limit=20)
-    >>> len(cued(items, "no cue")) == len(cued(items, "box, true")) <= 20
-    True
-    """
-    shown, which, _ = CONDITIONS[condition]
-    asked, others = cues.boxes_asked_about(items)
-    items = [item for item in items if item.uid in asked]
-    boxes = asked
-    if which == MISPLACED:
-        boxes = cues.misplaced(asked, others)
-    elif which == OTHER:
-        boxes = cues.on_other_things(asked, others)
-        items = [item for item in items if item.uid in boxes]
-    if which == "grey":
-        items = grey_pictures(items)
-    if shown in (*cues.MARKS, "box and words"):
-        items = cues.drawn(items, boxes, shown.split(" ")[0])
-    if "words" in shown:
-        items = cues.in_words(items, boxes)
-    return items
-
-
-@result(variants=tuple(CONDITIONS), splits=ASKED, gpu=True)
-def cued_answers(experiment: Experiment, condition: str, resume: Path) -> pd.DataFrame:
-    """Judged replies to the main questions in plain wording that name things with boxes, asked alone; no rows without
-    such."""
-    from cogvsr_utils.models.answering import answer
-
-    items = cued([item for split in ASKED for item in experiment.items(split)], condition)
-    if not items:
-        return pd.DataFrame(columns=["uid", "step", "group_id", "subset", "function", "correct"])
-    return judge(answer(experiment.vlm, items, steps=False, resume=resume))
-
-
-ANSWERS = {f"replies_{number}": cued_answers[condition] for number, condition in enumerate(CONDITIONS)}
-
-
-@result(needs=ANSWERS)
-def cue_effects(experiment: Experiment, **replies: pd.DataFrame) -> pd.DataFrame:
-    """Each condition against the one that it is compared with, on the same questions: for true boxes the misplaced
-    ones, of which the difference is what the cue says; for all others no cue.
-
-    Columns: condition, against, n, accuracy, change with low and high (95 % over pictures) and p; q over all;
-    ``kept``, the share still right of what is right without a cue.
-    """
-    tables = dict(zip(CONDITIONS, (replies[name] for name in ANSWERS), strict=True))
-    rows = []
-    for condition, (*_, against) in CONDITIONS.items():
-        table = tables[condition]
-        if not len(table):
-            continue
-        without = tables[NONE].set_index("uid").loc[table["uid"]]
-        right = without["correct"].to_numpy(bool)
-        row = {"condition": condition, "against": against, "n": len(table), "accuracy": table["correct"].mean(),
-               "kept": table["correct"].to_numpy(float)[right].mean() if right.any() else np.nan}  # fmt: skip
-        if against:
-            before = tables[against][tables[against]["uid"].isin(table["uid"])]
-            found = compare(table, before).iloc[0]
-            row |= {"change": found["change"], "low": found["ci_low"], "high": found["ci_high"], "p": found["p"]}
-        rows.append(row)
-    table = pd.DataFrame(rows, columns=["condition", "against", "n", "accuracy", "kept", "change", "low", "high", "p"])
-    tested = table["p"].notna()
-    return table.assign(q=pd.Series(false_discovery_rate(table.loc[tested, "p"]), table.index[tested], dtype=float))
 
 
 @result(variants=CUES, splits=A, needs={"answers": answers[SELECTION]}, gpu=True)
@@ -164,8 +70,8 @@ def patched(experiment: Experiment, cue: str) -> PatchedHeads:
     )  # fmt: skip
 
 
-@result(splits=A, needs={"by_hand": patched[BOX]}, gpu=True)
-def attribution_check(experiment: Experiment, by_hand: PatchedHeads) -> pd.DataFrame:
+@result(splits=A, needs={"exact": patched[BOX]}, gpu=True)
+def attribution_check(experiment: Experiment, exact: PatchedHeads) -> pd.DataFrame:
     """How well integrated gradients predict what patching a head from the cued run changes. Columns: function, n,
     spearman over heads, saturated (the share of steps whose right answer has a probability above 0.99 without cues)."""
     from scipy.stats import spearmanr
@@ -175,11 +81,11 @@ def attribution_check(experiment: Experiment, by_hand: PatchedHeads) -> pd.DataF
     predicted = path_attribution(*_runs(experiment, BOX), NAMES)
     rows = []
     for name, guess in zip(NAMES, predicted, strict=True):
-        own = by_hand.function == name
+        own = exact.function == name
         if own.any():
-            exact = (by_hand.patched - by_hand.intact)[:, own].mean(1)
-            rows.append({"function": name, "n": int(own.sum()), "spearman": spearmanr(guess, exact).statistic,
-                         "saturated": (by_hand.intact[own] > np.log(0.99)).mean()})  # fmt: skip
+            change = (exact.patched - exact.intact)[:, own].mean(1)
+            rows.append({"function": name, "n": int(own.sum()), "spearman": spearmanr(guess, change).statistic,
+                         "saturated": (exact.intact[own] > np.log(0.99)).mean()})  # fmt: skip
     return pd.DataFrame(rows)
 
 
@@ -198,37 +104,39 @@ def latent_heads(
     from_true: PatchedHeads,
     from_placebo: PatchedHeads,
 ) -> pd.DataFrame:
-    """Which heads are latent for a spatial function. A head is, if it tells the function's steps from others better
-    with true cues than with misplaced ones, on wordings that took no part in fitting, and if carrying it over from the
-    run with true cues helps the right answers more than carrying over the others of its layer does, and more than from
-    the run with misplaced cues.
+    """Which heads are latent for a spatial function. All of this is asked of a head: with true cues it tells the
+    function's steps from others better than with misplaced ones, and better than without, on wordings that took no part
+    in fitting; and patched from the run with true cues it raises the log-probability of right answers, more than from
+    the run with misplaced ones, and more beyond it than the others of its layer do.
 
-    Columns: function, layer, head; ``decodability`` (correlation of held-out scores with the function) without cues;
-    ``rise``, that with true less that with misplaced cues, and ``p_rise`` (max-T over heads and functions, bootstrap
-    over wordings); ``patch``, the change of log-probability from the true run less that from the misplaced one;
-    ``above``, that less the mean of the layer's other heads, and ``p_patch`` (max-T, bootstrap over scenes);
-    ``latent``.
+    Columns: function, layer, head, wordings; ``without``, ``rise``, ``rise_over_none``: the correlation of held-out
+    scores with the function without cues, and how much higher it is with true cues than with misplaced ones and than
+    without; ``p_rise``, the larger p of the two; ``patch``, the change of log-probability, ``beyond`` that from
+    misplaced cues, ``above`` that of the layer's others; ``p_patch``, the largest p of the three; ``latent``, both
+    below 5 %. Each p is family-wise over heads and functions (max-T): for decodability the two cues change places in
+    whole scenes, and the probes are fitted anew; for patches the signs of whole scenes are flipped.
     """
+    if not (same_steps(without, with_true) and same_steps(without, with_placebo)):
+        raise ValueError("the captures with and without cues have other steps; expected the same")
     index = without.index
     words = wordings(experiment.items(SELECTION)).loc[pd.MultiIndex.from_frame(index[["uid", "step"]])].to_numpy()
     if len(set(words)) < FOLDS:
         raise ValueError(f"{len(set(words))} wordings of steps about things with boxes; expected at least {FOLDS}")
-    n, place = experiment.settings.bootstrap, [sorted(NAMES).index(name) for name in SPATIAL]
-    strength, draws = zip(*(_decodability(each, words, n) for each in (without, with_true, with_placebo)), strict=True)
-    rise, p_rise = _above_nothing((strength[1] - strength[2])[place], (draws[1] - draws[2])[:, place])
     layers = np.array([layer for layer, _ in without.heads.pairs])
-    moved = (from_true.patched - from_placebo.patched).T  # (steps, heads)
-    sides = [moved, moved - _mean_of_others(moved, layers)]
-    spatial = np.isin(from_true.function, SPATIAL)
-    steps = [side[spatial] for side in sides]
-    label, group = from_true.function[spatial], from_true.group[spatial]
-    patch, above = (np.array([side[label == name].mean(0) for name in SPATIAL]) for side in steps)
-    order = [sorted(SPATIAL).index(name) for name in SPATIAL]
-    _, p_patch = _above_nothing(above, bootstrap_means(steps[1], label, group, n)[:, order])
+    swaps = max(1, experiment.settings.permutations // 10)  # each fits the probes of all heads twice
+    rises = [_swap_test(with_true, other, words, swaps) for other in (with_placebo, without)]
+    alone = _held_out(without, without.by_head(), words)
+    own = np.isin(from_true.function, SPATIAL)
+    beyond = (from_true.patched - from_placebo.patched).T  # (steps, heads)
+    moved = ((from_true.patched - from_true.intact).T, beyond, beyond - _mean_of_others(beyond, layers))
+    patches = [_tested(each[own], from_true.function[own], from_true.group[own]) for each in moved]
+    p_rise, p_patch = (np.max([p for _, p in tests], axis=0) for tests in (rises, patches))
     frames = [
         pd.DataFrame(without.heads.pairs, columns=["layer", "head"]).assign(
-            function=name, decodability=strength[0][place[f]], rise=rise[f], p_rise=p_rise[f], patch=patch[f],
-            above=above[f], p_patch=p_patch[f], latent=(p_rise[f] < ALPHA) & (p_patch[f] < ALPHA),
+            function=name, wordings=len(set(words[index["function"] == name])), without=alone[f],
+            rise=rises[0][0][f], rise_over_none=rises[1][0][f], p_rise=p_rise[f], patch=patches[0][0][f],
+            beyond=patches[1][0][f], above=patches[2][0][f], p_patch=p_patch[f],
+            latent=(p_rise[f] < ALPHA) & (p_patch[f] < ALPHA),
         )
         for f, name in enumerate(SPATIAL)
     ]  # fmt: skip
@@ -238,46 +146,57 @@ def latent_heads(
 @result(splits=(SELECTION, TEST), gpu=True)
 def latent_activation(experiment: Experiment, latent_heads: pd.DataFrame) -> pd.DataFrame:
     """What helps steps of C, teacher-forced: the true and the misplaced boxes, and without any cue the latent heads
-    scaled, steered towards the cued run (by the mean difference on A), or attending more to the picture; beside as many
-    heads of the same layers. Where no head is latent, the heads that come nearest, as many as are taken for a function.
+    scaled, steered towards the cued run (by the mean difference of spatial steps on A, at the tokens that predict
+    answers), or attending more to the picture; beside ``DRAWS`` sets of as many random heads of the same layers. Where
+    no head is latent, the heads that come nearest, as many as are taken for a function.
 
-    Columns: method, heads (latent, nearest or random; none for cues), k, function, n, change of log-probability with
-    low and high (95 % over scenes), accuracy's change; seconds, relative to the same pass without edits.
+    Columns: method, heads (latent, nearest or random; none for cues), k, draw, function (or ``BOTH``), n, change of
+    log-probability with low and high (95 % over scenes); for the chosen heads also ``beyond`` the mean of the random
+    ones, step by step, with its own interval. No random rows where a layer has too few other heads, no attention where
+    no head reads the picture in line.
     """
     from cogvsr_utils.models.attention_edits import attend
     from cogvsr_utils.models.edited_attention import attending
-    from cogvsr_utils.models.interventions import scale, steer
-    from cogvsr_utils.models.patching import mean_difference
+    from cogvsr_utils.models.interventions import scale
+    from cogvsr_utils.models.patching import mean_difference, move_heads
     from cogvsr_utils.models.scorer import TeacherForcedScorer
 
-    kind, heads = chosen_heads(latent_heads)
-    others = _same_layers(experiment.vlm.heads.pairs, heads)
-    target, source = _runs(experiment, BOX)
+    vlm, (kind, heads) = experiment.vlm, chosen_heads(latent_heads)
+    in_line = set(vlm.heads.table.query("kind == 'self'")[["layer", "head"]].itertuples(index=False, name=None))
+    every = vlm.heads.pairs
+    towards = dict(zip(every, mean_difference(*_runs(experiment, BOX), every, SPATIAL), strict=True))
     items = _some(experiment, TEST)
-    scorer = TeacherForcedScorer(experiment.vlm, cued(items, NONE))
-    intact, whole = _timed(scorer.score)
-    cases = [
-        (name, "", 0, TeacherForcedScorer(experiment.vlm, cued(items, name)).score)
-        for name in CUES[1:]
-    ]  # fmt: skip
-    for name, some in [(kind, heads)] + [("random", others)] * bool(others):
-        moved = mean_difference(target, source, some)
-        cases += [
-            ("scale", name, len(some), partial(scorer.score, scale(some, SCALE))),
-            ("steer", name, len(some), partial(scorer.score, steer(some, moved, STEER, scope="all"))),
-            ("attend", name, len(some), partial(_attending, attending, attend(some, "add", ATTEND), scorer)),
-        ]
-    function, group, rows = scorer.index["function"].to_numpy(), scorer.index["group_id"].to_numpy(), []
-    for method, name, k, score in cases:
-        scores, seconds = _timed(score)
-        for each in NAMES:
-            own = function == each
-            if own.any():
-                better, low, high = clustered_mean((scores.log_prob - intact.log_prob)[own], group[own])
-                change, *_ = clustered_share(scores.correct[own].astype(float) - intact.correct[own], group[own], -1)
-                rows.append({"method": method, "heads": name, "k": k, "function": each, "n": int(own.sum()),
-                             "delta_log_prob": better, "low": low, "high": high, "change": change,
-                             "seconds": seconds / whole})  # fmt: skip
+    scorer = TeacherForcedScorer(vlm, items)
+    intact, index = scorer.score().log_prob, scorer.index
+
+    def attended(some):
+        reading = [head for head in some if head in in_line] if vlm.image_token_id is not None else []
+        if not reading:
+            return None
+        with attending(vlm, attend(reading, "add", ATTEND)):
+            return scorer.score().log_prob
+
+    methods = {
+        "scale": lambda some: scorer.score(scale(some, SCALE)).log_prob,
+        "steer": lambda some: move_heads(scorer, {head: towards[head] for head in some}),
+        "attend": attended,
+    }
+    rows = []
+    for cue in CUES[1:]:
+        cued_scorer = TeacherForcedScorer(vlm, cued(items, cue))
+        pd.testing.assert_frame_equal(cued_scorer.index, index)
+        rows += _effects(cued_scorer.score().log_prob - intact, index, method=cue, heads="", k=0, draw=0)
+    draws = [same_layers(every, heads, seed) for seed in range(DRAWS)]
+    for method, run in methods.items():
+        own = run(heads)
+        if own is None:
+            continue
+        random = [run(some) for some in draws if some]
+        beside = np.mean(random, axis=0) if random and all(each is not None for each in random) else None
+        rows += _effects(own - intact, index, beside=None if beside is None else own - beside, method=method,
+                         heads=kind, k=len(heads), draw=0)  # fmt: skip
+        for number, each in enumerate(random if beside is not None else ()):
+            rows += _effects(each - intact, index, method=method, heads="random", k=len(heads), draw=number)
     return pd.DataFrame(rows)
 
 
@@ -310,18 +229,58 @@ def _some(experiment: Experiment, split: str) -> list[Item]:
     return [items[i] for i in order]
 
 
-def _decodability(activations: HeadActivations, words: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray]:
-    """How well each head tells the functions on wordings held out: (functions, heads) and its bootstrap (n, functions,
-    heads)."""
-    probes = HeadProbes().fit(activations.by_head(), activations.index["function"].to_numpy(), words)
-    return probes.strength_, probes.bootstrap(words, n)
+def same_steps(one: HeadActivations, other: HeadActivations) -> bool:
+    """Whether the rows of two captures are of the same steps in the same order."""
+    return one.index[["uid", "step"]].equals(other.index[["uid", "step"]])
 
 
-def _above_nothing(observed: np.ndarray, draws: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The values (functions, heads), and for each the family-wise p that it is above 0, from draws of a bootstrap in
-    units of their spread."""
-    spread = np.maximum(draws.std(0), 1e-12)
-    return observed, max_t_test(observed / spread, (draws - draws.mean(0)) / spread).p_max
+def _held_out(activations: HeadActivations, x: np.ndarray, words: np.ndarray) -> np.ndarray:
+    """The correlation of each head's scores with the spatial functions on wordings held out: (functions, heads), from
+    activations ``x`` (steps, heads, head_dim) of the steps of ``activations``."""
+    function = activations.index["function"].to_numpy()
+    # Each step a stratum of its own, so that nothing is shuffled: the fit alone, without what else is scored by it.
+    strength = HeadProbes().permuted(x, function, words, np.arange(len(words)), n=1)[0]
+    return strength[[sorted(set(function)).index(name) for name in SPATIAL]]
+
+
+def _swap_test(
+    one: HeadActivations, other: HeadActivations, words: np.ndarray, n: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """How much higher the correlations of one capture are than those of another, and the family-wise p that they are
+    higher, by ``n`` times swapping the two in random scenes: (functions, heads) each."""
+    x, y, rng = one.by_head(), other.by_head(), np.random.default_rng(0)
+    scenes, code = np.unique(one.index["group_id"].to_numpy(), return_inverse=True)
+
+    def rise(swapped):  # (scenes,), whether the two change places there
+        at = swapped[code][:, None, None]
+        return _held_out(one, np.where(at, y, x), words) - _held_out(other, np.where(at, x, y), words)
+
+    observed = rise(np.zeros(len(scenes), bool))
+    null = np.array([rise(rng.random(len(scenes)) < 0.5) for _ in tqdm(range(n), desc="swapped cues")])
+    scale = np.sqrt((null**2).mean(0)) + 1e-12
+    return observed, max_t_test(observed / scale, null / scale).p_max
+
+
+def _tested(values: np.ndarray, label: np.ndarray, group: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Means of ``values`` (steps, heads) by spatial function and the family-wise p that each is above 0: (functions,
+    heads) each."""
+    means = np.array([values[label == name].mean(0) for name in SPATIAL])
+    order = [sorted(SPATIAL).index(name) for name in SPATIAL]
+    return means, sign_flip_test(-values, label, group).p_max[order]
+
+
+def _effects(change: np.ndarray, index: pd.DataFrame, beside: np.ndarray | None = None, **row) -> list[dict]:
+    """A row a function, and one of both spatial ones: the mean ``change`` (steps,) and that beyond others."""
+    group, rows = index["group_id"].to_numpy(), []
+    for name, functions in (*((name, [name]) for name in NAMES), (BOTH, list(SPATIAL))):
+        own = index["function"].isin(functions).to_numpy()
+        if own.any():
+            cell = dict(zip(("delta_log_prob", "low", "high"), clustered_mean(change[own], group[own]), strict=True))
+            if beside is not None:
+                ends = clustered_mean(beside[own], group[own])
+                cell |= dict(zip(("beyond", "beyond_low", "beyond_high"), ends, strict=True))
+            rows.append({**row, "function": name, "n": int(own.sum()), **cell})
+    return rows
 
 
 def _mean_of_others(values: np.ndarray, layers: np.ndarray) -> np.ndarray:
@@ -330,21 +289,15 @@ def _mean_of_others(values: np.ndarray, layers: np.ndarray) -> np.ndarray:
     return values @ (same / np.maximum(same.sum(0), 1))
 
 
-def _same_layers(every: Sequence[tuple[int, int]], heads: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
-    """As many random heads of the same layers that are not among ``heads``, as far as there are so many."""
-    rng, found = np.random.default_rng(0), []
+def same_layers(
+    every: Sequence[tuple[int, int]], heads: Sequence[tuple[int, int]], seed: int = 0
+) -> list[tuple[int, int]]:
+    """As many random heads of each layer as ``heads`` has there, none of them; nothing where a layer has too few."""
+    rng, found = np.random.default_rng(seed), []
     for layer in dict.fromkeys(layer for layer, _ in heads):
         free = [head for head in every if head[0] == layer and head not in set(heads)]
         n = sum(each == layer for each, _ in heads)
+        if len(free) < n:
+            return []
         found += [free[i] for i in rng.permutation(len(free))[:n]]
     return found
-
-
-def _attending(attending, edit, scorer):
-    with attending(scorer.vlm, edit):
-        return scorer.score()
-
-
-def _timed(call):
-    start = time.perf_counter()
-    return call(), time.perf_counter() - start

@@ -15,6 +15,7 @@ from cogvsr_utils.pipeline import (  # noqa: F401
     baselines,
     benchmarks,
     crossed,
+    cues,
     damage,
     emphasis,
     latent,
@@ -56,8 +57,8 @@ def results_of(experiment: Experiment) -> list[str]:
     absent = set(ALL_SPLITS) - set(experiment.present_splits)
     left_out = set() if experiment.model in planted_names() else set(planted.PLANTED)
     four_bit = {recordings.four_bit_answers, recordings.four_bit_activations, validation.quantization}
-    if latent.with_cues(experiment) != experiment:
-        left_out |= {result for result in RESULTS.values() if result.make.__module__ == latent.__name__}
+    if cues.with_cues(experiment) != experiment:
+        left_out |= {r for r in RESULTS.values() if r.make.__module__ in (cues.__name__, latent.__name__)}
     return [
         name for name, result in RESULTS.items()
         if not absent & {split for each in (*result.all_needs(), result) for split in each.splits}

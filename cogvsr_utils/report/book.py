@@ -15,6 +15,7 @@ from cogvsr_utils.pipeline import (
     baselines,
     benchmarks,
     crossed,
+    cues,
     damage,
     emphasis,
     latent,
@@ -115,7 +116,7 @@ def page_results(name: str, experiment: Experiment) -> list[tuple[Result, Experi
     found = [(result, experiment) for result in page.results if result.name in possible]
     found += [(result, experiment) for result in page.heavy if not is_measured(experiment, result)]
     found += [(result, crossed.with_crossed(experiment)) for result in page.crossed]
-    cued = latent.with_cues(experiment)
+    cued = cues.with_cues(experiment)
     found += [(result, cued) for result in page.cued if not is_measured(cued, result)]
     wanted = [(name, page.nano + (page.first if name == nano_names()[0] else ())) for name in nano_names()]
     wanted += [(name, page.planted) for name in planted_names()]

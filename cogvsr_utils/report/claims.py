@@ -12,6 +12,7 @@ from cogvsr_utils.pipeline import (
     ablation,
     baselines,
     crossed,
+    cues,
     damage,
     emphasis,
     latent,
@@ -30,7 +31,7 @@ RESULTS = (
     damage.specific_damage, emphasis.scaled,
 )  # fmt: skip
 CROSSED = (crossed.wording_transfer,)
-CUED = (latent.cue_effects, latent.latent_heads, latent.latent_activation)
+CUED = (cues.cue_effects, latent.latent_heads, latent.latent_activation)
 PAPER_SHARE = 0.09  # of the heads at most are above the paper's threshold, it finds
 Finding = tuple[str, str, list[bool]]  # what was found, what it stands beside, and what came out of all that was asked
 
@@ -106,22 +107,28 @@ def _scarcity(experiment: Experiment) -> Finding:
 
 
 def _activation(experiment: Experiment) -> Finding:
-    """C6: do boxes drawn around the things that are asked about help more than misplaced ones? Are there latent heads?
-    Do spatial steps gain where these, or the nearest to it, are scaled, steered or made to attend to the picture,
-    without a cue, and more than where as many others of their layers are?"""
-    cued = latent.with_cues(experiment)
-    box = table(cued, latent.cue_effects).set_index("condition").loc[latent.BOX]
+    """C6: do boxes drawn around the things that are asked about help more than misplaced ones, and more than none? Do
+    they not on a grey picture, where nothing is to be seen but the answer in the cue? Are there latent heads? Where
+    there are, do spatial steps gain without a cue where these are steered, more than where random heads of their layers
+    are?"""
+    cued = cues.with_cues(experiment)
+    effects = table(cued, cues.cue_effects).fillna({"against": ""}).set_index(["condition", "against"])
+    placebo, none = (effects.loc[(cues.BOX, against)] for against in (f"box, {cues.MISPLACED}", cues.NONE))
+    grey = effects.loc[(f"{cues.GREY}, {cues.BOX}", cues.GREY)]
     n_latent = int(table(cued, latent.latent_heads)["latent"].sum())
-    steps = table(cued, latent.latent_activation).query("function == @SPATIAL[0]").fillna({"heads": ""})
-    own, random = (steps[steps["heads"].isin(kinds)] for kinds in (["latent", "nearest"], ["random"]))
-    best = own.sort_values("delta_log_prob").iloc[-1]
-    beside = random.set_index("method")["delta_log_prob"].get(best["method"], 0.0)
+    steps = table(cued, latent.latent_activation).query("function == @latent.BOTH and method == @latent.METHOD")
+    own = steps[steps["heads"].isin(["latent", "nearest"])].iloc[0]
     here = (
-        f"boxes {100 * box['change']:+.1f} points beyond misplaced ones; {n_latent} latent heads; without a cue "
-        f"{best['delta_log_prob']:+.2f} in log-probability ({best['method']})"
+        f"boxes {100 * placebo['change']:+.1f} points beyond misplaced ones, {100 * none['change']:+.1f} beyond none; "
+        f"{n_latent} latent heads"
     )
-    interval = f"{100 * box['low']:+.1f} to {100 * box['high']:+.1f}; {beside:+.2f} with random heads"
-    return here, interval, [box["low"] > 0, n_latent > 0, best["low"] > max(beside, 0)]
+    beside = f"{100 * grey['change']:+.1f} on grey pictures"
+    asked = [placebo["low"] > 0 and none["low"] > 0 and grey["low"] <= 0, n_latent > 0]
+    if n_latent:
+        here += f"; steered without a cue {own['delta_log_prob']:+.2f} in log-probability"
+        beside += f"; {own['beyond']:+.2f} beyond random heads"
+        asked.append(own["low"] > 0 and own["beyond_low"] > 0)
+    return here, beside, asked
 
 
 def _ablation(experiment: Experiment) -> Finding:

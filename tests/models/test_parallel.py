@@ -52,5 +52,7 @@ def test_a_process_that_fails_stops_all(tmp_path, small_set):
 def test_alone_it_is_answer(vlm, items):
     found = answer_in_parallel(vlm, items[:3], progress=False)
     assert found["uid"].drop_duplicates().tolist() == [item.uid for item in items[:3]]
+    with pytest.raises(ValueError, match="more than once"):
+        answer_in_parallel(vlm, [items[0], items[1], items[0]], progress=False)
     with pytest.raises(ValueError, match="several processes would write one file"):
         answer_in_parallel(vlm, items[:3], resume="replies.json")

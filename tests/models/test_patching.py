@@ -5,9 +5,9 @@ import pytest
 import torch
 
 from cogvsr_utils.dataset.images import grey_pictures
-from cogvsr_utils.functions import NAMES
+from cogvsr_utils.functions import NAMES, SPATIAL
 from cogvsr_utils.models.loading import load_vlm
-from cogvsr_utils.models.patching import mean_difference, patch_heads, path_attribution
+from cogvsr_utils.models.patching import mean_difference, move_heads, patch_heads, path_attribution
 from cogvsr_utils.models.scorer import TeacherForcedScorer
 from tests.families import FAMILIES, build
 
@@ -136,9 +136,38 @@ def test_attribution_along_the_path_is_the_slope_between_the_pictures(vlm, items
 
 def test_the_mean_difference_is_that_of_the_two_runs(vlm, items):
     target, source = TeacherForcedScorer(vlm, grey_pictures(items[:2])), TeacherForcedScorer(vlm, items[:2])
-    ((inputs, (row, token), _),), ((others, *_),) = target.batches, source.batches
+    ((inputs, (row, token), owner),), ((others, *_),) = target.batches, source.batches
     name, start, stop = vlm.heads.locate([(5, 3)])[0]
     columns = slice(start - vlm.heads.projections[name][0], stop - vlm.heads.projections[name][0])
     there, here = (recorded_inputs(vlm, each)[name][row, token - 1, columns] for each in (others, inputs))
-    (found,) = mean_difference(target, source, [(5, 3)])
-    np.testing.assert_allclose(found, (there - here).mean(0).cpu().numpy(), atol=1e-5)
+    own = torch.as_tensor(np.isin(target.index["function"].to_numpy()[owner], SPATIAL))
+    (found,) = mean_difference(target, source, [(5, 3)], SPATIAL)
+    np.testing.assert_allclose(found, (there - here)[own].mean(0).cpu().numpy(), atol=1e-5)
+    with pytest.raises(ValueError, match="no steps of Nothing"):
+        mean_difference(target, source, [(5, 3)], ["Nothing"])
+    nowhere = move_heads(target, {(5, 3): np.zeros(24)})
+    np.testing.assert_allclose(nowhere, target.score().log_prob, atol=1e-5)
+
+
+def test_moved_heads_are_moved_where_answers_are_predicted_alone(vlm, items):
+    target, vector = TeacherForcedScorer(vlm, items[:3], batch_size=2), np.linspace(-3, 3, 24)
+    found, expected = move_heads(target, {(5, 3): vector, (6, 0): -vector}), np.zeros(len(target.index))
+    modules = dict(vlm.model.named_modules())
+    for inputs, (row, token), owner in target.batches:
+        hooks = []
+        for head, by in (((5, 3), vector), ((6, 0), -vector)):
+            ((name, start, stop),) = vlm.heads.locate([head])
+            first = vlm.heads.projections[name][0]
+
+            def move(module, args, here=slice(start - first, stop - first), by=by, at=(row, token - 1)):
+                x = args[0].clone()
+                x[*at, here] += torch.as_tensor(by, dtype=x.dtype)
+                return (x,)
+
+            hooks.append(modules[name].register_forward_pre_hook(move))
+        with torch.no_grad():
+            logits = vlm.model(**inputs).logits[row, token - 1].double().log_softmax(1)
+        for hook in hooks:
+            hook.remove()
+        np.add.at(expected, owner, logits.gather(1, inputs["input_ids"][row, token][:, None])[:, 0].numpy())
+    np.testing.assert_allclose(found, expected, atol=2e-4)

@@ -6,8 +6,9 @@ import pytest
 
 from cogvsr_utils.analysis.matching import KINDS
 from cogvsr_utils.functions import NAMES, SPATIAL
+from cogvsr_utils.pipeline.cues import BOX, GREY, NONE
 from cogvsr_utils.pipeline.experiment import Experiment
-from cogvsr_utils.pipeline.latent import BOX
+from cogvsr_utils.pipeline.latent import BOTH
 from cogvsr_utils.pipeline.selection import IMPORTANCE
 from cogvsr_utils.report.claims import CONTROLS, CROSSED, CUED, RESULTS, claim_table
 
@@ -40,11 +41,13 @@ def made_up(good: bool) -> dict[str, pd.DataFrame]:
         CONTROLS.name: pd.concat([own, *random]),
         "ablation_matrix": pd.DataFrame({"head_set": a, "function": b, "change": change[i, j]}
                                         for i, a in enumerate(NAMES) for j, b in enumerate(NAMES)),
-        "cue_effects": pd.DataFrame({"condition": [BOX], "change": 0.05, "low": 0.02 if good else -0.01, "high": 0.1}),
+        "cue_effects": pd.DataFrame({
+            "condition": [BOX, BOX, f"{GREY}, {BOX}"], "against": ["box, misplaced", NONE, GREY], "change": 0.05,
+            "low": [0.02, 0.02, -0.01] if good else -0.01, "high": 0.1}),
         "latent_heads": pd.DataFrame({"latent": [good] * 3}),
         "latent_activation": pd.DataFrame({
-            "method": ["box, true", "steer", "steer"], "heads": [np.nan, "latent", "random"], "function": SPATIAL[0],
-            "delta_log_prob": [0.0, 0.5, 0.2], "low": 0.3 if good else 0.1}),
+            "method": [BOX, "steer", "steer"], "heads": [np.nan, "latent", "random"], "function": BOTH,
+            "delta_log_prob": 0.5, "low": 0.3, "beyond": 0.1, "beyond_low": 0.05 if good else -0.05}),
         "specific_damage": pd.DataFrame({"specific": ["yes" if good else "no"] * 8}),
         "scaled": pd.DataFrame({"split": ["C"], "function": SPATIAL[0], "change": 0.0, "ci_high": 0.1,
                                 "ci_low": 0.01 if good else -0.1}),
