@@ -205,12 +205,14 @@ LATENT = (cue_effects, latent_heads, attribution_check, latent_activation)
 
 def chosen_heads(table: pd.DataFrame) -> tuple[str, list[tuple[int, int]]]:
     """``latent`` and the heads that are latent for a spatial function, or, where there are none, ``nearest`` and those
-    whose worse p, in their better function, is smallest."""
+    whose worse p, in their better function, is smallest; of equal ones those with the best ranks of rise and patch."""
     found = table[table["latent"]]
     if len(found):
         return "latent", list(dict.fromkeys(found[["layer", "head"]].itertuples(index=False, name=None)))
-    worse = table.assign(p=table[["p_rise", "p_patch"]].max(axis=1))
-    best = worse.groupby(["layer", "head"])["p"].min().sort_values(kind="stable")
+    by_function = table.groupby("function")
+    ranks = by_function["rise"].rank() + by_function["beyond"].rank()
+    worse = table.assign(p=table[["p_rise", "p_patch"]].max(axis=1), rank=-ranks)
+    best = worse.groupby(["layer", "head"])[["p", "rank"]].min().sort_values(["p", "rank"], kind="stable")
     return "nearest", list(best.index[: n_top(len(best))])
 
 
