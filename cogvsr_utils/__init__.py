@@ -28,6 +28,7 @@ _HOME = {
     "mask": "models.interventions", "scale": "models.interventions",
     "steer": "models.interventions", "mean_ablate": "models.interventions", "directions": "models.interventions",
     "attend": "models.attention_edits", "attending": "models.edited_attention",
+    "mass_mean": "models.steering", "probe_directions": "models.steering", "random_directions": "models.steering",
     "answer_in_parallel": "models.parallel",
     "patch_heads": "models.patching", "path_attribution": "models.patching",
     "read_boxes": "dataset.cues", "boxes_asked_about": "dataset.cues", "drawn": "dataset.cues",

@@ -3,7 +3,6 @@
 output_edits     a function's heads edited as heads, and the same numbers of slices of what their projection gives
 """
 
-import numpy as np
 import pandas as pd
 
 from cogvsr_utils.dataset.splits import SELECTION, TEST
@@ -28,6 +27,7 @@ def output_edits(experiment: Experiment, rankings: Rankings, activations: HeadAc
     """
     from cogvsr_utils.models.hooks import projection_hooks
     from cogvsr_utils.models.interventions import mask, steer
+    from cogvsr_utils.models.steering import mass_mean
 
     vlm, scorer = experiment.vlm, scorer_of(experiment, TEST, experiment.settings.ablation_items)
     sets = top_heads_by(rankings, IMPORTANCE, n_top(len(rankings.heads)))
@@ -42,23 +42,13 @@ def output_edits(experiment: Experiment, rankings: Rankings, activations: HeadAc
 
     for name in [name for name in NAMES if (function == name).any()]:
         heads = sets.of(name)
-        vectors = mean_differences(activations, name, heads)
+        vectors = mass_mean(activations, heads, (activations.index["function"] == name).to_numpy())
         edits = {"ablate": (mask(heads), None), "steer": (steer(heads, vectors, 1.0, "all"), vectors)}
         for edit, (given, shift) in edits.items():
             add(edit, "input", name, scorer.score(given).log_prob)
             with projection_hooks(vlm, output_slices(vlm.heads, heads, shift), after=True):
                 add(edit, "output", name, scorer.score().log_prob)
     return pd.DataFrame(rows)
-
-
-def mean_differences(activations: HeadActivations, name: str, heads) -> list[np.ndarray]:
-    """From other functions' steps towards those of a function, (head_dim,) a head."""
-    own = (activations.index["function"] == name).to_numpy()
-    features = activations.features
-    return [
-        np.asarray(features[own, columns], float).mean(0) - np.asarray(features[~own, columns], float).mean(0)
-        for columns in activations.heads.columns(heads)
-    ]
 
 
 def output_slices(heads, chosen, shift=None):

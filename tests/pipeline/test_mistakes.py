@@ -42,7 +42,3 @@ def test_both_places_have_a_row_for_every_edit_and_function(small_set, vlm, item
     assert table.groupby(["edit", "place"])["function"].nunique().nunique() == 1 and len(table) >= 4
     wide = table.pivot(index=["edit", "function"], columns="place", values="change")
     assert (wide["input"] - wide["output"]).abs().min() > 0, "two different edits"
-    own = store.index["function"] == NAMES[0]
-    features = np.asarray(store.features, float)[:, :24]
-    (found,) = mistakes.mean_differences(store, NAMES[0], [(0, 0)])
-    np.testing.assert_allclose(found, features[own].mean(0) - features[~own].mean(0))
