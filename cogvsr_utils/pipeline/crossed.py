@@ -83,7 +83,7 @@ def wording_transfer(
     words = word_features(pd.concat([text.loc[each] for each in keys]))
     rows = [
         ("majority", "", np.full(len(truth), pd.Series(truth).mode()[0])),
-        ("words and pairs", "crossed A", LogisticRegression(C=10.0, max_iter=500)
+        ("words and pairs", "crossed A", LogisticRegression(C=10.0, max_iter=3000)
          .fit(words[: len(keys[0])], label["crossed"]).predict(words[len(keys[0]) :])),
         ("joint probe (paper)", "plain A", FunctionProbe.from_arrays(network_probe.fitted).predict(x["test"])),
         *(("all heads, linear", f"{name} A",
