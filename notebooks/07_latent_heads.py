@@ -109,7 +109,7 @@ show(cells[["condition", "n", "accuracy", "change"]], percent=("accuracy",))
 # answers (*patch*), more than from the misplaced run (*beyond*), and that more than the others of its layer (*above*). A
 # latent head passes all five tests, corrected over all heads and both functions.
 
-# %% tags=["hide-input"] mystnb={"image": {"alt": "Scatter of heads for each spatial function: rise of decodability under true cues against what patching the head changes beyond its layer; latent heads are filled"}, "figure": {"caption": "Each head by the rise of its decodability and by what patching it adds beyond its layer; latent heads, if any, are filled.", "name": "fig-latent"}}
+# %% mystnb={"image": {"alt": "Scatter of heads for each spatial function: rise of decodability under true cues against what patching the head changes beyond its layer; latent heads are filled"}, "figure": {"caption": "Each head by the rise of its decodability and by what patching it adds beyond its layer; latent heads, if any, are filled.", "name": "fig-latent"}}
 heads = table(experiment, latent.latent_heads)
 latent_figure(heads)
 
