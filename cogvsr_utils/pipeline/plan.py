@@ -52,7 +52,7 @@ def results_of(experiment: Experiment) -> list[str]:
     """The names of all results that an experiment can have.
 
     Those that read a split which the data does not have are left out, in a quantized experiment those in 4-bit, those
-    of planted heads where none are, and those with cues where it is not recorded where things are.
+    of planted heads where none are, and those with cues on data of one's own, which need not record where things are.
     """
     absent = set(ALL_SPLITS) - set(experiment.present_splits)
     left_out = set() if experiment.model in planted_names() else set(planted.PLANTED)
