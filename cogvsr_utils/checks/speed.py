@@ -31,8 +31,8 @@ from cogvsr_utils.dataset.items import Item
 from cogvsr_utils.functions import MAIN
 from cogvsr_utils.models.answering import answer
 from cogvsr_utils.models.chat import conversation
+from cogvsr_utils.models.head_edits import mask
 from cogvsr_utils.models.hooks import projection_hooks
-from cogvsr_utils.models.interventions import mask
 from cogvsr_utils.models.positions import encode_chats, group_steps
 from cogvsr_utils.models.recording import capture, read_heads
 from cogvsr_utils.models.scorer import TeacherForcedScorer

@@ -8,7 +8,7 @@ The main question opens the chat; each step is a turn, and the model reads its o
 
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
@@ -22,7 +22,7 @@ from cogvsr_utils.functions import MAIN, MAIN_NAME
 from cogvsr_utils.models.batching import FIRST, in_halves, measure_batch, require_count
 from cogvsr_utils.models.chat import chat_settings, check_items, check_lengths, conversation
 from cogvsr_utils.models.generation import CachedGeneration
-from cogvsr_utils.models.interventions import Edit, Fired, intervene
+from cogvsr_utils.models.interventions import AnyEdit, Fired, as_list, intervene
 from cogvsr_utils.models.vlm import VLM
 
 CPU_BATCH = 64
@@ -32,7 +32,7 @@ def answer(
     vlm: VLM,
     items: list[Item],
     *,
-    edits: Edit | Sequence[Edit] | None = None,
+    edits: AnyEdit | Sequence[AnyEdit] | Mapping[str, AnyEdit | Sequence[AnyEdit]] | None = None,
     steps: bool = True,
     batch_size: int | None = None,
     max_new_tokens: int = 12,
@@ -41,12 +41,13 @@ def answer(
 ) -> pd.DataFrame:
     """Answer every step of every item, then its main question, greedily.
 
-    ``edits`` are interventions on heads while answering; ``steps=False`` asks the main question alone. Without a
-    ``batch_size`` the first batch on a GPU measures how many chats fit. ``resume`` is a file in which replies are kept
-    batch by batch: a run that was stopped goes on from it, to the same replies. Returns a DataFrame with one row a
-    step: uid, group_id, subset, step, function, answer_type, options, answer, prediction. Raises BadChat, a ValueError,
-    for an empty list, items given twice, chats longer than the model reads and marks of the model in a text; ValueError
-    for a file of other settings.
+    ``edits`` are interventions on heads while answering, of activations or of attention: those of every item, or by uid
+    each item's own (none where it has none); ``steps=False`` asks the main question alone. Without a ``batch_size`` the
+    first batch on a GPU measures how many chats fit. ``resume`` is a file in which replies are kept batch by batch: a
+    run that was stopped goes on from it, to the same replies. Returns a DataFrame with one row a step: uid, group_id,
+    subset, step, function, answer_type, options, answer, prediction. Raises BadChat, a ValueError, for an empty list,
+    items given twice, chats longer than the model reads and marks of the model in a text; ValueError for edits of items
+    that are not asked and for a file of other settings.
 
     >>> from cogvsr_utils import Item, Step, load_vlm
     >>> step = Step("What shape is a ball?", "sphere", "closed", None, "Knowledge Recall")
@@ -61,9 +62,13 @@ def answer(
     check_items(vlm, items)
     check_lengths(vlm, items, reply_tokens=max_new_tokens)
 
-    given = [edits] if isinstance(edits, Edit) else list(edits or ())
+    own = {uid: as_list(each) for uid, each in edits.items()} if isinstance(edits, Mapping) else {}
+    if absent := sorted(set(own) - {item.uid for item in items}):
+        raise ValueError(f"edits of items {absent[:5]}, which are not asked; expected uids of the items")
+    given = [] if own or isinstance(edits, Mapping) else as_list(edits)
+    given_as = given or [f"{uid}: {each}" for uid, each in sorted(own.items())]
     making = {"batch_size": batch_size and int(batch_size), "max_new_tokens": int(max_new_tokens)}
-    settings = chat_settings(vlm, items, given) | making if resume else {}
+    settings = chat_settings(vlm, items, given_as) | making if resume else {}
     replies, size, counts = _read_replies(resume, settings, items)
     size = size or (batch_size and int(batch_size)) or (CPU_BATCH if vlm.device.type == "cpu" else None)
     # Replies come batch by batch in this order, so what is left of it makes the same batches again.
@@ -72,7 +77,9 @@ def answer(
         return answer_table(items, replies)
 
     def converse(batch):
-        return _converse(vlm, batch, max_new_tokens)
+        rows = [own.get(item.uid, []) for item in batch] if own else []
+        with intervene(vlm, None, rows=rows):
+            return _converse(vlm, batch, max_new_tokens)
 
     with (
         intervene(vlm, given) as fired,
@@ -113,15 +120,16 @@ def answer_table(items: list[Item], replies: dict[str, list[str]]) -> pd.DataFra
 
 
 def _counters(fired: Fired) -> list[Counter]:
-    """How often edits fired, in how many chats they could not, and how many chats carried them."""
-    return [fired, fired.without, fired.chats]
+    """How often edits fired, in how many chats they could not, how many chats carried them, and how often edits of
+    attention fired."""
+    return [fired, fired.without, fired.chats, fired.attention]
 
 
 def _read_replies(path: str | Path | None, settings: dict, items: list[Item]) -> tuple[dict, int | None, list[dict]]:
     """The replies that a file keeps by uid, the size of batch that was found, and the counts of what edits did; none
     where there is no file."""
     if path is None or not Path(path).exists():
-        return {}, None, [{}, {}, {}]
+        return {}, None, [{}, {}, {}, {}]
     n_replies = {item.uid: len(item.steps) + 1 for item in items}
 
     def read(path):

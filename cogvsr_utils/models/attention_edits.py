@@ -31,8 +31,10 @@ class Attend:
     ``operation`` changes a score s before the softmax: ``add`` to s + amount; ``boost`` to s + amount · abs(s);
     ``multiply`` to amount · s; or, after it, ``redistribute``: sinks keep the share ``amount`` of their weight, and
     what they lose goes to the picture's other tokens as these have. Keys are those of the picture (``image``) or all
-    others (``elsewhere``); ``tokens``, where given, weighs the amount for each of the picture's tokens. Scopes are
-    those of ``interventions.Edit``: ``all``, ``prompt_last``, ``answer``.
+    others (``elsewhere``); ``tokens``, where given, weighs the amount for each of the picture's tokens. ``reading``,
+    where given, redistributes only from tokens from which a head gives at least the first share of its attention to the
+    picture, and at most the second share of that to the picture's sinks. Scopes are those of ``head_edits.Edit``:
+    ``all``, ``prompt_last``, ``answer``.
 
     Scopes other than ``all`` need ``generate``, which knows where a prompt ends. Raises ValueError for another
     operation, target or scope, for heads that are none or twice, and for numbers that are not finite.
@@ -44,6 +46,7 @@ class Attend:
     to: str = "image"
     scope: str = "all"
     tokens: tuple[float, ...] = ()
+    reading: tuple[float, ...] = ()
 
     def __post_init__(self):
         for name, known in (("operation", OPERATIONS), ("to", TARGETS), ("scope", SCOPES)):
@@ -53,8 +56,10 @@ class Attend:
             raise ValueError("an attention edit of no heads; expected at least one (layer, head)")
         if twice := [head for head, n in Counter(self.heads).items() if n > 1]:
             raise ValueError(f"heads {twice[:5]} are given more than once; expected each once")
-        if not all(map(math.isfinite, (self.amount, *self.tokens))):
+        if not all(map(math.isfinite, (self.amount, *self.tokens, *self.reading))):
             raise ValueError("amounts are not finite; expected finite numbers")
+        if self.reading and (self.operation != "redistribute" or len(self.reading) != 2):
+            raise ValueError(f"reading is {self.reading}; expected two shares, of attention that is redistributed")
         if self.tokens and (self.to != "image" or self.operation == "redistribute"):
             raise ValueError("weights of the picture's tokens go with scores of the picture alone")
 
@@ -83,11 +88,11 @@ class Attend:
 
 def attend(
     heads: Iterable[Head], operation: str, amount: float, to: str = "image", scope: str = "all",
-    tokens: Iterable[float] = (),
+    tokens: Iterable[float] = (), reading: Iterable[float] = (),
 ) -> Attend:  # fmt: skip
     """An edit of what heads attend to; see ``Attend``."""
     pairs = tuple((int(layer), int(head)) for layer, head in heads)
-    return Attend(pairs, operation, float(amount), to, scope, tuple(map(float, tokens)))
+    return Attend(pairs, operation, float(amount), to, scope, tuple(map(float, tokens)), tuple(map(float, reading)))
 
 
 def pasta(heads: Iterable[Head], alpha: float = 0.01) -> Attend:
@@ -105,16 +110,19 @@ def adaptvis(
     vlm: VLM, confidence: float, threshold: float = 0.3, unsure: float = 0.5, sure: float = 1.5, last_layer: int = 31
 ) -> Attend:
     """AdaptVis (arXiv 2503.01773): scores of the picture's tokens times a factor at the prompt's last token, smaller
-    where the model's ``confidence``, the largest probability of a first word, is not above the threshold."""
+    where the model's ``confidence``, the largest probability of a first word (``options.confidence``), is not above
+    the threshold."""
     heads = [head for head in vlm.heads.pairs if head[0] <= last_layer]
     return attend(heads, "multiply", sure if confidence > threshold else unsure, scope="prompt_last")
 
 
-def visual_sinks(vlm: VLM, share: float = 0.6, skip: int = 2) -> Attend:
-    """Visual attention redistribution (arXiv 2503.03321) in all heads but those of the first and the last layers: sinks
-    keep a share. The paper takes only heads that attend to the picture enough: name them with ``attend``."""
+def visual_sinks(vlm: VLM, share: float = 0.6, skip: int = 2, least: float = 0.2, most_sinks: float = 0.5) -> Attend:
+    """Visual attention redistribution (arXiv 2503.03321): sinks keep a share, in all heads but those of the first and
+    the last layers, where they give at least ``least`` of their attention to the picture and at most ``most_sinks`` of
+    that to its sinks."""
     last = max(layer for layer, _ in vlm.heads.pairs)
-    return attend([h for h in vlm.heads.pairs if skip <= h[0] < last], "redistribute", share, scope="answer")
+    heads = [head for head in vlm.heads.pairs if skip <= head[0] < last]
+    return attend(heads, "redistribute", share, scope="answer", reading=(least, most_sinks))
 
 
 def patches_of(vlm: VLM, item: Item, box: Sequence[float], softness: float = 0.0) -> tuple[float, ...]:

@@ -20,7 +20,6 @@ from cogvsr_utils.dataset.images import image_size, items_digest, open_image
 from cogvsr_utils.dataset.items import Item
 from cogvsr_utils.files import digest
 from cogvsr_utils.functions import MAIN
-from cogvsr_utils.models.interventions import Edit
 from cogvsr_utils.models.vlm import VLM
 
 INSTRUCTION = "Answer in a few words."
@@ -98,7 +97,7 @@ def check_lengths(
             raise BadChat(f"item {item.uid!r}: a chat of {n} tokens{replied}; {vlm.name} reads at most {vlm.context}")
 
 
-def chat_settings(vlm: VLM, items: Sequence[Item], edits: Sequence[Edit] = ()) -> dict:
+def chat_settings(vlm: VLM, items: Sequence[Item], edits: Sequence = ()) -> dict:
     """What of a model, of the edits that run and of ``edits``, and of items determines its replies and activations, as
     short texts to compare."""
     edits = [*vlm.active_edits, *edits]

@@ -16,7 +16,7 @@ from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 from cogvsr_utils.models.attention import attention_module, sink_tokens
 from cogvsr_utils.models.attention_edits import Attend
 from cogvsr_utils.models.blocks import decoder_blocks
-from cogvsr_utils.models.hooks import replaced
+from cogvsr_utils.models.passes import Pass, followed
 from cogvsr_utils.models.vlm import VLM, attention_switched
 
 NAME = "cogvsr_attending"  # of the attention function while edits run
@@ -53,11 +53,8 @@ def attending(
     if not every:
         yield fired
         return
-    state = _State(vlm, per_row, fired)
     with ExitStack() as stack:
-        stack.enter_context(replaced(vlm.model, "generate", state.generating(vlm.model.generate)))
-        for trunk in dict.fromkeys((vlm.model, vlm.model.base_model)):
-            stack.callback(trunk.register_forward_pre_hook(state.before, with_kwargs=True).remove)
+        state = _State(vlm, per_row, fired, stack.enter_context(followed(vlm)))
         for number, block in enumerate(decoder_blocks(vlm)):
             stack.callback(block.register_forward_pre_hook(state.layer(number), with_kwargs=True).remove)
         stack.enter_context(_interface(vlm, state))
@@ -92,8 +89,8 @@ def _interface(vlm: VLM, state: "_State") -> Iterator[None]:
 class _State:
     """What is edited where, and what of the running pass the edits depend on."""
 
-    def __init__(self, vlm: VLM, per_row: list[list[Attend]], fired: Counter):
-        self.vlm, self.fired, self.n_rows = vlm, fired, len(per_row)
+    def __init__(self, vlm: VLM, per_row: list[list[Attend]], fired: Counter, running: Pass):
+        self.vlm, self.fired, self.n_rows, self.running = vlm, fired, len(per_row), running
         self.compute: Callable | None = None
         self.plans: dict[int, list[tuple[int, Attend, list[int]]]] = {}  # by attention module: row, edit, its heads
         table = vlm.heads.table.assign(place=vlm.heads.table.groupby("module").cumcount())
@@ -109,45 +106,15 @@ class _State:
                     self.plans.setdefault(id(attention_module(vlm, module)), []).append((row, edit, heads))
         self.finds_sinks = any(edit.operation == "redistribute" for edits in per_row for edit in edits)
         self.layers = {id(attention_module(vlm, r.module)): r.layer for r in table.itertuples()}
-        self.ids: torch.Tensor | None = None  # (rows, keys) of the whole prompt
-        self._last: torch.Tensor | None = None
-        self.whole = None  # the same where ``generate`` was given it
-        self.prefill, self.n_tokens = True, 0  # of the prompt and what was generated
         self.sinks: dict[int, torch.Tensor] = {}  # by layer: (rows, keys)
-
-    def generating(self, generate: Callable) -> Callable:
-        """``generate``, which knows the whole prompt even where a part of it is in a kept cache."""
-
-        def run(*args, **kwargs):
-            self.whole = kwargs.get("input_ids", args[0] if args else None)
-            try:
-                return generate(*args, **kwargs)
-            finally:
-                self.whole = None
-
-        return run
-
-    def before(self, module, args, kwargs):
-        ids = kwargs.get("input_ids", args[0] if args else None)
-        if ids is None:
-            return
-        cache = kwargs.get("past_key_values")
-        begun = cache is None or cache.get_seq_length() == 0
-        self.prefill = begun or ids.shape[1] > 1
-        if self.prefill:
-            whole = ids if self.whole is None else self.whole
-            self.ids = whole.repeat_interleave(len(ids) // len(whole), 0)  # beams of a row stand side by side
-        if ids is not self._last:  # the trunk gets the ids of the whole model once more
-            self.n_tokens = self.ids.shape[1] if self.prefill else self.n_tokens + ids.shape[1]
-        self._last = ids
 
     def layer(self, number: int) -> Callable:
         """A hook of a block: which of the tokens that it is given are sinks."""
 
         def hook(module, args, kwargs):
             state = args[0] if args else kwargs["hidden_states"]
-            if self.prefill and self.finds_sinks:
-                if state.shape[1] < self.ids.shape[1]:
+            if self.running.prefill and self.finds_sinks:
+                if state.shape[1] < self.running.ids.shape[1]:
                     raise ValueError("sinks of a prompt that goes on from a kept cache; expected whole prompts")
                 self.sinks[number] = sink_tokens(state)
 
@@ -199,11 +166,11 @@ class _State:
     def _queries(self, scope: str, query: torch.Tensor) -> torch.Tensor | None:
         """Queries in scope, (queries,), None for none."""
         n = query.shape[2]
-        if scope != "all" and self.whole is None:
+        if scope != "all" and not self.running.generating:
             raise ValueError(f"scope {scope!r} outside generate, where no prompt ends; expected scope 'all'")
-        if scope == "all" or (scope == "answer" and not self.prefill):
+        if scope == "all" or (scope == "answer" and not self.running.prefill):
             return torch.ones(n, dtype=torch.bool, device=query.device)
-        if not self.prefill:
+        if not self.running.prefill:
             return None
         last = torch.zeros(n, dtype=torch.bool, device=query.device)
         last[-1] = True
@@ -212,12 +179,12 @@ class _State:
     def _image(self, module, n_keys: int, rows) -> torch.Tensor:
         """Keys of the picture, (rows, keys)."""
         if id(module) in self.cross:
-            return torch.ones((1, n_keys), dtype=torch.bool, device=self.ids.device)
-        return self._keys_of((self.ids == self.vlm.image_token_id)[rows], n_keys)
+            return torch.ones((1, n_keys), dtype=torch.bool, device=self.running.ids.device)
+        return self._keys_of((self.running.ids == self.vlm.image_token_id)[rows], n_keys)
 
     def _keys_of(self, tokens: torch.Tensor, n_keys: int) -> torch.Tensor:
         """Marks of the prompt's tokens (rows, tokens) as marks of keys: (rows, keys), the last of all tokens so far."""
-        return torch.nn.functional.pad(tokens, (0, self.n_tokens - tokens.shape[1]))[:, -n_keys:]
+        return torch.nn.functional.pad(tokens, (0, self.running.n_tokens - tokens.shape[1]))[:, -n_keys:]
 
     def _keys(self, module, edit: Attend, n_keys: int, rows) -> tuple[torch.Tensor, torch.Tensor]:
         """Keys that an edit changes, and by how much: (rows, 1, 1, keys) each."""
@@ -254,9 +221,14 @@ class _State:
         sinks = self._keys_of(sinks[rows], n_keys)[:, None, None]
         kept = torch.where(sinks, edit.amount * weights, weights)
         freed = (weights - kept).sum(-1, keepdim=True)
-        others = weights * (image[:, None, None] & ~sinks)
+        seen = image[:, None, None]
+        others = weights * (seen & ~sinks)
         total = others.sum(-1, keepdim=True)
         moved = torch.where(total > 0, kept + freed * others / total.clamp_min(1e-30), weights)
+        if edit.reading:
+            least, most = edit.reading
+            picture = (weights * seen).sum(-1, keepdim=True)
+            moved = torch.where((picture >= least) & (picture - total <= most * picture), moved, weights)
         return torch.where(self._queries(edit.scope, query)[:, None], moved, weights)
 
 

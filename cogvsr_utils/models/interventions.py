@@ -1,207 +1,132 @@
-"""Edits of attention heads in ``forward`` and in ``generate``.
+"""Models with edited heads, in ``forward`` and in ``generate``.
 
-intervene(vlm, mask(heads))                inside the block the model runs with the heads edited
-mask, scale, mean_ablate, steer            make edits; edits are frozen and go to JSON and back
-directions(activations, heads, ...)        from wrong towards correct answers, for ``steer``
+intervene(vlm, mask(heads))     inside the block the model runs with the heads edited
+edit_from_json(text)            an edit that was saved with its ``to_json``
 
-Every edit is affine on the head's slice x of the input of its output projection: x -> factor * x + shift. It is made
-by a forward pre-hook that returns a new tensor, and the hooks come off whatever happens. An edit is checked when it is
-made, and against the model's heads and their widths when it is used.
+Edits of activations (``head_edits``) are made by a forward pre-hook of the output projection that returns a new tensor,
+edits of attention (``attention_edits``) in its scores; everything comes off whatever happens.
 """
 
 from __future__ import annotations
 
 import json
 import logging
-import math
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
-from numbers import Integral
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 
-import numpy as np
 import torch
 
-from cogvsr_utils.models.activations import HeadActivations
+from cogvsr_utils.models.attention_edits import Attend
+from cogvsr_utils.models.edited_attention import attending
+from cogvsr_utils.models.head_edits import Edit
 from cogvsr_utils.models.hooks import projection_hooks
+from cogvsr_utils.models.passes import Pass, followed, question_tokens
 from cogvsr_utils.models.vlm import VLM
 
-METHODS = ("mask", "scale", "mean_ablate", "steer")
-SCOPES = ("all", "prompt", "prompt_last", "image", "answer")
-Head = tuple[int, int]
+AnyEdit = Edit | Attend
+MARKED = ("image", "question")  # scopes that are tokens of the prompt, and may have none
+ONE_TEXT = ("all", *MARKED)  # scopes that can be told in a prompt with its reply
 
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class Edit:
-    """One edit: x -> factor * x + shift on each (layer, head), at the tokens that ``scope`` names.
-
-    Scopes: ``all``; ``prompt`` (everything before the first generated token); ``prompt_last`` (its last token);
-    ``image`` (image tokens of the prompt); ``answer`` (the tokens that predict the answer: the prompt's last and each
-    generated one). ``shift`` has one vector of the head's width for every head; ``mask`` and ``scale`` have none.
-    Raises ValueError for another method or scope, for heads that are none, twice or not pairs of whole numbers, and
-    for numbers that are not finite.
-    """
-
-    method: str
-    heads: tuple[Head, ...]
-    factor: float = 1.0
-    shift: tuple[tuple[float, ...], ...] = ()
-    scope: str = "all"
-
-    def __post_init__(self):
-        for name, known in (("method", METHODS), ("scope", SCOPES)):
-            if (value := getattr(self, name)) not in known:
-                raise ValueError(f"{name} is {value!r}; expected one of {known}")
-        _pairs(self.heads)
-        if not self.heads:
-            raise ValueError(f"{self.method} of no heads; expected at least one (layer, head)")
-        if twice := [head for head, n in Counter(self.heads).items() if n > 1]:
-            raise ValueError(f"heads {twice[:5]} are given more than once; expected each once")
-        wanted = len(self.heads) if self.method in ("mean_ablate", "steer") else 0
-        if len(self.shift) != wanted:
-            raise ValueError(
-                f"{len(self.shift)} vectors for {self.method} of {len(self.heads)} heads; expected {wanted}"
-            )
-        if not math.isfinite(self.factor):
-            raise ValueError(f"factor is {self.factor}; expected a finite number")
-        for head, vector in zip(self.heads, self.shift, strict=False):
-            if not vector or not all(map(math.isfinite, vector)):
-                raise ValueError(f"the vector of head {head} is {vector!s:.60}; expected finite numbers, at least one")
-
-    def to_json(self) -> str:
-        """The edit as JSON, numbers at full precision."""
-        return json.dumps(asdict(self))
-
-    @classmethod
-    def from_json(cls, text: str) -> Edit:
-        """The edit that ``to_json`` wrote; raises ValueError for anything else.
-
-        >>> Edit.from_json(mask([(0, 1)]).to_json()) == mask([(0, 1)])
-        True
-        """
-        try:
-            row = json.loads(text)
-            return cls(**row | {"heads": _pairs(row["heads"]), "shift": _vectors(row["shift"])})
-        except (TypeError, KeyError) as error:
-            raise ValueError(f"{text!r:.200} is not an edit ({error}); expected what to_json writes") from None
-
-
-def mask(heads: Iterable[Head], factor: float = 0.001, scope: str = "all") -> Edit:
-    """Ablate heads by making them ``factor`` of themselves; 0.001 is the paper's.
-
-    >>> mask([(0, 1)]).factor
-    0.001
-    """
-    return Edit("mask", _pairs(heads), float(factor), scope=scope)
-
-
-def scale(heads: Iterable[Head], factor: float, scope: str = "all") -> Edit:
-    """Emphasise (factor above 1) or weaken heads."""
-    return Edit("scale", _pairs(heads), float(factor), scope=scope)
-
-
-def mean_ablate(heads: Iterable[Head], means: Sequence[np.ndarray], scope: str = "all") -> Edit:
-    """Replace each head by its mean over other items: ``means`` has one vector (head_dim,) for each head."""
-    return Edit("mean_ablate", _pairs(heads), 0.0, _vectors(means), scope)
-
-
-def steer(heads: Iterable[Head], directions: Sequence[np.ndarray], strength: float, scope: str = "answer") -> Edit:
-    """Shift each head along a direction (head_dim,): x + strength * direction; directions carry their own scale."""
-    return Edit(
-        "steer", _pairs(heads), 1.0, _vectors(strength * np.asarray(direction) for direction in directions), scope
-    )
-
-
-def directions(
-    activations: HeadActivations, heads: Iterable[Head], rows: np.ndarray, correct: np.ndarray
-) -> list[np.ndarray]:
-    """From wrong towards correct answers, one vector (head_dim,) a head, as long as one standard deviation.
-
-    Unit(mean correct - mean wrong) times the standard deviation of the projections on it, over the steps ``rows``
-    (steps,), with ``correct`` (steps,), both boolean. Raises ValueError where all are correct or all wrong, or where
-    there is not one value a step. Source: Cognitive Mirrors (arXiv 2512.10978).
-    """
-    rows, correct = np.asarray(rows), np.asarray(correct)
-    for name, given in (("rows", rows), ("correct", correct)):
-        if given.dtype != bool or given.shape != (len(activations.features),):
-            raise ValueError(f"{name} is {given.dtype} {given.shape}; expected bool ({len(activations.features)},)")
-    right, wrong = rows & correct, rows & ~correct
-    if not right.any() or not wrong.any():
-        raise ValueError(f"{right.sum()} correct and {wrong.sum()} wrong rows; expected some of both")
-    out = []
-    for columns in activations.heads.columns(heads):
-        x = np.asarray(activations.features[:, columns], dtype=np.float64)
-        unit = x[right].mean(0) - x[wrong].mean(0)
-        unit /= max(np.linalg.norm(unit), 1e-12)
-        out.append(unit * (x[rows] @ unit).std())
-    return out
-
-
 class Fired(Counter):
     """How often edits of each scope fired, by scope; ``without`` counts the chats in which no token was in a scope, by
-    scope, and ``chats`` those that carried an edit of it."""
+    scope, ``chats`` those that carried an edit of it, and ``attention`` how often edits of attention fired."""
 
     def __init__(self):
         super().__init__()
         self.without: Counter[str] = Counter()
         self.chats: Counter[str] = Counter()
+        self.attention: Counter[str] = Counter()
 
 
-def require_one_text(edits: Edit | Sequence[Edit] | None) -> None:
-    """Raise ValueError for edits of a scope other than ``all`` and ``image``, which passes over prompts with their
-    replies cannot tell apart."""
-    given = [edits] if isinstance(edits, Edit) else edits or ()
-    if other := sorted({edit.scope for edit in given} - {"all", "image"}):
-        raise ValueError(f"edits of scope {other} in teacher-forced chats; expected scope 'all' or 'image'")
+def edit_from_json(text: str) -> AnyEdit:
+    """The edit of heads or of attention that ``to_json`` wrote; raises ValueError for anything else.
+
+    >>> from cogvsr_utils import attend, mask
+    >>> edits = [mask([(0, 1)]), attend([(0, 1)], "add", 0.5)]
+    >>> [edit_from_json(edit.to_json()) for edit in edits] == edits
+    True
+    """
+    try:
+        row = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{text!r:.200} is not an edit ({error}); expected what to_json writes") from None
+    return (Attend if isinstance(row, dict) and "operation" in row else Edit).from_json(text)
+
+
+def as_list(edits: AnyEdit | Sequence[AnyEdit] | None) -> list[AnyEdit]:
+    """One edit, several or none as a list."""
+    return [edits] if isinstance(edits, AnyEdit) else list(edits or ())
+
+
+def require_one_text(edits: AnyEdit | Sequence[AnyEdit] | None) -> None:
+    """Raise ValueError for edits of a scope that passes over prompts with their replies cannot tell apart."""
+    if other := sorted({edit.scope for edit in as_list(edits)} - set(ONE_TEXT)):
+        raise ValueError(f"edits of scope {other} in teacher-forced chats; expected one of {list(ONE_TEXT)}")
 
 
 @contextmanager
 def intervene(
-    vlm: VLM, edits: Edit | Sequence[Edit] | None, rows: Sequence[Sequence[Edit]] | None = None
+    vlm: VLM, edits: AnyEdit | Sequence[AnyEdit] | None, rows: Sequence[Sequence[AnyEdit]] | None = None
 ) -> Iterator[Fired]:
     """Run what is inside the block with heads edited.
 
     ``edits`` apply to every row of a batch; ``rows`` gives each row of the batch its own list instead. Yields how
     often an edit of each scope fired; chats without a token in scope are counted there and in the log. Raises
-    RuntimeError on leaving if an edit never fired, TypeError for what is not an ``Edit``, KeyError for a head that the
-    model does not have, and ValueError for a vector of another width than its head's.
+    RuntimeError on leaving if an edit never fired, TypeError for what is not an edit, KeyError for a head that the
+    model does not have, and ValueError for a vector of another width than its head's and for a scope that the model
+    does not have.
     """
-    edits = [] if edits is None else [edits] if isinstance(edits, Edit) else list(edits)
     if edits and rows is not None:
         raise ValueError("edits for all rows and for each row; expected one of the two")
-    per_row = [edits] if rows is None else [list(r) for r in rows]
+    per_row = [as_list(edits)] if rows is None else [list(row) for row in rows]
     for edit in (edit for row in per_row for edit in row):
-        if not isinstance(edit, Edit):
-            raise TypeError(f"{edit!r:.100} is not an edit; expected one made by mask, scale, mean_ablate or steer")
+        if not isinstance(edit, AnyEdit):
+            raise TypeError(f"{edit!r:.100} is not an edit; expected one made by mask, scale, steer, attend or others")
+    of_heads, of_attention = ([[e for e in row if isinstance(e, kind)] for row in per_row] for kind in (Edit, Attend))
     fired = Fired()
-    if not any(per_row):
+    with ExitStack() as stack:
+        if any(of_attention):
+            fired.attention = stack.enter_context(attending(vlm, [], rows=of_attention))
+        if any(of_heads):
+            stack.enter_context(_heads_edited(vlm, of_heads, fired))
         yield fired
-        return
+
+
+@contextmanager
+def _heads_edited(vlm: VLM, per_row: list[list[Edit]], fired: Fired) -> Iterator[None]:
+    """Inside, heads are edited; ``fired`` counts what happens."""
     scopes = sorted({edit.scope for row in per_row for edit in row})
     if "image" in scopes and vlm.image_token_id is None:
         raise ValueError(f"{vlm.name} has no image token; expected another scope than 'image'")
     plans = {scope: _affine(vlm, per_row, scope) for scope in scopes}
-    state = _Pass(vlm, [any(edit.scope == "image" for edit in row) for row in per_row], fired)
+    carries = {scope: torch.tensor([any(edit.scope == scope for edit in row) for row in per_row], device=vlm.device)
+               for scope in scopes if scope in MARKED}  # fmt: skip
+    tokens: dict[str, torch.Tensor] = {}  # of the running prompt, by scope, (rows, tokens)
+
+    def prompt():
+        ids = state.ids
+        for scope, rows in carries.items():
+            tokens[scope] = ids == vlm.image_token_id if scope == "image" else question_tokens(vlm, ids)
+            if state.begun and len(rows) in (1, len(ids)):  # else what is in scope is in the kept cache
+                carrying = rows.expand(len(ids))
+                fired.without[scope] += int((carrying & ~tokens[scope].any(1)).sum())
+                fired.chats[scope] += int(carrying.sum())
 
     def hook_for(name, columns):
         here = {scope: plan[name] for scope, plan in plans.items() if name in plan}
-        return _edit_hook(here, state, fired) if here else None
+        return _edit_hook(here, state, tokens, fired) if here else None
 
-    # The model may be asked for logits, or its trunk alone for what comes before them.
-    trunks = dict.fromkeys((vlm.model, vlm.model.base_model))
-    handles = [trunk.register_forward_pre_hook(state.before, with_kwargs=True) for trunk in trunks]
     active = vlm.active_edits
-    active.append([[edit.to_json() for edit in row] for row in per_row])
-    try:
-        with projection_hooks(vlm, hook_for):
-            yield fired
-    finally:
-        active.pop()
-        for handle in handles:
-            handle.remove()
+    with followed(vlm, prompt) as state, projection_hooks(vlm, hook_for):
+        active.append([[edit.to_json() for edit in row] for row in per_row])
+        try:
+            yield
+        finally:
+            active.pop()
     silent = [scope for scope in scopes if not fired[scope] or 0 < fired.chats[scope] == fired.without[scope]]
     if silent:
         raise RuntimeError(f"edits of scope {silent} never fired: nothing inside the block ran such tokens")
@@ -209,50 +134,17 @@ def intervene(
         log.warning("edits of scope %r had no token in %d of %d chats", scope, n, fired.chats[scope])
 
 
-class _Pass:
-    """What the running forward pass is: the prompt, or a generated token; and where its image tokens are.
-
-    ``carries`` (rows or 1) says which rows have edits of scope ``image``, the one scope that a prompt may lack.
-    """
-
-    def __init__(self, vlm, carries: list[bool], fired: Fired):
-        self.image_id, self.fired = vlm.image_token_id, fired
-        self.carries = torch.tensor(carries, device=vlm.device) if any(carries) else None
-        self.image = None  # (batch, tokens, 1)
-        self.ids = None
-        self.prefill = True
-
-    def before(self, module, args, kwargs):
-        ids = kwargs.get("input_ids", args[0] if args else None)
-        if ids is None:  # a trunk that is given embeddings
-            return
-        cache = kwargs.get("past_key_values")
-        begun = cache is None or cache.get_seq_length() == 0
-        # A prompt may continue a kept cache, but is never one token.
-        self.prefill = begun or ids.shape[1] > 1
-        within = ids is self.ids  # the trunk, called by the whole model
-        self.ids = ids
-        if self.prefill and not within and self.carries is not None and len(self.carries) in (1, len(ids)):
-            image = ids == self.image_id
-            carries = self.carries.expand(len(ids))
-            self.image = image[..., None]
-            if begun:  # else the picture is in the kept cache
-                self.fired.without["image"] += int((carries & ~image.any(1)).sum())
-                self.fired.chats["image"] += int(carries.sum())
-
-    def tokens(self, scope: str, x: torch.Tensor) -> torch.Tensor | None:
-        """Mask (batch, tokens, 1) of the tokens in scope, True for all, None for none."""
-        if scope == "all" or (scope == "answer" and not self.prefill):
-            return torch.ones((1, 1, 1), dtype=torch.bool, device=x.device)
-        if not self.prefill:
-            return None
-        if scope == "prompt":
-            return torch.ones((1, 1, 1), dtype=torch.bool, device=x.device)
-        if scope == "image":
-            return self.image
-        last = torch.zeros((1, x.shape[1], 1), dtype=torch.bool, device=x.device)
-        last[:, -1] = True
-        return last
+def _tokens_of(scope: str, state: Pass, marked: dict[str, torch.Tensor], x: torch.Tensor) -> torch.Tensor | None:
+    """Mask (batch or 1, tokens or 1, 1) of the tokens of ``x`` that are in scope, None for none."""
+    if scope == "all" or (scope == "prompt" and state.prefill) or (scope == "answer" and not state.prefill):
+        return torch.ones((1, 1, 1), dtype=torch.bool, device=x.device)
+    if not state.prefill:
+        return None
+    if scope in MARKED:  # what comes before is in the kept cache; a trunk that is given embeddings has no tokens
+        return marked[scope][:, -x.shape[1] :, None] if scope in marked else None
+    last = torch.zeros((1, x.shape[1], 1), dtype=torch.bool, device=x.device)
+    last[:, -1] = True
+    return last
 
 
 def _affine(vlm, per_row, scope):
@@ -283,11 +175,11 @@ def _affine(vlm, per_row, scope):
     return plan
 
 
-def _edit_hook(plans, state, fired):
+def _edit_hook(plans, state: Pass, marked: dict[str, torch.Tensor], fired: Fired):
     def hook(module, args):
         x = args[0]
         for scope, (factor, shift) in plans.items():
-            tokens = state.tokens(scope, x)
+            tokens = _tokens_of(scope, state, marked, x)
             if tokens is None:
                 continue
             if len(factor) not in (1, x.shape[0]):
@@ -297,25 +189,3 @@ def _edit_hook(plans, state, fired):
         return (x, *args[1:])
 
     return hook
-
-
-def _pairs(heads) -> tuple[Head, ...]:
-    """Heads as pairs of whole numbers; raises ValueError for anything else."""
-    pairs = [tuple(head) if isinstance(head, Iterable) else (head,) for head in heads]
-    for pair in pairs:
-        if len(pair) != 2 or not all(_is_count(number) for number in pair):
-            raise ValueError(f"{pair} is not a head; expected (layer, head), two whole numbers from 0, in a list")
-    return tuple((int(layer), int(head)) for layer, head in pairs)
-
-
-def _is_count(number) -> bool:
-    return isinstance(number, Integral) and not isinstance(number, bool) and number >= 0
-
-
-def _vectors(rows) -> tuple[tuple[float, ...], ...]:
-    """Vectors as tuples; raises ValueError for what is not a vector of real numbers."""
-    arrays = [np.asarray(row) for row in rows]
-    for array in arrays:
-        if array.ndim != 1 or np.iscomplexobj(array):
-            raise ValueError(f"{array.dtype} of shape {array.shape} is not a vector; expected real numbers (head_dim,)")
-    return tuple(tuple(map(float, array)) for array in arrays)

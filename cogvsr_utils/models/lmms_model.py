@@ -18,7 +18,7 @@ from cogvsr_utils.dataset.images import open_image
 from cogvsr_utils.dataset.items import Item
 from cogvsr_utils.models.batching import batched, in_halves
 from cogvsr_utils.models.generation import CachedGeneration
-from cogvsr_utils.models.interventions import Edit, intervene
+from cogvsr_utils.models.interventions import edit_from_json, intervene
 from cogvsr_utils.models.loading import load_vlm
 
 try:
@@ -40,8 +40,8 @@ def manifest():
 class EditedModel(lmms or object):
     """A model with heads edited, greedy, for tasks with one picture a question or none.
 
-    ``pretrained`` and ``quantize`` are those of ``load_vlm``; ``edits`` is a file with what ``Edit.to_json`` gives on
-    each line. Raises ImportError without lmms-eval, ValueError for a file that has no edits.
+    ``pretrained`` and ``quantize`` are those of ``load_vlm``; ``edits`` is a file with what an edit's ``to_json`` gives
+    on each line. Raises ImportError without lmms-eval, ValueError for a file that has no edits.
     """
 
     def __init__(
@@ -58,7 +58,7 @@ class EditedModel(lmms or object):
         super().__init__()
         self.vlm = load_vlm(pretrained, quantize=quantize or None, device=device)
         lines = Path(edits).read_text().splitlines() if edits else []
-        self.edits = [Edit.from_json(line) for line in lines if line.strip()]
+        self.edits = [edit_from_json(line) for line in lines if line.strip()]
         if edits and not self.edits:
             raise ValueError(f"{edits} has no edits; expected what to_json gives, one a line")
         self.batch_size = int(batch_size)

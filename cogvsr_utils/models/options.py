@@ -2,6 +2,7 @@
 
 forced_choice(vlm, items)    the likeliest option, in a table as ``answer`` returns it, and the share of probability
                              that all options cover
+confidence(vlm, items)       the largest probability of a first token
 choices(item)                the options of an item, and the replies that choose each
 spellings(text)              the ways of writing a reply that count
 
@@ -24,7 +25,7 @@ from cogvsr_utils.functions import MAIN
 from cogvsr_utils.models.answering import answer_table
 from cogvsr_utils.models.batching import batched, in_halves, require_count
 from cogvsr_utils.models.chat import check_items, check_lengths, conversation
-from cogvsr_utils.models.interventions import Edit, intervene, require_one_text
+from cogvsr_utils.models.interventions import AnyEdit, intervene, require_one_text
 from cogvsr_utils.models.positions import require_causal
 from cogvsr_utils.models.vlm import VLM
 
@@ -42,7 +43,7 @@ def forced_choice(
     vlm: VLM,
     items: list[Item],
     *,
-    edits: Edit | Sequence[Edit] | None = None,
+    edits: AnyEdit | Sequence[AnyEdit] | None = None,
     batch_size: int = 16,
     progress: bool = True,
 ) -> pd.DataFrame:
@@ -103,6 +104,32 @@ def forced_choice(
     }
     bare = answer_table([replace(item, steps=[]) for item in items], chosen)
     return bare.assign(covered=[sum(own.values()) for own in probabilities])
+
+
+@torch.inference_mode()
+def confidence(vlm: VLM, items: list[Item], *, batch_size: int = 16) -> pd.Series:
+    """How sure a model is: the largest probability of a reply's first token, of every main question asked alone; in
+    [0, 1], by uid. Raises BadChat where ``answer`` does.
+
+    >>> from cogvsr_utils import Item, load_vlm
+    >>> bool(0 < confidence(load_vlm("nano-internvl"), [Item("1", "mine", "1", "Is it red?", "yes", "yesno", [])])["1"])
+    True
+    """
+    require_count("batch_size", batch_size)
+    check_items(vlm, items)
+    check_lengths(vlm, [replace(item, steps=[]) for item in items])
+    found = {}
+
+    def read(batch):
+        prompts = [vlm.render(conversation(item, [], MAIN), prompt=True) for item in batch]
+        inputs = vlm.encode(prompts, [open_image(item) for item in batch], side="left")
+        rows = torch.arange(len(batch), device=vlm.device)
+        logits = vlm.next_logits(inputs, rows, torch.full_like(rows, inputs["input_ids"].shape[1] - 1))
+        return logits.softmax(1).amax(1).tolist()
+
+    for batch in batched(items, batch_size, lambda item: item.image is None):
+        found |= dict(zip([item.uid for item in batch], in_halves(read, batch), strict=True))
+    return pd.Series({item.uid: found[item.uid] for item in items}, name="confidence")
 
 
 def choices(item: Item) -> dict[str, list[str]]:

@@ -5,6 +5,8 @@ answer_in_parallel(vlm, items)    what ``answer`` returns, in every process
 Start it with ``accelerate launch --num_processes 4 mine.py``; alone it is ``answer``.
 """
 
+from collections.abc import Mapping
+
 import pandas as pd
 from accelerate import PartialState
 from accelerate.utils import gather_object
@@ -38,6 +40,8 @@ def answer_in_parallel(vlm: VLM, items: list[Item], **settings) -> pd.DataFrame:
     settings = {"progress": True} | settings
     settings["progress"] &= state.is_main_process
     own = items[state.process_index :: state.num_processes]  # in turns, so that long and short ones mix
+    if isinstance(settings.get("edits"), Mapping):
+        settings["edits"] = {item.uid: settings["edits"].get(item.uid) for item in own}
     replies = pd.concat(gather_object([answer(vlm, own, **settings)]), ignore_index=True)
     if missing := {item.uid for item in items} - set(replies["uid"]):
         raise RuntimeError(f"no replies to {len(missing)} items, such as {min(missing)!r}; expected some to all")

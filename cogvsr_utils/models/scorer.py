@@ -4,7 +4,7 @@ TeacherForcedScorer(vlm, items).score(edits)    correct and log-probability of e
 TeacherForcedScorer(vlm, items).means()         mean of every head, to replace it by
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
@@ -17,7 +17,7 @@ from cogvsr_utils.models.batching import batched, require_count
 from cogvsr_utils.models.blocks import decoder_blocks, recorded, resumed
 from cogvsr_utils.models.chat import check_items, check_lengths, right_answers
 from cogvsr_utils.models.generation import image_features_once
-from cogvsr_utils.models.interventions import Edit, intervene, require_one_text
+from cogvsr_utils.models.interventions import AnyEdit, as_list, intervene, require_one_text
 from cogvsr_utils.models.positions import encode_chats
 from cogvsr_utils.models.recording import read_heads
 from cogvsr_utils.models.vlm import VLM
@@ -72,14 +72,15 @@ class TeacherForcedScorer:
         self._blocks: list[list] = [[] for _ in self.batches]  # what each decoder block gave without edits
 
     @torch.inference_mode()
-    def score(self, edits: Edit | list[Edit] | None = None) -> StepScores:
+    def score(self, edits: AnyEdit | Sequence[AnyEdit] | None = None) -> StepScores:
         """Score every row of ``index``, the earlier answers being the right ones.
 
-        Raises ValueError for edits of a scope other than ``all`` and ``image``: here prompts and answers are one text.
+        Raises ValueError for edits of a scope other than ``all``, ``image`` and ``question``: here prompts and answers
+        are one text.
         """
         require_one_text(edits)
         correct, log_prob = np.ones(len(self.index), dtype=bool), np.zeros(len(self.index))
-        again = self._unchanged_blocks(edits)
+        again = self._unchanged_blocks(as_list(edits))
         with intervene(self.vlm, edits):
             for (inputs, (row, token), owner), features, blocks in zip(
                 self.batches, self._features, self._blocks, strict=True
@@ -92,10 +93,9 @@ class TeacherForcedScorer:
                 np.add.at(log_prob, owner, each.double().cpu().numpy())
         return StepScores(correct, log_prob)
 
-    def _unchanged_blocks(self, edits: Edit | list[Edit] | None) -> Callable[[list], AbstractContextManager]:
+    def _unchanged_blocks(self, given: list[AnyEdit]) -> Callable[[list], AbstractContextManager]:
         """What a batch runs in: without edits its blocks' outputs are kept, where there is room for them; with edits
         those before the first edited layer are not computed again."""
-        given = [edits] if isinstance(edits, Edit) else edits or []
         if self.vlm.active_edits:  # of somebody else
             return lambda blocks: nullcontext()
         if given and all(self._blocks):

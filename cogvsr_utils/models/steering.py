@@ -1,5 +1,6 @@
-"""Directions to steer heads along, beside those of ``interventions.directions``.
+"""Directions to steer heads along.
 
+directions(activations, heads, rows, correct)     from wrong towards correct answers
 mass_mean(activations, heads, positive)           from the mean of some steps to that of others
 probe_directions(activations, heads, positive)    across the boundary that a probe of the head finds between them
 random_directions(vectors, seed)                  of the same lengths, a control
@@ -10,6 +11,30 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from cogvsr_utils.models.activations import HeadActivations
+
+
+def directions(
+    activations: HeadActivations, heads: Iterable[tuple[int, int]], rows: np.ndarray, correct: np.ndarray
+) -> list[np.ndarray]:
+    """From wrong towards correct answers, one vector (head_dim,) a head, as long as one standard deviation.
+
+    Unit(mean correct - mean wrong) times the standard deviation of the projections on it, over the steps ``rows``
+    (steps,), with ``correct`` (steps,), both boolean. Raises ValueError where all are correct or all wrong, or where
+    there is not one value a step. Source: Cognitive Mirrors (arXiv 2512.10978).
+    """
+    rows, correct = np.asarray(rows), np.asarray(correct)
+    for name, given in (("rows", rows), ("correct", correct)):
+        if given.dtype != bool or given.shape != (len(activations.features),):
+            raise ValueError(f"{name} is {given.dtype} {given.shape}; expected bool ({len(activations.features)},)")
+    right, wrong = rows & correct, rows & ~correct
+    if not right.any() or not wrong.any():
+        raise ValueError(f"{right.sum()} correct and {wrong.sum()} wrong rows; expected some of both")
+    out = []
+    for x in _slices(activations, heads):
+        unit = x[right].mean(0) - x[wrong].mean(0)
+        unit /= max(np.linalg.norm(unit), 1e-12)
+        out.append(unit * (x[rows] @ unit).std())
+    return out
 
 
 def mass_mean(

@@ -44,7 +44,7 @@ PRIMARY = "delta_log_prob"  # the outcome named beforehand: log-probability of t
 
 def mean_edits(heads_of: HeadMap, means: HeadMeans) -> Callable:
     """A function of heads that gives the edits which replace each by its mean; ``heads_of`` is a HeadMap."""
-    from cogvsr_utils.models.interventions import mean_ablate
+    from cogvsr_utils.models.head_edits import mean_ablate
 
     def edits(heads):
         columns = heads_of.columns(heads)
@@ -68,7 +68,7 @@ ABLATIONS = MASKED | {"mean_ablated": single_ablations["mean"]}
 def ablated_answers(experiment: Experiment, function: str, rankings: Rankings, resume: Path) -> pd.DataFrame:
     """Judged replies to all of C with the function's top heads by the paper's importance ablated."""
     from cogvsr_utils.models.answering import answer
-    from cogvsr_utils.models.interventions import mask
+    from cogvsr_utils.models.head_edits import mask
 
     heads = top_heads_by(rankings, IMPORTANCE, n_top(len(rankings.heads))).of(function)
     return judge(answer(experiment.vlm, experiment.items(TEST), edits=mask(heads), resume=resume))
@@ -100,7 +100,7 @@ def without_strongest(experiment: Experiment, rankings: Rankings, masked: HeadAb
     Columns: function, n, layer, head (the strongest), whole, strongest, others, each with low and high (95 % over
     scenes).
     """
-    from cogvsr_utils.models.interventions import mask
+    from cogvsr_utils.models.head_edits import mask
 
     sets = top_heads_by(rankings, IMPORTANCE, n_top(len(rankings.heads)))
     scorer, rows = scorer_of(experiment, TEST, experiment.settings.ablation_items), []
@@ -131,7 +131,7 @@ def matched_controls(
 
     Columns: kind, function, set, n, k, heads ("layer.head" each), norm (summed output norm), change, delta_log_prob.
     """
-    from cogvsr_utils.models.interventions import mask
+    from cogvsr_utils.models.head_edits import mask
 
     pairs, rows = experiment.vlm.heads.pairs, []
     norm = dict(zip(pairs, attributions.norms, strict=True))

@@ -45,7 +45,7 @@ from cogvsr_utils.pipeline.store import result
 from cogvsr_utils.stats import two_sided_p
 
 if TYPE_CHECKING:
-    from cogvsr_utils.models.interventions import Edit
+    from cogvsr_utils.models.head_edits import Edit
     from cogvsr_utils.models.vlm import VLM
 
 ASKED = tuple(BENCHMARKS)
@@ -100,7 +100,7 @@ def conditions(
     ``n_random`` random sets of as many heads of the same layers ablated; without its steps, or where it has none after
     thinking aloud; under eager attention; with the option that the answer cannot be determined, with its own picture
     and a grey one; and with ``boxes`` in words and drawn, each beside misplaced ones."""
-    from cogvsr_utils.models.interventions import mask, scale
+    from cogvsr_utils.models.head_edits import mask, scale
 
     own = list(dict.fromkeys(map(tuple, heads)))
     sets = control_sets(all_heads, {"spatial": own}, n_random, "same layers") if n_random else []

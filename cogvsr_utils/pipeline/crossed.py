@@ -123,7 +123,7 @@ def crossed_effects(experiment: Experiment, rankings: Rankings) -> pd.DataFrame:
     and high (95 % over pairs); difference, their mean paired difference, its low, high, p (sign flip over pairs) and q
     over all rows; own_accuracy and same_words_accuracy, changes in [-1, 1].
     """
-    from cogvsr_utils.models.interventions import mask
+    from cogvsr_utils.models.head_edits import mask
 
     scorer, rows = scorer_of(experiment, CROSSED_C, len(experiment.items(CROSSED_C))), []
     intact, k = scorer.score(), n_top(len(rankings.heads))

@@ -46,7 +46,7 @@ class SetAblations:
 @result(splits=C, gpu=True)
 def set_ablations(experiment: Experiment, rankings: Rankings) -> SetAblations:
     """All of C, teacher-forced, with the top heads of each function by the paper's importance ablated (×0.001)."""
-    from cogvsr_utils.models.interventions import mask
+    from cogvsr_utils.models.head_edits import mask
 
     items, sets = experiment.items(TEST), top_heads_by(rankings, IMPORTANCE, n_top(len(rankings.heads)))
     scorer = scorer_of(experiment, TEST, len(items))

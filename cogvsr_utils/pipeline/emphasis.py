@@ -27,7 +27,7 @@ DRAWS = 3  # of random heads and random directions
 @result(splits=(TUNING, TEST), needs=TUNED, gpu=True)
 def scaled(experiment: Experiment, rankings: Rankings, tuning: pd.DataFrame, test: pd.DataFrame) -> pd.DataFrame:
     """Spatial heads scaled up: the factor is tuned on B, its effect tested on C; see ``_tuned`` for the columns."""
-    from cogvsr_utils.models.interventions import scale
+    from cogvsr_utils.models.head_edits import scale
 
     heads = spatial_heads(rankings)
     return _tuned(experiment, "scale", {factor: scale(heads, factor) for factor in SCALES}, tuning, test)
@@ -44,7 +44,7 @@ def steered(
 ) -> pd.DataFrame:
     """Spatial heads shifted from wrong towards correct answers (directions from A): strength tuned on B, tested on C;
     no row where spatial answers on A are all right or all wrong. Columns as in ``scaled``."""
-    from cogvsr_utils.models.interventions import steer
+    from cogvsr_utils.models.head_edits import steer
 
     heads = spatial_heads(rankings)
     spatial = activations.index["function"].isin(SPATIAL)
@@ -74,7 +74,7 @@ def emphasis_controls(
     draw. Where nothing could be steered, nothing is; where no question is left, there are no rows.
     """
     from cogvsr_utils.models.answering import answer
-    from cogvsr_utils.models.interventions import scale, steer
+    from cogvsr_utils.models.head_edits import scale, steer
 
     seen = {item.group_id for split in (SELECTION, TUNING) for item in experiment.items(split)}
     items = [item for item in experiment.items(HARD) if item.group_id not in seen]
@@ -115,7 +115,7 @@ def spatial_heads(rankings: Rankings) -> list[tuple[int, int]]:
 
 def spatial_directions(activations: HeadActivations, heads: list[tuple[int, int]]) -> list[np.ndarray]:
     """From wrong to right answers to spatial steps, (head_dim,) a head; see ``interventions.directions``."""
-    from cogvsr_utils.models.interventions import directions
+    from cogvsr_utils.models.steering import directions
 
     index = activations.index
     return directions(activations, heads, index["function"].isin(SPATIAL).to_numpy(), index["correct"].to_numpy())

@@ -11,12 +11,12 @@ from cogvsr_utils.analysis.accuracy import accuracy_table
 from cogvsr_utils.dataset.items import Item
 from cogvsr_utils.dataset.scoring import check_scorer, judge
 from cogvsr_utils.models.answering import answer
-from cogvsr_utils.models.interventions import Edit
+from cogvsr_utils.models.interventions import AnyEdit
 from cogvsr_utils.models.vlm import VLM
 
 
 def evaluate(
-    vlm: VLM, items: list[Item], *, edits: Edit | Sequence[Edit] | None = None, scorer: str = "strict", **settings
+    vlm: VLM, items: list[Item], *, edits: AnyEdit | Sequence[AnyEdit] | None = None, scorer: str = "strict", **settings
 ) -> pd.DataFrame:
     """Answer items (with edits if given), judge them and tabulate; see ``accuracy_table``. ``settings`` go to
     ``answer``.

@@ -157,7 +157,7 @@ def latent_activation(experiment: Experiment, latent_heads: pd.DataFrame) -> pd.
     """
     from cogvsr_utils.models.attention_edits import attend
     from cogvsr_utils.models.edited_attention import attending
-    from cogvsr_utils.models.interventions import scale
+    from cogvsr_utils.models.head_edits import scale
     from cogvsr_utils.models.patching import mean_difference, move_heads
     from cogvsr_utils.models.scorer import TeacherForcedScorer
 

@@ -25,8 +25,8 @@ def output_edits(experiment: Experiment, rankings: Rankings, activations: HeadAc
     Columns: edit (ablate, steer), place (input, output), function, n, change of the log-probability of its own steps
     with low and high (95 % over scenes).
     """
+    from cogvsr_utils.models.head_edits import mask, steer
     from cogvsr_utils.models.hooks import projection_hooks
-    from cogvsr_utils.models.interventions import mask, steer
     from cogvsr_utils.models.steering import mass_mean
 
     vlm, scorer = experiment.vlm, scorer_of(experiment, TEST, experiment.settings.ablation_items)

@@ -31,7 +31,7 @@ def planted_effects(experiment: Experiment) -> pd.DataFrame:
     Columns: ablated (a function, or "other heads"), set (0, or the number of the random set), k, function, n, change
     of accuracy with low and high (95 % over scenes), delta_log_prob with its own, accuracy before.
     """
-    from cogvsr_utils.models.interventions import mask
+    from cogvsr_utils.models.head_edits import mask
 
     truth = planted_truth(experiment.model)
     scorer = scorer_of(experiment, TEST, 4 * experiment.settings.ablation_items)

@@ -91,7 +91,7 @@ def set_effects(
     over functions; low and high of change and specific (95 % over scenes); delta_log_prob (own set) and singles (the
     same heads ablated one by one, added up).
     """
-    from cogvsr_utils.models.interventions import mask
+    from cogvsr_utils.models.head_edits import mask
 
     vlm, functions = experiment.vlm, rankings.functions.tolist()
     k, number = n_top(len(vlm.heads)), {head: i for i, head in enumerate(vlm.heads.pairs)}

@@ -107,7 +107,7 @@ def ablation_deviations(
     Columns: those of ``accuracy.compare``, case, heads (how many are ablated), scope (of the edit).
     """
     from cogvsr_utils.models.answering import answer
-    from cogvsr_utils.models.interventions import mask
+    from cogvsr_utils.models.head_edits import mask
 
     here, frames = Importance(rankings.functions, rankings.scores[IMPORTANCE], np.array(np.nan)), []
     tenth = _spatial_heads(here, rankings.heads, n_top(len(rankings.heads)))

@@ -252,7 +252,7 @@ def top_heads_by(rankings: Rankings, ranking: str, k: int) -> HeadSets:
 
 
 def _greedy(scorer, function: str, order: list[tuple[int, int]]) -> list[tuple[int, int]]:
-    from cogvsr_utils.models.interventions import mask
+    from cogvsr_utils.models.head_edits import mask
 
     own = (scorer.index["function"] == function).to_numpy()
     chosen, left = order[:1], order[1:CANDIDATES]

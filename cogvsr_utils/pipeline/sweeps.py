@@ -43,7 +43,7 @@ def ablate_each_head(experiment: Experiment, split: str, edits: Callable | None 
     ``edits`` makes the edits of a list of heads; without it heads are masked (×0.001). Raises ValueError where a
     function has no step among these items.
     """
-    from cogvsr_utils.models.interventions import mask
+    from cogvsr_utils.models.head_edits import mask
 
     edits, scorer = edits or mask, scorer_of(experiment, split, experiment.settings.ablation_items)
     require_groups(scorer.index["function"], scorer.index["group_id"], NAMES, least=1)

@@ -13,7 +13,7 @@ from cogvsr_utils.models import answering
 from cogvsr_utils.models.answering import answer
 from cogvsr_utils.models.chat import BadChat, conversation
 from cogvsr_utils.models.generation import CachedGeneration
-from cogvsr_utils.models.interventions import mask
+from cogvsr_utils.models.head_edits import mask
 from cogvsr_utils.models.recording import capture
 
 

@@ -20,7 +20,7 @@ from cogvsr_utils.models.attention import attention_module
 from cogvsr_utils.models.attention_edits import Attend, adaptvis, attend, pai, pasta, patches_of, visual_sinks
 from cogvsr_utils.models.chat import conversation
 from cogvsr_utils.models.edited_attention import attending
-from cogvsr_utils.models.interventions import mask
+from cogvsr_utils.models.head_edits import mask
 from cogvsr_utils.models.scorer import TeacherForcedScorer
 from cogvsr_utils.models.vlm import attention_switched
 
@@ -164,32 +164,38 @@ def test_step_by_step_answers_have_the_edit_at_every_turn(vlm, items):
     assert (kept["prediction"] != plain["prediction"]).mean() > 0.2  # no head sees the picture
 
 
-def test_sinks_lose_what_the_pictures_other_tokens_gain(asked, monkeypatch):
+@pytest.mark.parametrize("reading", [(), (0.1, 0.25), (0.4, 0.9)])
+def test_sinks_lose_what_the_pictures_other_tokens_gain(asked, monkeypatch, reading):
     vlm = build("llava")
     inputs = inputs_of(vlm, asked[:1])
     picture = (inputs["input_ids"] == vlm.image_token_id)[0]
     sink = torch.zeros_like(picture)
     sink[0], sink[picture.nonzero().flatten()[1]] = True, True
     monkeypatch.setattr(edited_attention, "sink_tokens", lambda state: sink.expand(state.shape[:2]))
-    edit = attend(vlm.heads.pairs, "redistribute", 0.25)
+    edit = attend(vlm.heads.pairs, "redistribute", 0.25, reading=reading)
 
     def change(layer, scores, sees):
         weights = softmax(scores, sees)
         new = weights.clone()
         for index in np.ndindex(*weights.shape[:3]):
             w, others = weights[index], picture & ~sink
-            if w[others].sum() > 0:
+            share, on_sinks = w[picture].sum(), w[picture & sink].sum()
+            if reading and (share < reading[0] or on_sinks > reading[1] * share):
+                passed.append(index)
+            elif w[others].sum() > 0:
                 freed = 0.75 * w[sink].sum()
                 new[index][sink] = 0.25 * w[sink]
                 new[index][others] = w[others] + freed * w[others] / w[others].sum()
         return new
 
+    passed: list = []
     with torch.inference_mode():
         with attending(vlm, edit):
             found = vlm.model(**inputs).logits
         with written_out(vlm, change):
             expected = vlm.model(**inputs).logits
     torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4)
+    assert bool(passed) == bool(reading) and len(passed) < len(vlm.heads) * len(picture)
 
 
 def test_edits_of_one_head_go_one_after_the_other_and_a_neutral_one_changes_no_bit(asked):
@@ -243,6 +249,7 @@ def test_published_methods_are_what_their_papers_say(vlm, asked):
     assert adaptvis(vlm, 0.2).scope == "prompt_last"
     kept = visual_sinks(vlm)
     assert {layer for layer, _ in kept.heads} == {2, 3, 4, 5, 6} and kept.amount == 0.6
+    assert kept.reading == (0.2, 0.5)
 
 
 def test_a_region_weighs_the_patches_in_it(vlm, items):

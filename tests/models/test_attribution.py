@@ -4,7 +4,8 @@ import torch
 
 from cogvsr_utils.functions import NAMES
 from cogvsr_utils.models.attribution import attribution_patching, image_attention, output_norms
-from cogvsr_utils.models.interventions import intervene, scale
+from cogvsr_utils.models.head_edits import scale
+from cogvsr_utils.models.interventions import intervene
 from cogvsr_utils.models.loading import load_vlm
 from cogvsr_utils.models.scorer import TeacherForcedScorer
 

@@ -13,7 +13,8 @@ from cogvsr_utils.functions import MAIN
 from cogvsr_utils.models.answering import answer
 from cogvsr_utils.models.blocks import decoder_blocks
 from cogvsr_utils.models.chat import conversation
-from cogvsr_utils.models.interventions import intervene, mask
+from cogvsr_utils.models.head_edits import mask
+from cogvsr_utils.models.interventions import intervene
 from cogvsr_utils.models.options import forced_choice
 from cogvsr_utils.models.positions import chat_spans
 from cogvsr_utils.models.recording import capture

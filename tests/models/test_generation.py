@@ -7,7 +7,8 @@ from families import FAMILIES, build
 from cogvsr_utils.dataset.images import open_image
 from cogvsr_utils.models.chat import conversation
 from cogvsr_utils.models.generation import CachedGeneration
-from cogvsr_utils.models.interventions import SCOPES, intervene, mask
+from cogvsr_utils.models.head_edits import SCOPES, mask
+from cogvsr_utils.models.interventions import intervene
 
 # Recurrent layers, a short window, a prompt read in both directions, cross-attention: these read the whole chat anew.
 ANEW = {"qwen3_5", "gemma3", "paligemma", "mllama"}
@@ -47,7 +48,7 @@ def test_same_replies(tiny, asked, n_items):
 
 @pytest.mark.parametrize("scope", SCOPES)
 def test_same_replies_under_edits(vlm, items, scope):
-    edit = mask([(layer, head) for layer in (2, 4) for head in range(24)], scope=scope)
+    edit = mask([(layer, head) for layer in (0, 2, 4) for head in range(24)], scope=scope)
     chats, images, replies = converse(vlm, items, edit)
     assert replies == [at_once(vlm, turn, images, edit) for turn in chats]
     assert scope == "image" or replies != converse(vlm, items)[2]

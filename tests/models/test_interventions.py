@@ -1,6 +1,7 @@
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from hypothesis import given, settings
@@ -8,10 +9,15 @@ from hypothesis import strategies as st
 
 from cogvsr_utils.dataset.images import open_image
 from cogvsr_utils.models.answering import answer
+from cogvsr_utils.models.attention_edits import attend
 from cogvsr_utils.models.chat import conversation
-from cogvsr_utils.models.interventions import SCOPES, Edit, directions, intervene, mask, mean_ablate, scale, steer
+from cogvsr_utils.models.edited_attention import attending
+from cogvsr_utils.models.head_edits import SCOPES, Edit, mask, mean_ablate, patch, resample, scale, steer
+from cogvsr_utils.models.interventions import intervene
 from cogvsr_utils.models.positions import chat_spans
+from cogvsr_utils.models.recording import capture
 from cogvsr_utils.models.scorer import TeacherForcedScorer
+from cogvsr_utils.models.steering import directions
 
 HEADS = [(1, 2), (4, 0)]
 
@@ -91,7 +97,8 @@ def test_scopes_touch_their_tokens_only(vlm, items):
     is_image = (inputs["input_ids"] == vlm.model.config.image_token_id)[0].cpu()
     n = inputs["input_ids"].shape[1]
     expected = {"all": torch.ones(n, dtype=bool), "prompt": torch.ones(n, dtype=bool), "image": is_image,
-                "prompt_last": torch.arange(n) == n - 1, "answer": torch.arange(n) == n - 1}  # fmt: skip
+                "prompt_last": torch.arange(n) == n - 1, "answer": torch.arange(n) == n - 1,
+                "question": asked_tokens(vlm, inputs["input_ids"][0].cpu())}  # fmt: skip
     for scope, tokens in expected.items():
         seen = []
         with torch.no_grad(), intervene(vlm, mask([(1, 0)], 0.0, scope)) as fired:
@@ -109,6 +116,98 @@ def test_an_edit_that_never_fires_is_an_error(vlm):
         pass
     with pytest.raises(KeyError, match="no such heads"), intervene(vlm, mask([(99, 0)])):
         pass
+
+
+@pytest.fixture(scope="module")
+def captured(vlm, asked, tmp_path_factory):
+    """Activations of the same chats at three positions."""
+    folder, replies = tmp_path_factory.mktemp("captured"), answer(vlm, asked)
+    return {position: capture(vlm, asked, store=folder / position, position=position, answers=replies)
+            for position in ("answer", "answer_content", "prompt_last", "image")}  # fmt: skip
+
+
+def test_a_patched_head_is_what_it_was_in_the_other_run(vlm, asked, captured):
+    """The oracle writes the numbers of the other run by a hook of its own."""
+    found, place = captured["prompt_last"], asked[0].uid
+    other = int(np.flatnonzero((found.index["uid"] == asked[1].uid) & (found.index["step"] == 0))[0])
+    own = int(np.flatnonzero((found.index["uid"] == place) & (found.index["step"] == 0))[0])
+    prompt = vlm.render(conversation(asked[0], [], 0), prompt=True)
+    inputs = vlm.encode([prompt], [open_image(asked[0])])
+
+    def generated(edits):
+        with torch.inference_mode(), intervene(vlm, edits):
+            return vlm.model.generate(**inputs, do_sample=False, max_new_tokens=1, return_dict_in_generate=True,
+                                      output_logits=True).logits[0]  # fmt: skip
+
+    handles = []
+    for head, (name, start, stop) in zip(HEADS, vlm.heads.locate(HEADS), strict=True):
+        values = torch.tensor(np.asarray(found.features[other, vlm.heads.columns([head])[0]], np.float32))
+        at = slice(start - vlm.heads.projections[name][0], stop - vlm.heads.projections[name][0])
+
+        def hook(module, args, at=at, values=values):
+            x = args[0].clone()
+            x[:, -1, at] = values.to(x)
+            return (x,)
+
+        handles.append(vlm.model.get_submodule(name).register_forward_pre_hook(hook))
+    expected = generated(None)
+    for handle in handles:
+        handle.remove()
+    before, patched = generated(None), generated(patch(HEADS, found, other))
+    finite = torch.isfinite(before)
+    torch.testing.assert_close(patched[finite], expected[finite], rtol=1e-4, atol=1e-4)
+    assert (patched - before)[finite].abs().max() > 1e-3
+    itself = generated(patch(vlm.heads.pairs, found, own))  # but for the rounding of what was kept
+    torch.testing.assert_close(itself[finite], before[finite], rtol=1e-2, atol=5e-2)
+
+
+def test_heads_are_resampled_from_another_scene(vlm, asked, captured):
+    found = captured["answer"]
+    index = found.index.reset_index(drop=True)
+    others = index.index[index["group_id"] != asked[0].group_id]
+    known = {patch(HEADS, found, row).shift for row in others}
+    drawn = {resample(HEADS, found, asked[0].uid, seed).shift for seed in range(40)}
+    assert drawn <= known and len(drawn) > 3
+    edit = resample(HEADS, found, asked[0].uid)
+    assert (edit.method, edit.factor, edit.scope) == ("resample", 0.0, "answer")
+    assert Edit.from_json(edit.to_json()) == edit
+
+
+def test_what_cannot_be_patched_is_refused(asked, captured):
+    with pytest.raises(ValueError, match="captured at 'answer_content'"):
+        patch(HEADS, captured["answer_content"], 0)
+    with pytest.raises(IndexError, match="row 99 of"):
+        patch(HEADS, captured["answer"], 99)
+    with pytest.raises(KeyError, match="no activations of item 'nobody'"):
+        resample(HEADS, captured["answer"], "nobody")
+
+
+def test_every_item_may_have_edits_of_its_own(vlm, asked, items):
+    heads = [(layer, head) for layer in range(2, 8) for head in range(24)]
+    edits = {asked[0].uid: mask(heads), asked[2].uid: [attend(heads, "add", -30.0), scale(heads, 1.5, "answer")]}
+    together = answer(vlm, asked, edits=edits)
+    alone = [answer(vlm, [item], edits=edits.get(item.uid)) for item in asked]
+    columns = ["uid", "step", "prediction"]
+    pd.testing.assert_frame_equal(together[columns], pd.concat(alone, ignore_index=True)[columns])
+    assert not together["prediction"].equals(answer(vlm, asked)["prediction"])
+    with pytest.raises(ValueError, match="edits of items \\['nobody'\\], which are not asked"):
+        answer(vlm, asked, edits={"nobody": mask(heads)})
+
+
+def test_edits_of_heads_and_of_attention_go_together(vlm, items):
+    heads = [(layer, head) for layer in range(2, 8) for head in range(24)]
+    sees, weaker = attend(heads, "add", -30.0), scale(heads, 0.5)
+    with attending(vlm, sees):
+        expected = answer(vlm, items[:4], edits=weaker)
+        forced = TeacherForcedScorer(vlm, items[:4]).score(weaker).log_prob
+    with intervene(vlm, [sees, weaker]) as fired:
+        found = answer(vlm, items[:4])
+    pd.testing.assert_frame_equal(found, expected)
+    pd.testing.assert_frame_equal(answer(vlm, items[:4], edits=[weaker, sees]), expected)
+    np.testing.assert_allclose(TeacherForcedScorer(vlm, items[:4]).score([weaker, sees]).log_prob, forced, atol=1e-4)
+    assert (
+        fired["all"] and fired.attention["all"] and found["prediction"].ne(answer(vlm, items[:4])["prediction"]).any()
+    )
 
 
 @settings(max_examples=30)
@@ -173,7 +272,7 @@ def test_bad_edits_are_refused_when_bound_to_a_model(vlm, inputs):
 def test_the_scorer_takes_no_scope_that_its_one_pass_cannot_tell_apart(vlm, asked):
     scorer = TeacherForcedScorer(vlm, asked)
     for edit in (mask(HEADS, scope="answer"), steer(HEADS, [np.ones(24)] * 2, 1.0), mask(HEADS, scope="prompt_last")):
-        with pytest.raises(ValueError, match=r"edits of scope \['\w+'\] in teacher-forced chats; expected scope 'all'"):
+        with pytest.raises(ValueError, match=r"edits of scope \['\w+'\] in teacher-forced chats; expected one of"):
             scorer.score(edit)
 
 
@@ -236,11 +335,21 @@ def test_random_edits_in_generate_are_those_of_a_loop_by_hand(vlm, asked, data):
                     inputs[name] = torch.cat([inputs[name], inputs[name].new_full((1, 1), int(value))], dim=1)
 
 
+def asked_tokens(vlm, ids):
+    """Token by token: what stands between the marks of a user's turn."""
+    said, inside = [], False
+    for token in vlm.tokenizer.convert_ids_to_tokens(ids.tolist()):
+        inside = token == "<|user|>" or (inside and token != "<|end|>")
+        said.append(inside and not token.startswith("<"))
+    return torch.tensor(said, device=ids.device)
+
+
 def by_hand(vlm, inputs, edits, n_prompt):
     ids, handles = inputs["input_ids"][0], []
     at = torch.arange(len(ids), device=ids.device)
     tokens = {"all": at >= 0, "prompt": at < n_prompt, "prompt_last": at == n_prompt - 1, "answer": at >= n_prompt - 1,
-              "image": (ids == vlm.image_token_id) & (at < n_prompt)}  # fmt: skip
+              "image": (ids == vlm.image_token_id) & (at < n_prompt),
+              "question": asked_tokens(vlm, ids) & (at < n_prompt)}  # fmt: skip
     table = vlm.heads.table.set_index(["layer", "head"])
 
     def hook_of(module):

@@ -10,7 +10,8 @@ from cogvsr_utils.dataset.images import open_image
 from cogvsr_utils.dataset.scoring import judge
 from cogvsr_utils.functions import MAIN
 from cogvsr_utils.models.chat import conversation
-from cogvsr_utils.models.interventions import intervene, mask, scale
+from cogvsr_utils.models.head_edits import mask, scale
+from cogvsr_utils.models.interventions import intervene
 from cogvsr_utils.models.options import choices, forced_choice
 
 OPTIONS = {

@@ -5,8 +5,8 @@ import pandas as pd
 import pytest
 
 from cogvsr_utils.models.activations import HeadActivations
+from cogvsr_utils.models.head_edits import steer
 from cogvsr_utils.models.head_map import HeadMap
-from cogvsr_utils.models.interventions import steer
 from cogvsr_utils.models.steering import mass_mean, probe_directions, random_directions
 
 HEADS = [(0, 0), (0, 1)]

@@ -17,7 +17,8 @@ from cogvsr_utils.dataset.images import open_image
 from cogvsr_utils.dataset.loading import load_items
 from cogvsr_utils.models.activations import HeadActivations, ShardedStore
 from cogvsr_utils.models.chat import conversation
-from cogvsr_utils.models.interventions import intervene, mask
+from cogvsr_utils.models.head_edits import mask
+from cogvsr_utils.models.interventions import intervene
 from cogvsr_utils.models.loading import load_vlm
 from cogvsr_utils.models.recording import capture
 

@@ -9,7 +9,7 @@ from own_data import FEW
 
 from cogvsr_utils import paths
 from cogvsr_utils.functions import NAMES
-from cogvsr_utils.models.interventions import mask
+from cogvsr_utils.models.head_edits import mask
 from cogvsr_utils.models.scorer import TeacherForcedScorer
 from cogvsr_utils.pipeline import damage
 from cogvsr_utils.pipeline import experiment as experiments

@@ -13,7 +13,7 @@ from cogvsr_utils.dataset.loading import load_items
 from cogvsr_utils.dataset.scoring import judge
 from cogvsr_utils.functions import NAMES, SPATIAL
 from cogvsr_utils.models import answering
-from cogvsr_utils.models.interventions import scale
+from cogvsr_utils.models.head_edits import scale
 from cogvsr_utils.models.recording import capture
 from cogvsr_utils.pipeline import emphasis
 from cogvsr_utils.pipeline import experiment as experiments

@@ -12,8 +12,8 @@ from cogvsr_utils.dataset.items import Item, Step
 from cogvsr_utils.dataset.loading import load_items
 from cogvsr_utils.functions import NAMES, SPATIAL
 from cogvsr_utils.models.activations import HeadActivations
+from cogvsr_utils.models.head_edits import scale
 from cogvsr_utils.models.head_map import HeadMap
-from cogvsr_utils.models.interventions import scale
 from cogvsr_utils.models.scorer import TeacherForcedScorer
 from cogvsr_utils.pipeline import cues, latent
 from cogvsr_utils.pipeline import experiment as experiments

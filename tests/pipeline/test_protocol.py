@@ -14,8 +14,8 @@ from cogvsr_utils.dataset.scoring import judge
 from cogvsr_utils.functions import NAMES, SPATIAL
 from cogvsr_utils.models.activations import HeadActivations
 from cogvsr_utils.models.answering import answer
+from cogvsr_utils.models.head_edits import mask
 from cogvsr_utils.models.head_map import HeadMap
-from cogvsr_utils.models.interventions import mask
 from cogvsr_utils.models.recording import capture
 from cogvsr_utils.pipeline import experiment as experiments
 from cogvsr_utils.pipeline import protocol

@@ -12,7 +12,7 @@ from cogvsr_utils import paths
 from cogvsr_utils.analysis.ablations import HeadAblations
 from cogvsr_utils.analysis.matching import KINDS
 from cogvsr_utils.functions import NAMES
-from cogvsr_utils.models.interventions import mask
+from cogvsr_utils.models.head_edits import mask
 from cogvsr_utils.models.scorer import TeacherForcedScorer
 from cogvsr_utils.pipeline import ablation, damage, measured, prediction, selection, validation
 from cogvsr_utils.pipeline import experiment as experiments

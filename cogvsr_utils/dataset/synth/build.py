@@ -85,7 +85,7 @@ def built_stamp(folder: Path | None = None, *, n_items: int = N_ITEMS, size: int
 @cache
 def synth_digest() -> str:
     """Hash of the code that makes the set, which with its settings determines its content."""
-    return digest(code_digest(compose), code_digest(compose_crossed), code_digest(render), code_digest(_drawn))
+    return digest(*map(code_digest, (compose, compose_crossed, _draw, _drawn)))
 
 
 def compose(n_items: int, seed: int = 0) -> tuple[list[Item], dict]:
