@@ -1,11 +1,12 @@
 """Approximations of what ablating a head would do, without ablating it.
 
 attribution_patching(scorer, functions)    one backward pass a function: gradient x activation
+head_gradients(vlm, inputs, ...)           what it takes them from
 image_attention(scorer, functions)         share of a head's attention that goes to the picture
 output_norms(scorer)                       size of what a head's columns of the output projection write
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
@@ -30,6 +31,21 @@ def attribution_patching(scorer: TeacherForcedScorer, functions: Sequence[str]) 
     head_of_column = torch.as_tensor(
         np.repeat(np.arange(len(table)), table["stop"] - table["start"]), device=vlm.device
     )
+    for inputs, where, owner in scorer.batches:
+        for number, slices, gradients in head_gradients(vlm, inputs, where, label[owner], functions):
+            with torch.no_grad():
+                columns = [(x * g).float().sum((0, 1)) for x, g in zip(slices, gradients, strict=True)]
+                total[number].index_add_(0, head_of_column, -torch.cat(columns).double())
+    counts = np.array([max((label == function).sum(), 1) for function in functions])
+    return total.cpu().numpy() / counts[:, None]
+
+
+def head_gradients(
+    vlm: VLM, inputs: dict, where: torch.Tensor, label: np.ndarray, functions: Sequence[str]
+) -> Iterator[tuple[int, list[torch.Tensor], tuple[torch.Tensor, ...]]]:
+    """For each function that has answer tokens in a batch: its number, the input of every output projection (batch,
+    tokens, width), and the gradient there of the summed log-odds of its right answer tokens. ``where`` (2, answer
+    tokens) are the answers' rows and tokens, ``label`` (answer tokens,) their functions."""
     slices: list[torch.Tensor] = []
 
     def hook_for(name, columns):
@@ -40,23 +56,16 @@ def attribution_patching(scorer: TeacherForcedScorer, functions: Sequence[str]) 
 
         return hook
 
+    row, token = where
     with projection_hooks(vlm, hook_for):
-        for inputs, (row, token), owner in scorer.batches:
-            slices.clear()
-            logits = vlm.next_logits(inputs, row, token - 1)  # (answer tokens, vocabulary)
-            targets = inputs["input_ids"][row, token][:, None]
-            others = logits.scatter(1, targets, -torch.inf).logsumexp(1)
-            log_odds = logits.gather(1, targets)[:, 0] - others
-            for number, function in enumerate(functions):
-                own = torch.as_tensor(label[owner] == function, device=vlm.device)
-                if not own.any():
-                    continue
-                gradients = torch.autograd.grad(log_odds[own].sum(), slices, retain_graph=True)
-                with torch.no_grad():
-                    columns = [(x * g).float().sum((0, 1)) for x, g in zip(slices, gradients, strict=True)]
-                    total[number].index_add_(0, head_of_column, -torch.cat(columns).double())
-    counts = np.array([max((label == function).sum(), 1) for function in functions])
-    return total.cpu().numpy() / counts[:, None]
+        logits = vlm.next_logits(inputs, row, token - 1)  # (answer tokens, vocabulary)
+    targets = inputs["input_ids"][row, token][:, None]
+    others = logits.scatter(1, targets, -torch.inf).logsumexp(1)
+    log_odds = logits.gather(1, targets)[:, 0] - others
+    for number, function in enumerate(functions):
+        own = torch.as_tensor(label == function, device=log_odds.device)
+        if own.any():
+            yield number, slices, torch.autograd.grad(log_odds[own].sum(), slices, retain_graph=True)
 
 
 @torch.inference_mode()

@@ -2,7 +2,7 @@
 
 decoder_blocks(vlm)             the blocks, by their number
 recorded(vlm, outputs)          inside, every block's output is kept
-resumed(vlm, outputs, first)    inside, the blocks before ``first`` give what they gave then
+resumed(vlm, outputs)           inside, the first blocks give what they gave then
 """
 
 import re
@@ -36,12 +36,24 @@ def recorded(vlm: VLM, outputs: list) -> Iterator[None]:
 
 
 @contextmanager
-def resumed(vlm: VLM, outputs: list, first: int) -> Iterator[None]:
-    """Inside, a pass over the same inputs computes the blocks from number ``first`` on; those before give ``outputs``.
+def resumed(vlm: VLM, outputs: list, copies: int = 1) -> Iterator[None]:
+    """Inside, a pass over the same inputs, or over so many ``copies`` of them in one batch, begins after the blocks
+    that gave ``outputs``, the first of the model.
 
-    Right only where nothing that the earlier blocks depend on has changed since these were recorded.
+    Right only where nothing that these blocks depend on has changed since they were recorded.
     """
     with ExitStack() as stack:
-        for block, output in zip(decoder_blocks(vlm)[:first], outputs, strict=False):
-            stack.enter_context(replaced(block, "forward", lambda *args, output=output, **kwargs: output))
+        if outputs:  # what the last of them gave is all that the next block gets, so the others may give it too
+            output = _repeated(outputs[-1], copies)
+            for block in decoder_blocks(vlm)[: len(outputs)]:
+                stack.enter_context(replaced(block, "forward", lambda *args, **kwargs: output))
         yield
+
+
+def _repeated(output: torch.Tensor | tuple, copies: int) -> torch.Tensor | tuple:
+    """A block's output for several copies of a batch."""
+    if copies == 1:
+        return output
+    if isinstance(output, torch.Tensor):
+        return torch.cat([output] * copies)
+    return tuple(_repeated(each, copies) if isinstance(each, torch.Tensor) else each for each in output)

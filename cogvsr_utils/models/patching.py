@@ -13,10 +13,8 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
-from cogvsr_utils.models.blocks import recorded, resumed
-from cogvsr_utils.models.generation import image_features_once
+from cogvsr_utils.models.attribution import head_gradients
 from cogvsr_utils.models.hooks import projection_hooks
 from cogvsr_utils.models.recording import read_heads
 from cogvsr_utils.models.scorer import TeacherForcedScorer
@@ -26,14 +24,19 @@ Head = tuple[int, int]
 
 @torch.inference_mode()
 def patch_heads(
-    target: TeacherForcedScorer, source: TeacherForcedScorer, sets: Sequence[Sequence[Head]], progress: bool = True
+    target: TeacherForcedScorer,
+    source: TeacherForcedScorer,
+    sets: Sequence[Sequence[Head]],
+    together: int = 1,
+    progress: bool = True,
 ) -> np.ndarray:
     """Log-probability of every step's right answer in ``target``, with each set of heads as in ``source`` at the tokens
     that predict answers: (sets, steps of ``target.index``).
 
-    An empty set gives the target as it is. Blocks before the first patched one are computed once a batch. Raises
-    KeyError for a head that the model does not have, ValueError where the runs are not of one model or do not have the
-    same steps with the same answers.
+    An empty set gives the target as it is. Blocks before the first patched one are computed once a batch, and
+    ``together`` sets run as one larger batch, as in ``TeacherForcedScorer.score_each``. Raises KeyError for a head that
+    the model does not have, ValueError where the runs are not of one model or do not have the same steps with the same
+    answers.
 
     >>> from cogvsr_utils import load_items, load_vlm
     >>> from cogvsr_utils.dataset.images import grey_pictures
@@ -42,14 +45,17 @@ def patch_heads(
     >>> patch_heads(bare, seen, [[], [(4, 0)]], progress=False).shape[0]
     2
     """
-    columns = [target.vlm.heads.columns(heads) for heads in sets]
-    given = _aligned(target, source)
+    vlm, given = target.vlm, _aligned(target, source)
+    columns = [vlm.heads.columns(heads) for heads in sets]
 
-    def hook_of(number, batch, row, place):
-        return _writing(row, place, columns[number], lambda here, x: given[batch][:, here])
+    def edited(numbers, batch, row, place):
+        parts = zip(numbers, row.split(len(given[batch])), place.split(len(given[batch])), strict=True)
+        return projection_hooks(
+            vlm, _writing([(*where, columns[n], lambda here, x: given[batch][:, here]) for n, *where in parts])
+        )
 
     first = [min((layer for layer, _ in heads), default=None) for heads in sets]
-    return _log_probs(target, first, hook_of, progress)
+    return np.array([each.log_prob for each in target.sweep(first, edited, together, progress)])
 
 
 @torch.inference_mode()
@@ -59,33 +65,11 @@ def move_heads(target: TeacherForcedScorer, vectors: Mapping[Head, np.ndarray]) 
     places = zip(target.vlm.heads.columns(vectors), vectors.values(), strict=True)
     moved = {columns.start: torch.as_tensor(np.asarray(vector), device=target.vlm.device) for columns, vector in places}
 
-    def hook_of(number, batch, row, place):
-        return _writing(row, place, target.vlm.heads.columns(vectors), lambda here, x: x + moved[here.start].to(x))
+    def edited(numbers, batch, row, place):
+        change = (row, place, target.vlm.heads.columns(vectors), lambda here, x: x + moved[here.start].to(x))
+        return projection_hooks(target.vlm, _writing([change]))
 
-    return _log_probs(target, [min(layer for layer, _ in vectors)], hook_of, progress=False)[0]
-
-
-def _log_probs(target: TeacherForcedScorer, first: Sequence[int | None], hook_of: Callable, progress: bool):
-    """Log-probability of right answers under several edits: (edits, steps). ``first`` is the first layer that an edit
-    changes, None for none; ``hook_of(edit, batch, row, place)`` what ``projection_hooks`` takes."""
-    vlm, log_prob = target.vlm, np.zeros((len(first), len(target.index)))
-    with tqdm(total=len(first) * len(target.batches), desc="patching", disable=not progress) as bar:
-        for batch, (inputs, (row, token), owner) in enumerate(target.batches):
-            features: list = []
-            blocks: list = []
-            with image_features_once(vlm, features):
-                with recorded(vlm, blocks):
-                    vlm.forward(inputs)
-                for number, layer in enumerate(first):
-                    hook_for = hook_of(number, batch, row, token - 1)
-                    since = len(blocks) if layer is None else layer
-                    with resumed(vlm, blocks, since), projection_hooks(vlm, hook_for):
-                        logits = vlm.next_logits(inputs, row, token - 1)  # (answer tokens, vocabulary)
-                    right = inputs["input_ids"][row, token][:, None]
-                    each = logits.log_softmax(1).gather(1, right)[:, 0]
-                    np.add.at(log_prob[number], owner, each.double().cpu().numpy())
-                    bar.update()
-    return log_prob
+    return target.sweep([min(layer for layer, _ in vectors)], edited, progress=False)[0].log_prob
 
 
 def path_attribution(
@@ -112,7 +96,10 @@ def path_attribution(
                 name: torch.lerp(value, others[name], float(point)) if torch.is_floating_point(value) else value
                 for name, value in inputs.items()
             }
-            gradient += _gradients(vlm, between, row, token, label[owner], functions) / n_points
+            where = torch.stack([row, token])
+            for number, _, slices in head_gradients(vlm, between, where, label[owner], functions):
+                here = torch.cat([g[row, token - 1].float().cpu() for g in slices], dim=1)  # (answer tokens, width)
+                gradient[number] += here / n_points
         by_column = (gradient * moved.cpu()).sum(1).double()  # (functions, width)
         total += torch.zeros(total.shape, dtype=torch.float64).index_add_(1, head_of_column, by_column).numpy()
     return total / np.array([[max((label == function).sum(), 1)] for function in functions])
@@ -157,47 +144,22 @@ def _aligned(target: TeacherForcedScorer, run: TeacherForcedScorer) -> list[torc
     return aligned
 
 
-def _writing(row: torch.Tensor, place: torch.Tensor, columns: Sequence[slice], value: Callable):
-    """What ``projection_hooks`` takes: at tokens (row, place) heads have ``value(columns, what they had)``."""
+def _writing(changes: Sequence[tuple[torch.Tensor, torch.Tensor, Sequence[slice], Callable]]):
+    """What ``projection_hooks`` takes: for each change (rows, places, columns, value), heads have
+    ``value(columns, what they had)`` at tokens (rows, places)."""
 
     def hook_for(name, own):
-        inside = [here for here in columns if own.start <= here.start < own.stop]
+        inside = [(row, place, here, value) for row, place, columns, value in changes for here in columns
+                  if own.start <= here.start < own.stop]  # fmt: skip
 
         def hook(module, args):
             x = args[0].clone()
-            rows, places = row.to(x.device), place.to(x.device)
-            for here in inside:
+            for row, place, here, value in inside:
                 there = slice(here.start - own.start, here.stop - own.start)
+                rows, places = row.to(x.device), place.to(x.device)
                 x[rows, places, there] = value(here, x[rows, places, there]).to(x)
             return (x, *args[1:])
 
         return hook if inside else None
 
     return hook_for
-
-
-def _gradients(vlm, inputs, row, token, label: np.ndarray, functions: Sequence[str]) -> torch.Tensor:
-    """Gradient of the summed log-odds of a function's right answers at the heads where answers are predicted:
-    (functions, answer tokens, width), on the CPU."""
-    slices: list[torch.Tensor] = []
-
-    def hook_for(name, columns):
-        def hook(module, args):
-            x = args[0] if args[0].requires_grad else args[0].detach().requires_grad_()
-            slices.append(x)
-            return (x, *args[1:])
-
-        return hook
-
-    with projection_hooks(vlm, hook_for):
-        logits = vlm.next_logits(inputs, row, token - 1)
-    targets = inputs["input_ids"][row, token][:, None]
-    others = logits.scatter(1, targets, -torch.inf).logsumexp(1)
-    log_odds = logits.gather(1, targets)[:, 0] - others
-    found = torch.zeros(len(functions), len(row), vlm.heads.width)
-    for number, function in enumerate(functions):
-        own = torch.as_tensor(label == function, device=log_odds.device)
-        if own.any():
-            gradients = torch.autograd.grad(log_odds[own].sum(), slices, retain_graph=True)
-            found[number] = torch.cat([g[row, token - 1].float().cpu() for g in gradients], dim=1)
-    return found

@@ -1,16 +1,17 @@
 """Teacher-forced scoring: all steps of an item in one pass, the right answers in place, under many edits.
 
-TeacherForcedScorer(vlm, items).score(edits)    correct and log-probability of every step
-TeacherForcedScorer(vlm, items).means()         mean of every head, to replace it by
+TeacherForcedScorer(vlm, items).score(edits)         correct and log-probability of every step
+TeacherForcedScorer(vlm, items).score_each(edits)    the same under each of many edits
+TeacherForcedScorer(vlm, items).means()              mean of every head, to replace it by
 """
 
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 import torch
+from tqdm import tqdm
 
 from cogvsr_utils.dataset.items import Item
 from cogvsr_utils.models.batching import batched, require_count
@@ -22,7 +23,7 @@ from cogvsr_utils.models.positions import encode_chats
 from cogvsr_utils.models.recording import read_heads
 from cogvsr_utils.models.vlm import VLM
 
-ROOM = 2**31  # bytes of blocks' outputs that may be kept
+ROOM = 2**32  # bytes of blocks' outputs that may be kept for a batch
 
 
 @dataclass(frozen=True)
@@ -69,44 +70,90 @@ class TeacherForcedScorer:
             where = torch.tensor(places[:, :2], device=vlm.device).T
             self.batches.append((inputs, where, first_step[places[:, 0]] + places[:, 2]))
         self.index, self._features = pd.DataFrame(rows), [[] for _ in self.batches]
-        self._blocks: list[list] = [[] for _ in self.batches]  # what each decoder block gave without edits
 
-    @torch.inference_mode()
     def score(self, edits: AnyEdit | Sequence[AnyEdit] | None = None) -> StepScores:
         """Score every row of ``index``, the earlier answers being the right ones.
 
         Raises ValueError for edits of a scope other than ``all``, ``image`` and ``question``: here prompts and answers
         are one text.
         """
-        require_one_text(edits)
-        correct, log_prob = np.ones(len(self.index), dtype=bool), np.zeros(len(self.index))
-        again = self._unchanged_blocks(as_list(edits))
-        with intervene(self.vlm, edits):
-            for (inputs, (row, token), owner), features, blocks in zip(
-                self.batches, self._features, self._blocks, strict=True
-            ):
-                with image_features_once(self.vlm, features), again(blocks):
-                    logits = self.vlm.next_logits(inputs, row, token - 1)  # (answer tokens, vocabulary)
-                targets = inputs["input_ids"][row, token]
-                correct[owner[(logits.argmax(1) != targets).cpu().numpy()]] = False
-                each = logits.log_softmax(1).gather(1, targets[:, None])[:, 0]
-                np.add.at(log_prob, owner, each.double().cpu().numpy())
-        return StepScores(correct, log_prob)
+        return self.score_each([edits], progress=False)[0]
 
-    def _unchanged_blocks(self, given: list[AnyEdit]) -> Callable[[list], AbstractContextManager]:
-        """What a batch runs in: without edits its blocks' outputs are kept, where there is room for them; with edits
-        those before the first edited layer are not computed again."""
-        if self.vlm.active_edits:  # of somebody else
-            return lambda blocks: nullcontext()
-        if given and all(self._blocks):
-            first = min(layer for edit in given for layer, _ in edit.heads)
-            return lambda blocks: resumed(self.vlm, blocks, first)
-        tokens = sum(inputs["input_ids"].numel() for inputs, *_ in self.batches)
-        hidden = self.vlm.model.config.get_text_config().hidden_size
-        size = len(decoder_blocks(self.vlm)) * tokens * hidden * self.vlm.model.dtype.itemsize
-        if given or all(self._blocks) or size > ROOM:
-            return lambda blocks: nullcontext()
-        return lambda blocks: recorded(self.vlm, blocks)
+    def score_each(
+        self, edits: Sequence[AnyEdit | Sequence[AnyEdit] | None], together: int = 1, progress: bool = True
+    ) -> list[StepScores]:
+        """What ``score`` gives under each of several edits (None for none), sooner: a batch's image features are
+        computed once, and its blocks before the first edited one. ``together`` edits that begin in one layer run as
+        one larger batch, which pays where a device is not filled by ``batch_size`` rows."""
+        given = [as_list(each) for each in edits]
+        for each in given:
+            require_one_text(each)
+        fired = [bool(each) and not any(edit.scope == "image" for edit in each) for each in given]
+
+        def edited(numbers, batch, row, place):
+            n_rows, seen = self._n_rows(batch), "pixel_values" in self.batches[batch][0]
+            rows = []
+            for number in numbers:
+                fired[number] |= seen
+                # A batch without pictures has no tokens for edits of the picture's.
+                rows += [[edit for edit in given[number] if seen or edit.scope != "image"]] * n_rows
+            return intervene(self.vlm, rows[0]) if len(numbers) == 1 else intervene(self.vlm, None, rows=rows)
+
+        first = [min((layer for edit in each for layer, _ in edit.heads), default=None) for each in given]
+        scores = self.sweep(first, edited, together, progress)
+        if silent := [each for each, ran in zip(given, fired, strict=True) if each and not ran]:
+            raise RuntimeError(f"edits {silent[0]!s:.200} never fired: no chat has a picture")
+        return scores
+
+    @torch.inference_mode()
+    def sweep(
+        self, first: Sequence[int | None], edited: Callable, together: int = 1, progress: bool = True
+    ) -> list[StepScores]:
+        """Scores under each of several changes of the model, of which ``first`` is the first layer that each changes,
+        None for none.
+
+        ``edited(numbers, batch, row, place)`` is a context in which the model is changed for some of them: the rows of
+        batch number ``batch`` come once for each of ``numbers``, their answers predicted at (row, place).
+        """
+        require_count("together", together)
+        vlm, n_blocks = self.vlm, len(decoder_blocks(self.vlm))
+        scores = [StepScores(np.ones(len(self.index), bool), np.zeros(len(self.index))) for _ in first]
+        since = [n_blocks if layer is None else layer for layer in first]
+        order = sorted(range(len(first)), key=lambda number: since[number])
+        groups = list(batched(order, together, kind=lambda number: since[number]))
+        with tqdm(total=len(first) * len(self.batches), desc="edits", disable=not progress) as bar:
+            for batch, (inputs, (row, token), owner) in enumerate(self.batches):
+                features = {1: self._features[batch]}  # of so many copies of the batch
+                blocks: list = []
+                if len(first) > 1 and self._room(inputs):
+                    with image_features_once(vlm, features[1]), recorded(vlm, blocks):
+                        vlm.forward(inputs)
+                answers, n_rows = inputs["input_ids"][row, token], self._n_rows(batch)
+                for numbers in groups:
+                    n = len(numbers)
+                    copies = {name: torch.cat([value] * n) for name, value in inputs.items()}
+                    rows = torch.cat([row + number * n_rows for number in range(n)])
+                    kept = blocks[: since[numbers[0]]]
+                    with (
+                        image_features_once(vlm, features.setdefault(n, [])), resumed(vlm, kept, n),
+                        edited(numbers, batch, rows, (token - 1).repeat(n)),
+                    ):  # fmt: skip
+                        logits = vlm.next_logits(copies, rows, (token - 1).repeat(n))  # (answer tokens, vocabulary)
+                    for number, own in zip(numbers, logits.split(len(answers)), strict=True):
+                        scores[number].correct[owner[(own.argmax(1) != answers).cpu().numpy()]] = False
+                        each = own.log_softmax(1).gather(1, answers[:, None])[:, 0]
+                        np.add.at(scores[number].log_prob, owner, each.double().cpu().numpy())
+                    bar.update(n)
+        return scores
+
+    def _n_rows(self, batch: int) -> int:
+        return len(self.batches[batch][0]["input_ids"])
+
+    def _room(self, inputs: dict) -> bool:
+        """Whether what the blocks give for a batch can be kept."""
+        config, model = self.vlm.model.config.get_text_config(), self.vlm.model
+        size = inputs["input_ids"].numel() * config.hidden_size * model.dtype.itemsize
+        return len(decoder_blocks(self.vlm)) * size <= ROOM
 
     @torch.inference_mode()
     def means(self) -> dict[str, np.ndarray]:

@@ -13,7 +13,6 @@ from dataclasses import asdict
 from pathlib import Path
 
 import pandas as pd
-from tqdm import tqdm
 
 from cogvsr_utils.analysis.ablations import HeadAblations
 from cogvsr_utils.analysis.accuracy import compare
@@ -141,11 +140,12 @@ def matched_controls(
     for seed, kind in enumerate(KINDS):
         drawn = control_sets(pairs, chosen, experiment.settings.matched_controls, kind, attributions.norms, seed)
         draws += [(kind, number, sets) for number, sets in enumerate(drawn)]
-    for function in tqdm(NAMES, desc="random sets"):
+    for function in NAMES:
         scorer = scorer_of(experiment, TEST, experiment.settings.control_items, function)
-        own, intact = (scorer.index["function"] == function).to_numpy(), scorer.score()
-        for kind, number, sets in draws:
-            heads, ablated = sets[function], scorer.score(mask(sets[function]))
+        own = (scorer.index["function"] == function).to_numpy()
+        intact, *scores = scorer.score_each([None, *(mask(sets[function]) for *_, sets in draws)])
+        for (kind, number, sets), ablated in zip(draws, scores, strict=True):
+            heads = sets[function]
             rows.append({"kind": kind, "function": function, "set": number, "n": int(own.sum()), "k": len(heads),
                          "heads": " ".join(f"{layer}.{head}" for layer, head in heads),
                          "norm": sum(norm[head] for head in heads),

@@ -126,12 +126,12 @@ def crossed_effects(experiment: Experiment, rankings: Rankings) -> pd.DataFrame:
     from cogvsr_utils.models.head_edits import mask
 
     scorer, rows = scorer_of(experiment, CROSSED_C, len(experiment.items(CROSSED_C))), []
-    intact, k = scorer.score(), n_top(len(rankings.heads))
+    k = n_top(len(rankings.heads))
     own, other = partners(scorer.index)
     for ranking in (IMPORTANCE, ABLATION):
         sets = top_heads_by(rankings, ranking, k)
-        for function in NAMES:
-            ablated = scorer.score(mask(sets.of(function)))
+        intact, *scores = scorer.score_each([None, *(mask(sets.of(function)) for function in NAMES)])
+        for function, ablated in zip(NAMES, scores, strict=True):
             delta = ablated.log_prob - intact.log_prob
             correct = ablated.correct.astype(float) - intact.correct
             here = (scorer.index["function"] == function).to_numpy()[own]

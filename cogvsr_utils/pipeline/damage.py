@@ -50,7 +50,7 @@ def set_ablations(experiment: Experiment, rankings: Rankings) -> SetAblations:
 
     items, sets = experiment.items(TEST), top_heads_by(rankings, IMPORTANCE, n_top(len(rankings.heads)))
     scorer = scorer_of(experiment, TEST, len(items))
-    scores = [scorer.score(), *(scorer.score(mask(sets.of(name))) for name in NAMES)]
+    scores = scorer.score_each([None, *(mask(sets.of(name)) for name in NAMES)])
     uid, step, function = (scorer.index[column].to_numpy() for column in ("uid", "step", "function"))
     wording = wordings(items).loc[list(zip(uid, step, strict=True))].to_numpy()
     return SetAblations(

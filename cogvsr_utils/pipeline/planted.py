@@ -35,7 +35,7 @@ def planted_effects(experiment: Experiment) -> pd.DataFrame:
 
     truth = planted_truth(experiment.model)
     scorer = scorer_of(experiment, TEST, 4 * experiment.settings.ablation_items)
-    intact, index = scorer.score(), scorer.index
+    index = scorer.index
     planted = {head for each in truth.heads.values() for head in each}
     free = [head for head in experiment.vlm.heads.pairs if head not in planted]
     k = max(1, max(len(each) for each in truth.heads.values()))
@@ -44,8 +44,8 @@ def planted_effects(experiment: Experiment) -> pd.DataFrame:
         drawn = np.random.default_rng([7, number]).permutation(len(free))[:k]
         sets.append(("other heads", number, [free[i] for i in drawn]))
     rows = []
-    for ablated, number, heads in sets:
-        scores = scorer.score(mask(heads))
+    intact, *scored = scorer.score_each([None, *(mask(heads) for *_, heads in sets)])
+    for (ablated, number, heads), scores in zip(sets, scored, strict=True):
         for function in NAMES:
             own = (index["function"] == function).to_numpy()
             groups = index["group_id"].to_numpy()[own]

@@ -9,7 +9,6 @@ from itertools import product
 
 import numpy as np
 import pandas as pd
-from tqdm import tqdm
 
 from cogvsr_utils import stats
 from cogvsr_utils.analysis.ablations import HeadAblations
@@ -100,9 +99,9 @@ def set_effects(
     sets = {name: top_heads_by(rankings, name, k) for name in rankings.scores} | {"greedy on split A": greedy_sets}
     scorer = scorer_of(experiment, TEST, experiment.settings.ablation_items)
     label, groups = scorer.index["function"].to_numpy(), scorer.index["group_id"]
-    intact, diagonal, rows = scorer.score(), np.eye(len(functions), dtype=bool), []
-    for (name, chosen), edit in tqdm(list(product(sets.items(), edits)), desc="whole sets"):
-        scores = [scorer.score(edits[edit](chosen.of(function))) for function in functions]
+    diagonal, rows = np.eye(len(functions), dtype=bool), []
+    for (name, chosen), edit in product(sets.items(), edits):
+        intact, *scores = scorer.score_each([None, *(edits[edit](chosen.of(function)) for function in functions)])
         change = np.array([each.correct.astype(float) - intact.correct for each in scores]).T  # (steps, sets)
         delta = np.array([each.log_prob - intact.log_prob for each in scores]).T
         resampled = stats.bootstrap_means(change, label, groups, 1000)  # (draws, functions, sets)

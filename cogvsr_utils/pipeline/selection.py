@@ -257,7 +257,8 @@ def _greedy(scorer, function: str, order: list[tuple[int, int]]) -> list[tuple[i
     own = (scorer.index["function"] == function).to_numpy()
     chosen, left = order[:1], order[1:CANDIDATES]
     while len(chosen) < GREEDY_STEPS:
-        log_prob = [scorer.score(mask([*chosen, head])).log_prob[own].mean() for head in left]
+        scores = scorer.score_each([mask([*chosen, head]) for head in left], progress=False)
+        log_prob = [each.log_prob[own].mean() for each in scores]
         chosen.append(left.pop(int(np.argmin(log_prob))))
     return chosen + [head for head in order if head not in chosen]
 

@@ -11,7 +11,6 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
-from tqdm import tqdm
 
 from cogvsr_utils.analysis.ablations import HeadAblations
 from cogvsr_utils.dataset.splits import require_groups
@@ -47,8 +46,7 @@ def ablate_each_head(experiment: Experiment, split: str, edits: Callable | None 
 
     edits, scorer = edits or mask, scorer_of(experiment, split, experiment.settings.ablation_items)
     require_groups(scorer.index["function"], scorer.index["group_id"], NAMES, least=1)
-    heads = tqdm(experiment.vlm.heads.pairs, desc="single heads")
-    scores = [scorer.score(), *(scorer.score(edits([head])) for head in heads)]
+    scores = scorer.score_each([None, *(edits([head]) for head in experiment.vlm.heads.pairs)])
     return HeadAblations(
         np.array([each.correct for each in scores]), np.array([each.log_prob for each in scores]),
         scorer.index["function"].to_numpy().astype(str), scorer.index["group_id"].to_numpy().astype(str),

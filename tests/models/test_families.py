@@ -8,14 +8,15 @@ import torch
 from families import FAMILIES, build
 
 from cogvsr_utils.checks.parity import check_parity
-from cogvsr_utils.dataset.images import open_image
+from cogvsr_utils.dataset.images import grey_pictures, open_image
 from cogvsr_utils.functions import MAIN
 from cogvsr_utils.models.answering import answer
 from cogvsr_utils.models.blocks import decoder_blocks
 from cogvsr_utils.models.chat import conversation
-from cogvsr_utils.models.head_edits import mask
+from cogvsr_utils.models.head_edits import mask, scale
 from cogvsr_utils.models.interventions import intervene
 from cogvsr_utils.models.options import forced_choice
+from cogvsr_utils.models.patching import patch_heads
 from cogvsr_utils.models.positions import chat_spans
 from cogvsr_utils.models.recording import capture
 from cogvsr_utils.models.scorer import TeacherForcedScorer
@@ -141,19 +142,31 @@ def test_a_template_that_rewrites_earlier_turns_is_refused(asked):
 
 
 def test_what_an_edit_leaves_as_it_is_may_be_taken_from_the_pass_without(causal, asked):
-    """The scorer, which does not compute the blocks before the first edited one again, against one that does."""
-    scorer, fresh = (TeacherForcedScorer(causal, asked, batch_size=2) for _ in range(2))
-    assert np.array_equal(scorer.score().log_prob, fresh.score().log_prob)
-    for layer in LAYERS.get(causal.name, [0, 1]):
-        edits = mask([(layer, 1)])
-        fresh._blocks = [[] for _ in fresh.batches]  # nothing kept, so all is computed
-        expected, found = fresh.score(edits), scorer.score(edits)
-        assert np.array_equal(found.log_prob, expected.log_prob) and np.array_equal(found.correct, expected.correct)
-    assert np.array_equal(scorer.score().log_prob, fresh.score().log_prob)
+    """A sweep, which does not compute the blocks before the first edited one again, against a whole pass an edit."""
+    scorer = TeacherForcedScorer(causal, asked, batch_size=2)
+    edits = [None, *(mask([(layer, head)]) for layer in LAYERS.get(causal.name, [0, 1]) for head in (0, 1))]
+    expected = [scorer.score(edit) for edit in edits]
+    for found, whole in zip(scorer.score_each(edits, progress=False), expected, strict=True):
+        assert np.array_equal(found.log_prob, whole.log_prob) and np.array_equal(found.correct, whole.correct)
+    assert np.abs(expected[1].log_prob - expected[0].log_prob).max() > 1e-4
+
+
+def test_several_edits_in_one_pass_are_each_alone(causal, asked):
+    """Heads ablated, and heads patched from another run, two and three a pass."""
+    scorer = TeacherForcedScorer(causal, asked, batch_size=3)
+    layer = max(LAYERS.get(causal.name, [0, 1]))
+    edits = [mask([(layer, 1)]), None, scale([(layer, 0), (layer, 2)], 3.0), mask([(layer, 0)]), scale([(layer, 1)], 2)]
+    expected = [scorer.score(edit).log_prob for edit in edits]
+    for together in (2, 3):
+        found = scorer.score_each(edits, together=together, progress=False)
+        np.testing.assert_allclose([each.log_prob for each in found], expected, atol=2e-4)
+    grey = TeacherForcedScorer(causal, grey_pictures(asked), batch_size=3)
+    sets = [[(layer, head)] for head in range(3)]
+    alone = patch_heads(grey, scorer, sets, progress=False)
+    np.testing.assert_allclose(patch_heads(grey, scorer, sets, together=2, progress=False), alone, atol=2e-4)
 
 
 def test_blocks_are_left_as_they_were(causal, asked):
     scorer = TeacherForcedScorer(causal, asked[:2])
-    scorer.score()
-    scorer.score(mask([(max(LAYERS.get(causal.name, [0, 1])), 0)]))
+    scorer.score_each([None, mask([(max(LAYERS.get(causal.name, [0, 1])), 0)])], progress=False)
     assert not any("forward" in vars(block) or block._forward_hooks for block in decoder_blocks(causal))
