@@ -70,7 +70,7 @@ def forced_choice(
     offered = [choices(item) for item in items]
     prompts = [vlm.render(conversation(item, [], MAIN), prompt=True) for item in items]
     ways = [
-        {option: _tokens(vlm, prompt, replies) for option, replies in own.items()}
+        {option: reply_tokens(vlm, prompt, replies) for option, replies in own.items()}
         for prompt, own in zip(prompts, offered, strict=True)
     ]
     ways = [_distinct(own) for own in ways]
@@ -160,7 +160,7 @@ def spellings(text: str) -> list[str]:
     return [*forms, *(f" {form}" for form in forms)]
 
 
-def _tokens(vlm: VLM, prompt: str, replies: list[str]) -> dict[tuple[int, ...], str]:
+def reply_tokens(vlm: VLM, prompt: str, replies: list[str]) -> dict[tuple[int, ...], str]:
     """Replies as tokens after the prompt, none of which begins another, and the whole text of each."""
     found = {}
     for reply in replies:

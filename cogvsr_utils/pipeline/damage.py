@@ -1,28 +1,31 @@
 """Is what a function's heads cost specific to its steps?
 
-set_ablations           all of C, teacher-forced, with each function's set ablated
+set_ablations[way]      C, teacher-forced, with each function's set ablated, as one of ``WAYS`` chooses it
 generated_and_forced    a function's own steps under its own set, generated and teacher-forced
-specific_damage         function by function: its set on its steps, beyond what the set and the steps bring along
+specific_damage[way]    function by function: its set on its steps, beyond what the set and the steps bring along
 pooled_damage(matrix)   a summary over functions
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
 from scipy import stats as tests
 
 from cogvsr_utils.analysis.text_baselines import wordings
+from cogvsr_utils.checks.known_heads import planted_truth
 from cogvsr_utils.dataset.splits import TEST
 from cogvsr_utils.functions import NAMES
 from cogvsr_utils.pipeline.ablation import ABLATED, C
 from cogvsr_utils.pipeline.experiment import Experiment, n_top
 from cogvsr_utils.pipeline.recordings import answers
-from cogvsr_utils.pipeline.selection import IMPORTANCE, Rankings, top_heads_by
+from cogvsr_utils.pipeline.selection import ABLATION, IMPORTANCE, Rankings, StrictProbe, top_heads_by
 from cogvsr_utils.pipeline.store import result
 from cogvsr_utils.pipeline.sweeps import scorer_of
 from cogvsr_utils.stats import ALPHA, clustered_mean, false_discovery_rate
 
+STRICT, LOWEST, TRUTH = "importance (strict)", "lowest importance", "planted heads"
+WAYS = (IMPORTANCE, STRICT, ABLATION, LOWEST, TRUTH)  # of choosing a function's set; the last for planted models alone
 N_PAIRINGS = 10_000  # random pairings of head sets with functions, for the p of a summary over functions
 
 
@@ -43,14 +46,17 @@ class SetAblations:
     wording: np.ndarray
 
 
-@result(splits=C, gpu=True)
-def set_ablations(experiment: Experiment, rankings: Rankings) -> SetAblations:
-    """All of C, teacher-forced, with the top heads of each function by the paper's importance ablated (×0.001)."""
+@result(variants=WAYS, splits=C, gpu=True)
+def set_ablations(experiment: Experiment, way: str, rankings: Rankings, strict_probe: StrictProbe) -> SetAblations:
+    """C, teacher-forced, with each function's set ablated (×0.001): the top heads by the paper's importance, by the
+    strict probe's, or by ablation on A; the heads that are least by the paper's; or those that were planted. All items
+    for the first, four times the profile's number for single heads for the others."""
     from cogvsr_utils.models.head_edits import mask
 
-    items, sets = experiment.items(TEST), top_heads_by(rankings, IMPORTANCE, n_top(len(rankings.heads)))
-    scorer = scorer_of(experiment, TEST, len(items))
-    scores = scorer.score_each([None, *(mask(sets.of(name)) for name in NAMES)])
+    items = experiment.items(TEST)
+    scorer = scorer_of(experiment, TEST, len(items) if way == IMPORTANCE else 4 * experiment.settings.ablation_items)
+    sets = _sets(experiment, way, rankings, strict_probe)
+    scores = scorer.score_each([None, *(mask(sets[name]) if sets[name] else None for name in NAMES)])
     uid, step, function = (scorer.index[column].to_numpy() for column in ("uid", "step", "function"))
     wording = wordings(items).loc[list(zip(uid, step, strict=True))].to_numpy()
     return SetAblations(
@@ -60,7 +66,16 @@ def set_ablations(experiment: Experiment, rankings: Rankings) -> SetAblations:
     )  # fmt: skip
 
 
-@result(needs={"answers": answers[TEST], **ABLATED})
+def _sets(experiment: Experiment, way: str, rankings: Rankings, strict_probe: StrictProbe) -> dict[str, list]:
+    """The heads of each function, none where none are planted."""
+    if way == TRUTH:
+        return planted_truth(experiment.model).heads
+    scores = rankings.scores | {STRICT: np.abs(strict_probe.importance), LOWEST: -rankings.scores[IMPORTANCE]}
+    sets = top_heads_by(replace(rankings, scores=scores), way, n_top(len(rankings.heads)))
+    return {name: sets.of(name) for name in NAMES}
+
+
+@result(needs={"answers": answers[TEST], "set_ablations": set_ablations[IMPORTANCE], **ABLATED})
 def generated_and_forced(
     experiment: Experiment, set_ablations: SetAblations, answers: pd.DataFrame, **ablated: pd.DataFrame
 ) -> pd.DataFrame:
@@ -89,8 +104,8 @@ def generated_and_forced(
     return pd.DataFrame(rows)
 
 
-@result()
-def specific_damage(experiment: Experiment, set_ablations: SetAblations) -> pd.DataFrame:
+@result(variants=WAYS, needs=lambda way: {"set_ablations": set_ablations[way]})
+def specific_damage(experiment: Experiment, way: str, set_ablations: SetAblations) -> pd.DataFrame:
     """Is the damage of a function's set specific? The interaction of sets and steps, in the change of log-probability:
     what the function's set does to its steps beyond what other functions' sets do to them, less the same of other
     functions' steps (under sets that are not their own). A set that hurts all steps, and steps that all sets hurt, give
@@ -122,6 +137,9 @@ def specific_damage(experiment: Experiment, set_ablations: SetAblations) -> pd.D
     table.loc[tested, "q"] = false_discovery_rate(table.loc[tested, "p"]) if tested.any() else np.nan
     verdict = np.where((table["q"] < ALPHA) & (table["difference"] < 0), "yes", "no")
     return table.assign(specific=np.where(tested, verdict, "not tested"))
+
+
+COMPARED = tuple(specific_damage[way] for way in WAYS if way != TRUTH)  # of any model
 
 
 def _interaction(beyond, here, function, wording, group) -> dict[str, float]:

@@ -85,11 +85,11 @@ def emphasis_controls(
     others = [head for head in every if head not in set(spatial)]
     draws = [("other", n, [others[i] for i in rng.permutation(len(others))[: len(spatial)]]) for n in range(DRAWS)]
     sets = [("spatial", 0, spatial), *draws, ("all", 0, every)]
-    factor = _tuned_strength(scaled)
+    factor = tuned_strength(scaled)
     cases = [("scale", name, "", factor, n, scale(heads, factor)) for name, n, heads in sets]
     cases += [("scale", "spatial", "", 1 / factor, 0, scale(spatial, 1 / factor))]
     if len(steered):
-        strength = _tuned_strength(steered)
+        strength = tuned_strength(steered)
         ahead = dict(zip(every, spatial_directions(activations, every), strict=True))
         for name, n, heads in sets:
             edit = steer(heads, [ahead[head] for head in heads], strength)
@@ -121,7 +121,7 @@ def spatial_directions(activations: HeadActivations, heads: list[tuple[int, int]
     return directions(activations, heads, index["function"].isin(SPATIAL).to_numpy(), index["correct"].to_numpy())
 
 
-def _tuned_strength(table: pd.DataFrame) -> float:
+def tuned_strength(table: pd.DataFrame) -> float:
     """The strength that was best on B."""
     return float(table.loc[table["split"] == TEST, "strength"].iloc[0])
 

@@ -17,6 +17,7 @@ from cogvsr_utils.pipeline import (
     ablation,
     baselines,
     damage,
+    doses,
     latent,
     planted,
     prediction,
@@ -31,7 +32,8 @@ from cogvsr_utils.pipeline.store import Result
 MEASURED: tuple[Result, ...] = (
     baselines.probe_baselines, validation.probe_accuracy, validation.head_table, validation.sparseness,
     validation.spatial_differences, validation.thresholds, ablation.ablation_matrix,
-    damage.specific_damage, protocol.probe_deviations, protocol.ablation_deviations,
+    *(damage.specific_damage[way] for way in damage.WAYS), *doses.DOSES,
+    protocol.probe_deviations, protocol.ablation_deviations,
     ablation.matched_controls[selection.IMPORTANCE],
     prediction.ranking_quality, prediction.ranking_tests, prediction.set_effects, validation.planted,
     validation.null_models, validation.quantization, *planted.PLANTED, *latent.LATENT,

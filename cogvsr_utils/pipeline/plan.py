@@ -17,6 +17,7 @@ from cogvsr_utils.pipeline import (  # noqa: F401
     crossed,
     cues,
     damage,
+    doses,
     emphasis,
     latent,
     mistakes,
@@ -55,7 +56,8 @@ def results_of(experiment: Experiment) -> list[str]:
     of planted heads where none are, and those with cues on data of one's own, which need not record where things are.
     """
     absent = set(ALL_SPLITS) - set(experiment.present_splits)
-    left_out = set() if experiment.model in planted_names() else set(planted.PLANTED)
+    known = {*planted.PLANTED, damage.set_ablations[damage.TRUTH], damage.specific_damage[damage.TRUTH]}
+    left_out = set() if experiment.model in planted_names() else known
     four_bit = {recordings.four_bit_answers, recordings.four_bit_activations, validation.quantization}
     if cues.with_cues(experiment) != experiment:
         left_out |= {r for r in RESULTS.values() if r.make.__module__ in (cues.__name__, latent.__name__)}

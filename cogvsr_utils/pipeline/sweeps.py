@@ -1,6 +1,7 @@
 """Some items of a split, scored teacher-forced under many edits.
 
-scorer_of(experiment, split, n)               a scorer of some items of a split
+some_items(experiment, split, n)              some items of a split
+scorer_of(experiment, split, n)               a scorer of them
 ablate_each_head(experiment, split, edits)    its scores, intact and with each head ablated
 """
 
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from cogvsr_utils.analysis.ablations import HeadAblations
+from cogvsr_utils.dataset.items import Item
 from cogvsr_utils.dataset.splits import require_groups
 from cogvsr_utils.functions import NAMES
 from cogvsr_utils.pipeline.experiment import Experiment
@@ -28,12 +30,17 @@ def scorer_of(experiment: Experiment, split: str, n: int, function: str | None =
     """
     from cogvsr_utils.models.scorer import TeacherForcedScorer
 
-    items = experiment.items(split)
-    items = [items[i] for i in np.random.default_rng(0).permutation(len(items))]
+    items = some_items(experiment, split)
     if function:
         last = [max((i for i, s in enumerate(x.steps) if s.function == function), default=-1) for x in items]
         items = [replace(x, steps=x.steps[: i + 1]) for x, i in zip(items, last, strict=True) if i >= 0]
     return TeacherForcedScorer(experiment.vlm, items[:n])
+
+
+def some_items(experiment: Experiment, split: str, n: int | None = None) -> list[Item]:
+    """``n`` items of a split, drawn at random; all of them, in random order, where no number is given."""
+    items = experiment.items(split)
+    return [items[i] for i in np.random.default_rng(0).permutation(len(items))[:n]]
 
 
 def ablate_each_head(experiment: Experiment, split: str, edits: Callable | None = None) -> HeadAblations:

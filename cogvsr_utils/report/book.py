@@ -17,6 +17,7 @@ from cogvsr_utils.pipeline import (
     crossed,
     cues,
     damage,
+    doses,
     emphasis,
     latent,
     mistakes,
@@ -73,11 +74,12 @@ PAGES = {
     )),
     "05_interventions": Page(
         results=(
-            ablation.ablation_matrix, damage.generated_and_forced, damage.specific_damage, ablation.without_strongest,
+            ablation.ablation_matrix, damage.generated_and_forced, ablation.without_strongest,
             emphasis.scaled, emphasis.steered, emphasis.emphasis_controls, mistakes.output_edits,
         ),
-        heavy=(ablation.matched_controls[selection.IMPORTANCE],),
+        heavy=(ablation.matched_controls[selection.IMPORTANCE], *damage.COMPARED),
     ),
+    "10_doses": Page(heavy=(doses.dose_response, doses.dose_trends, doses.side_effects)),
     "A2_validation": Page(
         results=(validation.head_table, prediction.ranking_tests, validation.overlaps, emphasis.scaled),
         heavy=(
@@ -90,7 +92,9 @@ PAGES = {
         nano=(prediction.ranking_tests,),
     ),
     "07_latent_heads": Page(cued=latent.LATENT),
-    "A3_planted": Page(planted=planted.PLANTED, parameters=("profile",)),
+    "A3_planted": Page(
+        planted=(*planted.PLANTED, *(damage.specific_damage[way] for way in damage.WAYS)), parameters=("profile",)
+    ),
     "06_families": Page(
         nano=(
             recordings.answers[TEST], validation.head_table, validation.sparseness, validation.spatial_differences,

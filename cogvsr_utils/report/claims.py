@@ -28,7 +28,7 @@ CONTROLS = ablation.matched_controls[selection.IMPORTANCE]
 RESULTS = (
     baselines.probe_baselines, prediction.ranking_tests, validation.head_table, validation.thresholds,
     validation.sparseness, validation.overlaps, validation.spatial_differences, CONTROLS, ablation.ablation_matrix,
-    damage.specific_damage, emphasis.scaled,
+    damage.specific_damage[selection.IMPORTANCE], emphasis.scaled,
 )  # fmt: skip
 CROSSED = (crossed.wording_transfer,)
 CUED = (cues.cue_effects, latent.latent_heads, latent.latent_activation)
@@ -137,7 +137,7 @@ def _ablation(experiment: Experiment) -> Finding:
     kinds = ablation.all_against_controls(table(experiment, CONTROLS)).sort_values("p")
     controls = kinds.iloc[-1]
     pooled = damage.pooled_damage(table(experiment, ablation.ablation_matrix))
-    specific = table(experiment, damage.specific_damage)["specific"]
+    specific = table(experiment, damage.specific_damage[selection.IMPORTANCE])["specific"]
     specific = specific[specific != "not tested"] == "yes"
     scaled = table(experiment, emphasis.scaled).set_index(["split", "function"]).loc[(TEST, SPATIAL[0])]
     here = (

@@ -1,6 +1,7 @@
 """Specific damage on made-up scores, where what is specific is known, and the scores themselves against a scorer."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -8,13 +9,14 @@ import pytest
 from own_data import FEW
 
 from cogvsr_utils import paths
+from cogvsr_utils.checks.known_heads import planted_truth
 from cogvsr_utils.functions import NAMES
 from cogvsr_utils.models.head_edits import mask
 from cogvsr_utils.models.scorer import TeacherForcedScorer
 from cogvsr_utils.pipeline import damage
 from cogvsr_utils.pipeline import experiment as experiments
 from cogvsr_utils.pipeline.experiment import Experiment, n_top
-from cogvsr_utils.pipeline.selection import IMPORTANCE, Rankings
+from cogvsr_utils.pipeline.selection import ABLATION, IMPORTANCE, Rankings
 
 N_WORDINGS, N_SCENES = 8, 12
 
@@ -34,7 +36,7 @@ def made_up(delta):
 
 
 def specific(scores):
-    return damage.specific_damage.make(Experiment("nano-internvl"), set_ablations=scores)
+    return damage.specific_damage[IMPORTANCE].make(Experiment("nano-internvl"), IMPORTANCE, set_ablations=scores)
 
 
 def test_what_is_specific_is_found_and_what_only_looks_so_is_not():
@@ -89,7 +91,8 @@ def test_sets_are_ablated_and_generated_answers_told_from_forced_ones(small_set,
     functions = np.array(sorted(NAMES))
     strength = np.random.default_rng(0).random((8, len(vlm.heads)))
     rankings = Rankings(functions, np.array(vlm.heads.pairs), {IMPORTANCE: strength})
-    found = damage.set_ablations.make(experiment, rankings=rankings)
+    strict = SimpleNamespace(importance=-strength)
+    found = damage.set_ablations[IMPORTANCE].make(experiment, IMPORTANCE, rankings=rankings, strict_probe=strict)
     scorer = TeacherForcedScorer(vlm, experiment.items("C"))
     number, name = 3, NAMES[3]
     order = np.argsort(-strength[list(functions).index(name)])[: n_top(len(vlm.heads))]
@@ -113,3 +116,20 @@ def test_sets_are_ablated_and_generated_answers_told_from_forced_ones(small_set,
         experiment, set_ablations=found, answers=fewer, **{name: each[few] for name, each in ablated.items()}
     )
     assert table["function"].tolist() == list(NAMES[1:])
+
+
+def test_each_way_of_choosing_a_set_is_its_own(vlm, monkeypatch):
+    strength = np.random.default_rng(0).random((8, len(vlm.heads)))
+    functions, pairs = np.array(sorted(NAMES)), vlm.heads.pairs
+    rankings = Rankings(functions, np.array(pairs), {IMPORTANCE: strength, ABLATION: strength[::-1]})
+    strict = SimpleNamespace(importance=np.where(np.arange(len(pairs)) == 7, -9.0, strength))
+    k, row = n_top(len(pairs)), list(functions).index(NAMES[2])
+
+    def chosen(way):
+        return damage._sets(Experiment("planted-joint"), way, rankings, strict)[NAMES[2]]
+
+    assert chosen(IMPORTANCE) == [pairs[i] for i in np.argsort(-strength[row])[:k]]
+    assert chosen(ABLATION) == [pairs[i] for i in np.argsort(-strength[::-1][row])[:k]]
+    assert chosen(damage.LOWEST) == [pairs[i] for i in np.argsort(strength[row])[:k]]
+    assert chosen(damage.STRICT)[0] == pairs[7]  # strong in the other direction
+    assert chosen(damage.TRUTH) == planted_truth("planted-joint").heads[NAMES[2]]

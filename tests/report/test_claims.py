@@ -48,7 +48,7 @@ def made_up(good: bool) -> dict[str, pd.DataFrame]:
         "latent_activation": pd.DataFrame({
             "method": [BOX, "steer", "steer"], "heads": [np.nan, "latent", "random"], "function": BOTH,
             "delta_log_prob": 0.5, "low": 0.3, "beyond": 0.1, "beyond_low": 0.05 if good else -0.05}),
-        "specific_damage": pd.DataFrame({"specific": ["yes" if good else "no"] * 8}),
+        "specific_damage-importance_paper": pd.DataFrame({"specific": ["yes" if good else "no"] * 8}),
         "scaled": pd.DataFrame({"split": ["C"], "function": SPATIAL[0], "change": 0.0, "ci_high": 0.1,
                                 "ci_low": 0.01 if good else -0.1}),
     }  # fmt: skip
@@ -69,8 +69,9 @@ def test_every_verdict_goes_both_ways(verdicts):
 
 
 @pytest.mark.parametrize("name, claim", [("wording_transfer", 1), ("thresholds", 2), ("overlaps", 3), ("scaled", 6),
-                                         (CONTROLS.name, 6), ("specific_damage", 6), ("cue_effects", 5),
-                                         ("latent_heads", 5), ("latent_activation", 5)])  # fmt: skip
+                                         (CONTROLS.name, 6), ("specific_damage-importance_paper", 6),
+                                         ("cue_effects", 5), ("latent_heads", 5),
+                                         ("latent_activation", 5)])  # fmt: skip
 def test_one_thing_that_does_not_come_out_leaves_part_of_a_claim(verdicts, name, claim):
     tables = made_up(True) | {name: made_up(False)[name]}
     assert verdicts(tables)[claim] == "partly"
