@@ -72,13 +72,24 @@ show(points[["function", "n", "accuracy_before", "change", "q"]], percent=("accu
 # wordings only an even effect can be shown. Damage is specific where the difference is below 0.
 
 # %% tags=["hide-input"] mystnb={"image": {"alt": "For each function the interaction of its set with its steps, with an interval, zero marked"}, "figure": {"caption": "Specific damage by function: its set on its steps, beyond what the set does to other steps and other sets to these (means over wordings, 95 % intervals); left of 0 is specific.", "name": "fig-specific"}}
-by_function = damage.specific_damage(experiment)
+by_way = {way: measured.table(experiment, damage.specific_damage[way]) for way in damage.WAYS if way != damage.TRUTH}
+by_function = by_way[selection.IMPORTANCE]
 shown = by_function.rename(columns={"function": "label", "difference": "value"})
 forest_figure({"own set, own steps": shown}, "change of log-probability beyond the rest")
 
 # %% tags=["hide-input"]
 columns = ["function", "n", "wordings", "own", "other_steps", "other_sets", "q", "specific"]
 show(by_function[columns].replace({"function": SHORT}), digits=3)
+
+# %% [markdown]
+# The same for sets chosen otherwise: by the strict probe, by ablating single heads on A, and the heads that are least by the
+# paper's importance, which should do nothing specific. Each cell is the difference; a dot marks what is specific.
+
+# %% tags=["hide-input"]
+ways = pd.concat([each.assign(way=way) for way, each in by_way.items()])
+ways["cell"] = ways["difference"].map("{:+.2f}".format) + (ways["specific"] == "yes").map({True: " •", False: ""})
+show(ways.replace({"function": SHORT}).pivot(index="function", columns="way", values="cell")
+     .loc[[SHORT[name] for name in NAMES], list(by_way)].reset_index())  # fmt: skip
 
 # %% [markdown]
 # In accuracy, over all functions: the mean of the diagonal above less the mean off it, a summary, with a p value from
@@ -284,4 +295,4 @@ paragraph(
 )
 
 # %% [markdown]
-# **What's next.** [Can the selection be relied on?](A2_validation.ipynb)
+# **What's next.** [How much, and at what cost?](10_doses.ipynb)

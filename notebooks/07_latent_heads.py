@@ -39,7 +39,7 @@ source: str = "synth"  # "synth" or the path of a CogVSR .jsonl file; cues need 
 from cogvsr_utils import Experiment
 from cogvsr_utils.dataset.cues import MARKS
 from cogvsr_utils.functions import SPATIAL
-from cogvsr_utils.pipeline import cues, latent
+from cogvsr_utils.pipeline import activation, cues, latent
 from cogvsr_utils.pipeline.measured import is_measured, table
 from cogvsr_utils.report.effect_figures import cue_figure, latent_figure
 from cogvsr_utils.report.figures import SHORT, forest_figure
@@ -138,15 +138,18 @@ show(check.replace({"function": SHORT}), percent=("saturated",))
 # If heads are latent, they should work when they are activated directly: made larger, moved as the cue moves them (where answers
 # are predicted), or made to attend to the picture. Beside them random heads of the same layers, and the cues themselves.
 # Spatial and relational steps of split C, teacher-forced; *elsewhere* is the mean over the six other functions. Where no head is
-# latent, the heads that come nearest stand in. Steering was named beforehand as the one that counts.
+# latent, the heads that come nearest stand in. *Time* is that of a question with the edit over that without. Steering was
+# named beforehand as the one that counts.
 
 # %% tags=["hide-input"]
-activation = table(experiment, latent.latent_activation).fillna({"heads": ""})
-spatial, key = activation[activation["function"] == latent.BOTH], ["method", "heads", "draw"]
+activated = table(experiment, activation.latent_activation).fillna({"heads": ""})
+spatial, key = activated[activated["function"] == activation.BOTH], ["method", "heads", "draw"]
 wide = with_interval(spatial, "delta_log_prob", "low", "high", "+.2f").set_index(key)[["k", "n", "delta_log_prob"]]
-others = activation[~activation["function"].isin([*SPATIAL, latent.BOTH])]
+others = activated[~activated["function"].isin([*SPATIAL, activation.BOTH])]
 wide["elsewhere"] = others.groupby(key)["delta_log_prob"].mean()
+costs = table(experiment, activation.activation_seconds).set_index("method")["ratio"]
 shown = wide.rename(columns={"delta_log_prob": "spatial steps"}).reset_index()
+shown["time"] = shown["method"].map(costs)
 show(shown[shown["draw"] == 0].drop(columns="draw"))
 
 # %% [markdown]
@@ -160,7 +163,7 @@ show(with_interval(own.reset_index(), "beyond", "beyond_low", "beyond_high", "+.
 # %% tags=["hide-input"]
 by_pair = effects.set_index(["condition", "against"])
 box, over = by_pair.loc[(cues.BOX, f"box, {cues.MISPLACED}")], by_pair.loc[(cues.BOX, cues.NONE)]
-n_latent, steered = int(heads["latent"].sum()), own.loc[latent.METHOD]
+n_latent, steered = int(heads["latent"].sum()), own.loc[activation.METHOD]
 quote(
     cue_box=100 * box["change"], cue_box_low=100 * box["low"], cue_box_high=100 * box["high"], n_cued=int(box["n"]),
     cue_over_none=100 * over["change"], n_latent=n_latent, activated_spatial=steered["delta_log_prob"],

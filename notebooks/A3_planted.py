@@ -38,7 +38,7 @@ import pandas as pd
 from cogvsr_utils import Experiment, planted_truth
 from cogvsr_utils.functions import NAMES
 from cogvsr_utils.models.weights import planted_names
-from cogvsr_utils.pipeline import planted
+from cogvsr_utils.pipeline import damage, planted
 from cogvsr_utils.pipeline.measured import is_measured, table
 from cogvsr_utils.pipeline.selection import IMPORTANCE
 from cogvsr_utils.report.effect_figures import planted_figure
@@ -115,6 +115,20 @@ rules = scores[scores["selected"].notna()].groupby(["variant", "method"])[["plan
 rules["found"] = (rules["selected"] - rules["false"]) / rules["planted"]
 show(rules.astype({"selected": int, "false": int}).reset_index(), percent=("found",))
 
+# %% [markdown]
+# ## Would the ablation table have told?
+#
+# The test of [what the heads do](05_interventions.ipynb), on a model where the answer is known: a set's effect on its own
+# function's steps, beyond what the other sets do to them and it does to others. The planted heads are the yardstick; the
+# other sets are a tenth of all heads each. A dot marks what is specific.
+
+# %% tags=["hide-input"]
+ways = pd.concat([table(each, damage.specific_damage[way]).assign(model=name, way=way)
+                  for name, each in experiments.items() for way in damage.WAYS])  # fmt: skip
+ways["cell"] = ways["difference"].map("{:+.2f}".format) + (ways["specific"] == "yes").map({True: " •", False: ""})
+cells = ways.replace({"function": SHORT}).pivot(index=["model", "function"], columns="way", values="cell")
+show(cells.loc[(slice(None), [SHORT[name] for name in NAMES]), list(damage.WAYS)].reset_index())
+
 # %% tags=["hide-input"]
 best = by_method.sort_values("precision").groupby("variant").last()
 paper = by_method[by_method["method"] == IMPORTANCE].set_index("variant")
@@ -147,6 +161,8 @@ mine.groupby("variant")[["precision", "chance_precision", "rank", "chance_rank"]
 # ## Summary
 
 # %% tags=["hide-input"]
+found = ways[ways["specific"] == "yes"].groupby("way").size().reindex(damage.WAYS, fill_value=0)
+told = ", ".join(f"{name} {n}" for name, n in found.items())
 counts = rules.loc[variant].astype(int)
 sentence = "; ".join(f"{name} selects {row.selected}, {row.false} of them falsely" for name, row in counts.iterrows())
 sentence = f"Where {counts['planted'].iloc[0]} pairs of function and head are true: {sentence}."
@@ -159,7 +175,7 @@ paragraph(
     f"steps by {means.loc[RANDOM, 'delta_log_prob']:+.2f} and {100 * means.loc[RANDOM, 'change']:+.1f}. Of the planted heads, "
     f"{best.loc[variant, 'method']} finds {best.loc[variant, 'precision']:.0%}, the paper's importance "
     f"{paper.loc[variant, 'precision']:.0%}, chance {paper.loc[variant, 'chance_precision']:.0%} (variant *{variant}*, one "
-    f"model). {sentence}"
+    f"model). {sentence} Damage is specific to their function, of {len(NAMES)} functions, for the sets of: {told}."
 )
 
 # %% [markdown]

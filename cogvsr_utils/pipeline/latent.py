@@ -4,11 +4,8 @@ cued_activations[cue]       heads at the answers of A with the true boxes drawn,
 patched[cue]                each head as in the cued run, patched into the run without: right answers on A
 attribution_check           integrated gradients beside that
 latent_heads                which heads are latent: they read a function better with true cues, and carry what helps
-latent_activation           scaling, steering, attention on these heads, without any cue, on C
-LATENT                      the tables that a page shows
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,20 +16,16 @@ from tqdm import tqdm
 from cogvsr_utils.analysis.head_probes import HeadProbes
 from cogvsr_utils.analysis.text_baselines import wordings
 from cogvsr_utils.dataset.items import Item
-from cogvsr_utils.dataset.splits import FOLDS, SELECTION, TEST
+from cogvsr_utils.dataset.splits import FOLDS, SELECTION
 from cogvsr_utils.functions import NAMES, SPATIAL
 from cogvsr_utils.models.activations import HeadActivations
-from cogvsr_utils.pipeline.cues import BOX, MISPLACED, NONE, cue_effects, cued
-from cogvsr_utils.pipeline.experiment import Experiment, n_top
+from cogvsr_utils.pipeline.cues import BOX, MISPLACED, NONE, cued
+from cogvsr_utils.pipeline.experiment import Experiment
 from cogvsr_utils.pipeline.recordings import answers
 from cogvsr_utils.pipeline.store import result
-from cogvsr_utils.stats import ALPHA, clustered_mean, max_t_test, sign_flip_test
+from cogvsr_utils.stats import ALPHA, max_t_test, sign_flip_test
 
 CUES = (NONE, BOX, f"box, {MISPLACED}")
-SCALE, ATTEND = 1.5, float(np.log(2))
-METHOD = "steer"  # of the three, the one that a claim rests on; named before any was run
-DRAWS = 5  # of random heads
-BOTH = "both spatial functions"
 A = (SELECTION,)
 
 
@@ -61,7 +54,7 @@ def patched(experiment: Experiment, cue: str) -> PatchedHeads:
     """Each head as in the cued run, one after the other, in the run without cues; the profile's number of items."""
     from cogvsr_utils.models.patching import patch_heads
 
-    target, source = _runs(experiment, cue)
+    target, source = runs_of(experiment, cue)
     heads = [[head] for head in experiment.vlm.heads.pairs]
     intact, *each = patch_heads(target, source, [[], *heads])
     return PatchedHeads(
@@ -78,7 +71,7 @@ def attribution_check(experiment: Experiment, exact: PatchedHeads) -> pd.DataFra
 
     from cogvsr_utils.models.patching import path_attribution
 
-    predicted = path_attribution(*_runs(experiment, BOX), NAMES)
+    predicted = path_attribution(*runs_of(experiment, BOX), NAMES)
     rows = []
     for name, guess in zip(NAMES, predicted, strict=True):
         own = exact.function == name
@@ -143,88 +136,15 @@ def latent_heads(
     return pd.concat(frames, ignore_index=True)
 
 
-@result(splits=(SELECTION, TEST), gpu=True)
-def latent_activation(experiment: Experiment, latent_heads: pd.DataFrame) -> pd.DataFrame:
-    """What helps steps of C, teacher-forced: the true and the misplaced boxes, and without any cue the latent heads
-    scaled, steered towards the cued run (by the mean difference of spatial steps on A, at the tokens that predict
-    answers), or attending more to the picture; beside ``DRAWS`` sets of as many random heads of the same layers. Where
-    no head is latent, the heads that come nearest, as many as are taken for a function.
-
-    Columns: method, heads (latent, nearest or random; none for cues), k, draw, function (or ``BOTH``), n, change of
-    log-probability with low and high (95 % over scenes); for the chosen heads also ``beyond`` the mean of the random
-    ones, step by step, with its own interval. No random rows where a layer has too few other heads, no attention where
-    no head reads the picture in line.
-    """
-    from cogvsr_utils.models.attention_edits import attend
-    from cogvsr_utils.models.edited_attention import attending
-    from cogvsr_utils.models.head_edits import scale
-    from cogvsr_utils.models.patching import mean_difference, move_heads
-    from cogvsr_utils.models.scorer import TeacherForcedScorer
-
-    vlm, (kind, heads) = experiment.vlm, chosen_heads(latent_heads)
-    in_line = set(vlm.heads.table.query("kind == 'self'")[["layer", "head"]].itertuples(index=False, name=None))
-    every = vlm.heads.pairs
-    towards = dict(zip(every, mean_difference(*_runs(experiment, BOX), every, SPATIAL), strict=True))
-    items = _some(experiment, TEST)
-    scorer = TeacherForcedScorer(vlm, items)
-    intact, index = scorer.score().log_prob, scorer.index
-
-    def attended(some):
-        reading = [head for head in some if head in in_line] if vlm.image_token_id is not None else []
-        if not reading:
-            return None
-        with attending(vlm, attend(reading, "add", ATTEND)):
-            return scorer.score().log_prob
-
-    methods = {
-        "scale": lambda some: scorer.score(scale(some, SCALE)).log_prob,
-        "steer": lambda some: move_heads(scorer, {head: towards[head] for head in some}),
-        "attend": attended,
-    }
-    rows = []
-    for cue in CUES[1:]:
-        cued_scorer = TeacherForcedScorer(vlm, cued(items, cue))
-        pd.testing.assert_frame_equal(cued_scorer.index, index)
-        rows += _effects(cued_scorer.score().log_prob - intact, index, method=cue, heads="", k=0, draw=0)
-    draws = [same_layers(every, heads, seed) for seed in range(DRAWS)]
-    for method, run in methods.items():
-        own = run(heads)
-        if own is None:
-            continue
-        random = [run(some) for some in draws if some]
-        beside = np.mean(random, axis=0) if random and all(each is not None for each in random) else None
-        rows += _effects(own - intact, index, beside=None if beside is None else own - beside, method=method,
-                         heads=kind, k=len(heads), draw=0)  # fmt: skip
-        for number, each in enumerate(random if beside is not None else ()):
-            rows += _effects(each - intact, index, method=method, heads="random", k=len(heads), draw=number)
-    return pd.DataFrame(rows)
-
-
-LATENT = (cue_effects, latent_heads, attribution_check, latent_activation)
-
-
-def chosen_heads(table: pd.DataFrame) -> tuple[str, list[tuple[int, int]]]:
-    """``latent`` and the heads that are latent for a spatial function, or, where there are none, ``nearest`` and those
-    whose worse p, in their better function, is smallest; of equal ones those with the best ranks of rise and patch."""
-    found = table[table["latent"]]
-    if len(found):
-        return "latent", list(dict.fromkeys(found[["layer", "head"]].itertuples(index=False, name=None)))
-    by_function = table.groupby("function")
-    ranks = by_function["rise"].rank() + by_function["beyond"].rank()
-    worse = table.assign(p=table[["p_rise", "p_patch"]].max(axis=1), rank=-ranks)
-    best = worse.groupby(["layer", "head"])[["p", "rank"]].min().sort_values(["p", "rank"], kind="stable")
-    return "nearest", list(best.index[: n_top(len(best))])
-
-
-def _runs(experiment: Experiment, cue: str):
+def runs_of(experiment: Experiment, cue: str):
     """Scorers of the same items of A without and with a cue."""
     from cogvsr_utils.models.scorer import TeacherForcedScorer
 
-    items = _some(experiment, SELECTION)
+    items = items_with_boxes(experiment, SELECTION)
     return tuple(TeacherForcedScorer(experiment.vlm, cued(items, name)) for name in (NONE, cue))
 
 
-def _some(experiment: Experiment, split: str) -> list[Item]:
+def items_with_boxes(experiment: Experiment, split: str) -> list[Item]:
     """The profile's number of items of a split whose question names things with boxes, at random."""
     items = cued(experiment.items(split), NONE)
     order = np.random.default_rng(0).permutation(len(items))[: experiment.settings.ablation_items]
@@ -271,35 +191,7 @@ def _tested(values: np.ndarray, label: np.ndarray, group: np.ndarray) -> tuple[n
     return means, sign_flip_test(-values, label, group).p_max[order]
 
 
-def _effects(change: np.ndarray, index: pd.DataFrame, beside: np.ndarray | None = None, **row) -> list[dict]:
-    """A row a function, and one of both spatial ones: the mean ``change`` (steps,) and that beyond others."""
-    group, rows = index["group_id"].to_numpy(), []
-    for name, functions in (*((name, [name]) for name in NAMES), (BOTH, list(SPATIAL))):
-        own = index["function"].isin(functions).to_numpy()
-        if own.any():
-            cell = dict(zip(("delta_log_prob", "low", "high"), clustered_mean(change[own], group[own]), strict=True))
-            if beside is not None:
-                ends = clustered_mean(beside[own], group[own])
-                cell |= dict(zip(("beyond", "beyond_low", "beyond_high"), ends, strict=True))
-            rows.append({**row, "function": name, "n": int(own.sum()), **cell})
-    return rows
-
-
 def _mean_of_others(values: np.ndarray, layers: np.ndarray) -> np.ndarray:
     """For each column of ``values`` (rows, heads) the mean of the other heads of its layer; 0 where there is none."""
     same = (layers[:, None] == layers).astype(float) - np.eye(len(layers))
     return values @ (same / np.maximum(same.sum(0), 1))
-
-
-def same_layers(
-    every: Sequence[tuple[int, int]], heads: Sequence[tuple[int, int]], seed: int = 0
-) -> list[tuple[int, int]]:
-    """As many random heads of each layer as ``heads`` has there, none of them; nothing where a layer has too few."""
-    rng, found = np.random.default_rng(seed), []
-    for layer in dict.fromkeys(layer for layer, _ in heads):
-        free = [head for head in every if head[0] == layer and head not in set(heads)]
-        n = sum(each == layer for each, _ in heads)
-        if len(free) < n:
-            return []
-        found += [free[i] for i in rng.permutation(len(free))[:n]]
-    return found

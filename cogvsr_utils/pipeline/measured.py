@@ -15,10 +15,10 @@ from cogvsr_utils.files import replacing
 from cogvsr_utils.paths import MEASURED as FOLDER
 from cogvsr_utils.pipeline import (
     ablation,
+    activation,
     baselines,
     damage,
     doses,
-    latent,
     planted,
     prediction,
     protocol,
@@ -36,7 +36,7 @@ MEASURED: tuple[Result, ...] = (
     protocol.probe_deviations, protocol.ablation_deviations,
     ablation.matched_controls[selection.IMPORTANCE],
     prediction.ranking_quality, prediction.ranking_tests, prediction.set_effects, validation.planted,
-    validation.null_models, validation.quantization, *planted.PLANTED, *latent.LATENT,
+    validation.null_models, validation.quantization, *planted.PLANTED, *activation.LATENT,
 )  # fmt: skip
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from cogvsr_utils.models.weights import planted_names
 from cogvsr_utils.pipeline import (  # noqa: F401
+    activation,
     attention,
     baselines,
     benchmarks,
@@ -60,7 +61,8 @@ def results_of(experiment: Experiment) -> list[str]:
     left_out = set() if experiment.model in planted_names() else known
     four_bit = {recordings.four_bit_answers, recordings.four_bit_activations, validation.quantization}
     if cues.with_cues(experiment) != experiment:
-        left_out |= {r for r in RESULTS.values() if r.make.__module__ in (cues.__name__, latent.__name__)}
+        with_boxes = {module.__name__ for module in (cues, latent, activation)}
+        left_out |= {each for each in RESULTS.values() if each.make.__module__ in with_boxes}
     return [
         name for name, result in RESULTS.items()
         if not absent & {split for each in (*result.all_needs(), result) for split in each.splits}

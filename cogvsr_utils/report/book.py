@@ -11,6 +11,7 @@ from cogvsr_utils.dataset.splits import CROSSED, SELECTION, TEST, TUNING
 from cogvsr_utils.models.weights import nano_names, planted_names
 from cogvsr_utils.pipeline import (
     ablation,
+    activation,
     attention,
     baselines,
     benchmarks,
@@ -19,7 +20,6 @@ from cogvsr_utils.pipeline import (
     damage,
     doses,
     emphasis,
-    latent,
     mistakes,
     planted,
     prediction,
@@ -91,7 +91,7 @@ PAGES = {
         cued=claims.CUED,
         nano=(prediction.ranking_tests,),
     ),
-    "07_latent_heads": Page(cued=latent.LATENT),
+    "07_latent_heads": Page(cued=activation.LATENT),
     "A3_planted": Page(
         planted=(*planted.PLANTED, *(damage.specific_damage[way] for way in damage.WAYS)), parameters=("profile",)
     ),

@@ -10,6 +10,7 @@ from cogvsr_utils.dataset.splits import TEST
 from cogvsr_utils.functions import NAMES, SPATIAL
 from cogvsr_utils.pipeline import (
     ablation,
+    activation,
     baselines,
     crossed,
     cues,
@@ -31,7 +32,7 @@ RESULTS = (
     damage.specific_damage[selection.IMPORTANCE], emphasis.scaled,
 )  # fmt: skip
 CROSSED = (crossed.wording_transfer,)
-CUED = (cues.cue_effects, latent.latent_heads, latent.latent_activation)
+CUED = (cues.cue_effects, latent.latent_heads, activation.latent_activation)
 PAPER_SHARE = 0.09  # of the heads at most are above the paper's threshold, it finds
 Finding = tuple[str, str, list[bool]]  # what was found, what it stands beside, and what came out of all that was asked
 
@@ -116,7 +117,8 @@ def _activation(experiment: Experiment) -> Finding:
     placebo, none = (effects.loc[(cues.BOX, against)] for against in (f"box, {cues.MISPLACED}", cues.NONE))
     grey = effects.loc[(f"{cues.GREY}, {cues.BOX}", cues.GREY)]
     n_latent = int(table(cued, latent.latent_heads)["latent"].sum())
-    steps = table(cued, latent.latent_activation).query("function == @latent.BOTH and method == @latent.METHOD")
+    steps = table(cued, activation.latent_activation)
+    steps = steps[(steps["function"] == activation.BOTH) & (steps["method"] == activation.METHOD)]
     own = steps[steps["heads"].isin(["latent", "nearest"])].iloc[0]
     here = (
         f"boxes {100 * placebo['change']:+.1f} points beyond misplaced ones, {100 * none['change']:+.1f} beyond none; "

@@ -4,6 +4,7 @@ ablation_figure(matrix)      head set by function answered: change of accuracy
 control_figure(tables)       a function's heads beside random sets
 planted_figure(tables)       what ablating planted heads does, and as many others
 cue_figure(items)            one question's picture under several cues
+dose_figure(table)           what more of an edit does to spatial steps and others
 latent_figure(table)         each head by what a cue changes in it
 quality_figure, set_figure   rankings against the measured effect, single heads and whole sets
 power_figure                 planted heads found, and false ones
@@ -118,6 +119,36 @@ def latent_figure(table: pd.DataFrame) -> Figure:
         axis.axvline(0, color="#999", lw=0.8)
         axis.set(title=name, xlabel="rise of decodability, true less misplaced", ylabel="patching, beyond its layer")
         axis.legend(fontsize=8)
+    return finish(figure)
+
+
+def dose_figure(table: pd.DataFrame) -> Figure:
+    """Change of log-probability against the dose, a panel a method: spatial heads on spatial steps (with a band) and on
+    others, and what is random on spatial steps. ``table`` is ``dose_response``'s."""
+    methods = {"ablate": "heads ablated", "scale": "factor", "steer": "strength, standard deviations"}
+    known = [name for name in methods if name in set(table["method"])]
+    figure, axes = plt.subplots(
+        1, len(known), figsize=(3.4 * len(known), 3.3), squeeze=False, sharey=True, layout="constrained"
+    )
+    own, others = "spatial steps", "other steps"
+    lines = {("spatial heads", own): ("o-", "#882255"), ("spatial heads", others): ("o--", "#cc9fb4"),
+             ("random heads", own): ("s-", "#777"), ("random directions", own): ("^-", "#44aa99")}  # fmt: skip
+    for axis, method in zip(axes[0], known, strict=True):
+        for (heads, steps), (style, color) in lines.items():
+            part = table[(table["method"] == method) & (table["heads"] == heads) & (table["steps"] == steps)]
+            if len(part):
+                part = part.sort_values("dose")
+                axis.plot(part["dose"], part["delta_log_prob"], style, color=color, ms=4, label=f"{heads}, {steps}")
+                axis.fill_between(part["dose"], part["low"], part["high"], color=color, alpha=0.15, lw=0)
+        axis.axhline(0, color="#333", lw=0.8)
+        axis.set(xlabel=methods[method], title=method)
+        if method == "ablate":
+            axis.set_xscale("log", base=2)
+    axes[0, 0].set_ylabel("change of log-probability")
+    handles = {}  # each kind once, whichever panel has it
+    for axis in axes[0]:
+        handles |= {label: handle for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)}
+    figure.legend(handles.values(), handles, loc="outside upper center", ncols=2, fontsize=8)
     return finish(figure)
 
 

@@ -15,11 +15,12 @@ from cogvsr_utils.models.activations import HeadActivations
 from cogvsr_utils.models.head_edits import scale
 from cogvsr_utils.models.head_map import HeadMap
 from cogvsr_utils.models.scorer import TeacherForcedScorer
-from cogvsr_utils.pipeline import cues, latent
+from cogvsr_utils.pipeline import activation, cues, latent
 from cogvsr_utils.pipeline import experiment as experiments
+from cogvsr_utils.pipeline.activation import BOTH
 from cogvsr_utils.pipeline.cues import BOX, CONDITIONS, GREY, NONE
 from cogvsr_utils.pipeline.experiment import Experiment
-from cogvsr_utils.pipeline.latent import BOTH, PatchedHeads
+from cogvsr_utils.pipeline.latent import PatchedHeads
 
 N_LAYERS, N_HEADS, WIDTH = 3, 4, 4
 # Heads: latent; with any cue; decodable with true cues alone; patched to effect alone; harmful, if less than its layer.
@@ -137,8 +138,8 @@ def test_a_head_is_latent_that_reads_and_carries_with_true_cues_alone():
     assert (by_head.loc[ANY, ["p_rise", "p_patch"]] > 0.05).all()
     harms = by_head.loc[HARMS]
     assert harms["p_rise"] < 0.05 and harms["above"] > 0.5 > 0 > harms["patch"] and harms["p_patch"] > 0.05
-    assert latent.chosen_heads(table) == ("latent", [divmod(TRULY, N_HEADS)])
-    assert latent.chosen_heads(table.assign(latent=False)) == ("nearest", [divmod(TRULY, N_HEADS)])
+    assert activation.chosen_heads(table) == ("latent", [divmod(TRULY, N_HEADS)])
+    assert activation.chosen_heads(table.assign(latent=False)) == ("nearest", [divmod(TRULY, N_HEADS)])
 
 
 def test_where_cues_do_nothing_few_heads_rise_and_none_is_latent():
@@ -157,9 +158,9 @@ def test_a_head_stands_beside_the_others_of_its_layer():
         others = [other for other in range(7) if other != head and layers[other] == layers[head]]
         np.testing.assert_allclose(found[:, head], values[:, others].mean(1))
     every = [(layer, head) for layer in range(3) for head in range(4)]
-    others = latent.same_layers(every, [(0, 0), (2, 1), (2, 3)])
+    others = activation.same_layers(every, [(0, 0), (2, 1), (2, 3)])
     assert sorted(layer for layer, _ in others) == [0, 2, 2] and not set(others) & {(0, 0), (2, 1), (2, 3)}
-    assert latent.same_layers(every, [(0, 0), (0, 1), (0, 2)]) == [], "one is left, three are wanted"
+    assert activation.same_layers(every, [(0, 0), (0, 1), (0, 2)]) == [], "one is left, three are wanted"
 
 
 @pytest.fixture
@@ -179,29 +180,32 @@ def test_edits_of_latent_heads_are_those_of_the_table(experiment, vlm):
     table = pd.DataFrame(vlm.heads.pairs, columns=["layer", "head"]).assign(p_rise=1.0, p_patch=1.0, latent=False)
     table.loc[(table["layer"] == 6) & (table["head"] < 4), "latent"] = True
     heads = [(6, head) for head in range(4)]
-    effects = latent.latent_activation.make(experiment, table).set_index(["method", "heads", "draw", "function"])
+    effects = activation.latent_activation.make(experiment, table).set_index(["method", "heads", "draw", "function"])
     assert set(effects.index.get_level_values("method")) == {BOX, "box, misplaced", "scale", "steer", "attend"}
-    items = latent._some(experiment, "C")
+    items = latent.items_with_boxes(experiment, "C")
     scorer = TeacherForcedScorer(vlm, items)
     spatial = scorer.index["function"].isin(SPATIAL).to_numpy()
 
     def change(scores):
         return (scores.log_prob - scorer.score().log_prob)[spatial].mean()
 
-    expected = {"scale": change(scorer.score(scale(heads, latent.SCALE)))}
+    expected = {"scale": change(scorer.score(scale(heads, activation.SCALE)))}
     expected[BOX] = change(TeacherForcedScorer(vlm, cues.cued(items, BOX)).score())
     for method, value in expected.items():
         kind = "latent" if method == "scale" else ""
         assert effects.loc[(method, kind, 0, BOTH), "delta_log_prob"] == pytest.approx(value, abs=1e-5)
     for method in ("scale", "steer", "attend"):
         own = effects.loc[(method, "latent", 0, BOTH)]
-        random = [effects.loc[(method, "random", draw, BOTH), "delta_log_prob"] for draw in range(latent.DRAWS)]
+        random = [effects.loc[(method, "random", draw, BOTH), "delta_log_prob"] for draw in range(activation.DRAWS)]
         assert own["beyond"] == pytest.approx(own["delta_log_prob"] - np.mean(random), abs=1e-6)
     assert not vlm.active_edits
+    seconds = activation.activation_seconds.make(experiment, table).set_index("method")
+    assert list(seconds.index) == ["nothing", "scale", "steer", "attend"] and (seconds["n"] == len(items)).all()
+    assert seconds.loc["nothing", "ratio"] == 1 and (seconds["seconds"] > 0).all()
 
 
 def test_a_whole_layer_leaves_no_random_heads_beside_it(experiment, vlm):
     table = pd.DataFrame(vlm.heads.pairs, columns=["layer", "head"]).assign(p_rise=1.0, p_patch=1.0, latent=False)
     table.loc[table["layer"] == 6, "latent"] = True
-    effects = latent.latent_activation.make(experiment, table)
+    effects = activation.latent_activation.make(experiment, table)
     assert set(effects["heads"]) == {"", "latent"} and "beyond" not in effects

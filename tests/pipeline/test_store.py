@@ -201,7 +201,7 @@ def test_a_dry_run_lists_the_jobs_expected(clone, profile):
               if line.endswith(" 1") and "__" in line}  # fmt: skip
     asked = Experiment("nano-qwen2_5_vl", "4bit", "full")
     expected = {rule.title for rule in rules(asked, results_of(asked))}
-    assert listed == expected and len(expected) == len(RESULTS) - 5, (
+    assert listed == expected and len(expected) == len(RESULTS) - 7, (
         "all but what compares with 4-bit and what planted heads have"
     )
     gpus = {rule.result for rule in rules(Experiment("nano-internvl"), RESULTS) if rule.gpu}

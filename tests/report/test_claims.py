@@ -6,9 +6,9 @@ import pytest
 
 from cogvsr_utils.analysis.matching import KINDS
 from cogvsr_utils.functions import NAMES, SPATIAL
+from cogvsr_utils.pipeline.activation import BOTH
 from cogvsr_utils.pipeline.cues import BOX, GREY, NONE
 from cogvsr_utils.pipeline.experiment import Experiment
-from cogvsr_utils.pipeline.latent import BOTH
 from cogvsr_utils.pipeline.selection import IMPORTANCE
 from cogvsr_utils.report.claims import CONTROLS, CROSSED, CUED, RESULTS, claim_table
 

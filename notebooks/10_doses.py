@@ -1,0 +1,135 @@
+# ---
+# jupyter:
+#   jupytext:
+#     formats: ipynb,py:percent
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # How much, and at what cost?
+#
+# **Overview.** If spatial heads matter, more of an edit should do more, and more than the same edit of random heads. And an
+# edit is only worth something if it leaves the rest as it was: other functions' steps, and texts without a picture.
+#
+# **Prerequisites.** [What the heads do](05_interventions.ipynb).
+
+# %% tags=["remove-cell"]
+import importlib.util
+import subprocess
+import sys
+
+if importlib.util.find_spec("cogvsr_utils") is None:  # on Colab or Binder: fetch the package with its small models
+    repository = "https://github.com/cogvsr/attention-in-space"
+    subprocess.run(["git", "clone", "--quiet", "--depth", "1", repository, "attention-in-space"], check=True)
+    subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", "-e", "attention-in-space"], check=True)
+    sys.path.insert(0, "attention-in-space")
+
+# %% tags=["parameters"]
+model: str = "nano-internvl"  # a nano name, a folder, or a hub id such as Qwen/Qwen2.5-VL-7B-Instruct
+quantize: str = ""  # "", "4bit" or "8bit"
+profile: str = "light"  # "light" or "full": how much of everything
+source: str = "synth"  # "synth" or the path of a CogVSR .jsonl file
+
+# %% tags=["hide-input"]
+from cogvsr_utils import Experiment
+from cogvsr_utils.models.collateral import PICTURES, TEXT
+from cogvsr_utils.pipeline import doses
+from cogvsr_utils.pipeline.measured import is_measured, table
+from cogvsr_utils.report.effect_figures import dose_figure
+from cogvsr_utils.report.figures import SHORT, forest_figure
+from cogvsr_utils.report.pages import measured_note, paragraph, show, span, start, with_interval
+from cogvsr_utils.stats import ALPHA
+
+experiment = Experiment(model, quantize, profile, source)
+start(experiment)
+
+# %% tags=["hide-input"]
+measured_note([experiment] if is_measured(experiment, doses.dose_response) else [])
+
+# %% [markdown]
+# ## More heads, larger factors, longer steps
+#
+# The heads that the paper's probe ranks first for the two spatial functions: ablated, from the first one or two to four
+# tenths of all heads each; the top tenth scaled; and moved along the direction from wrong towards right answers, or away
+# from it. All at every token, on split C, teacher-forced. Beside them as many random heads that are not among them, and
+# random directions as long (means of three draws).
+
+# %% mystnb={"image": {"alt": "Three panels, heads ablated, factor and strength: change of log-probability of spatial steps under spatial heads, random heads and random directions, and of other steps under spatial heads"}, "figure": {"caption": "Change of the log-probability of right answers against the dose; bands are 95 % over scenes.", "name": "fig-doses"}}
+response = table(experiment, doses.dose_response)
+dose_figure(response)
+
+# %% [markdown]
+# ## Does the effect grow with the dose?
+#
+# A single dose can look good by luck; a trend is harder to come by. For each scene the slope of the change of its spatial
+# steps against the dose (per doubling of the heads, per unit of the factor, per standard deviation of the step); its mean
+# over scenes, and how it differs from the slope under what is random.
+
+# %% tags=["hide-input"]
+trends = table(experiment, doses.dose_trends)
+show(with_interval(trends, "slope", "low", "high", "+.3f")[["method", "against", "slope", "p", "scenes"]], digits=3)
+
+# %% [markdown]
+# ## What else changes?
+#
+# The first word of every step's reply, with the edit and without: the Kullback–Leibler divergence between the two
+# distributions, on each function's steps, as they are asked and without their picture. Emphasis is at the strengths tuned on
+# split B. An edit that is for spatial steps should move those and leave the others near 0.
+
+# %% tags=["hide-input"] mystnb={"image": {"alt": "For each function the divergence of the reply's first word under ablation, scaling and steering of spatial heads, with pictures and without, with intervals"}, "figure": {"caption": "Divergence of the first word of replies, in nats, by function and edit; 95 % over scenes.", "name": "fig-side-effects"}}
+effects = table(experiment, doses.side_effects)
+panels = {
+    kind: effects[effects["prompts"] == kind].rename(columns={"function": "label", "edit": "kind", "kl": "value"})
+    for kind in (PICTURES, TEXT)
+}
+markers = dict(zip(("ablate", "scale", "steer"), ("o", "s", "^"), strict=True))
+forest_figure({kind: part.replace({"label": SHORT}) for kind, part in panels.items()}, "divergence, nats", markers)
+
+# %% [markdown]
+# Beside it how many replies begin with another word, what that does to accuracy, and whether replies become all alike: how
+# often the commonest first word is the likeliest, without the edit and with it. Means over the functions.
+
+# %% tags=["hide-input"]
+effects["steps"] = effects["function"].isin(doses.SPATIAL).map({True: "spatial", False: "others"})
+columns = ["kl", "moved", "before", "change", "most_before", "most"]
+by_kind = effects.groupby(["edit", "prompts", "steps"])[columns].mean().reset_index()
+show(by_kind, percent=("moved", "before", "most_before", "most"), points=("change",), digits=3)
+
+# %% [markdown]
+# ## The same on a model of your own
+#
+# Any edits, by name, of any model; here one head, with its attention to the picture doubled.
+
+# %%
+from cogvsr_utils import attend, load_items, load_vlm, mask, side_effects
+
+edits = {"head 5.0 off": mask([(5, 0)]), "head 5.0 sees more": attend([(5, 0)], "add", 0.7)}
+mine = side_effects(load_vlm("nano-internvl"), load_items("synth", split="C", limit=8), edits, progress=False)
+mine.groupby(["edit", "prompts"])[["kl", "moved"]].mean().round(4)
+
+# %% [markdown]
+# ## Summary
+
+# %% tags=["hide-input"]
+steeper = trends[(trends["against"] != "nothing") & (trends["p"] < ALPHA)]
+alone = trends[trends["against"] == "nothing"].set_index("method")
+ablated = alone.loc["ablate"]
+found = [f"{row.method} against {row.against} ({row.slope:+.3f})" for row in steeper.itertuples()]
+cells = by_kind.set_index(["edit", "prompts", "steps"])["kl"]
+costs = "; ".join(
+    f"{edit}: {cells[edit, PICTURES, 'spatial']:.3f} on spatial steps, {cells[edit, PICTURES, 'others']:.3f} on others, "
+    f"{cells.loc[edit].loc[TEXT].mean():.3f} on texts alone"
+    for edit in dict.fromkeys(by_kind["edit"])
+)
+paragraph(
+    f"With every doubling of the heads ablated the log-probability of spatial steps changes by {ablated['slope']:+.3f} "
+    f"({span(ablated['low'], ablated['high'], '+.3f', 1)}). The effect on spatial steps grows with the dose otherwise than "
+    f"under what is random in {len(steeper)} of {(trends['against'] != 'nothing').sum()} comparisons"
+    f"{': ' + ', '.join(found) if found else ''} (p below {ALPHA}). Divergence of first words, in nats: {costs}."
+)
+
+# %% [markdown]
+# **What's next.** [Can latent heads be activated?](07_latent_heads.ipynb)
