@@ -27,7 +27,7 @@ def patch_heads(
     target: TeacherForcedScorer,
     source: TeacherForcedScorer,
     sets: Sequence[Sequence[Head]],
-    together: int = 1,
+    together: int | None = None,
     progress: bool = True,
 ) -> np.ndarray:
     """Log-probability of every step's right answer in ``target``, with each set of heads as in ``source`` at the tokens

@@ -14,7 +14,7 @@ import torch
 from tqdm import tqdm
 
 from cogvsr_utils.dataset.items import Item
-from cogvsr_utils.models.batching import batched, require_count
+from cogvsr_utils.models.batching import batched, in_halves, require_count
 from cogvsr_utils.models.blocks import decoder_blocks, recorded, resumed
 from cogvsr_utils.models.chat import check_items, check_lengths, right_answers
 from cogvsr_utils.models.generation import image_features_once
@@ -23,6 +23,7 @@ from cogvsr_utils.models.positions import encode_chats
 from cogvsr_utils.models.recording import read_heads
 from cogvsr_utils.models.vlm import VLM
 
+GPU_ROWS = 128  # of a batch of several edits on a GPU
 ROOM = 2**32  # bytes of blocks' outputs that may be kept for a batch
 
 
@@ -80,11 +81,12 @@ class TeacherForcedScorer:
         return self.score_each([edits], progress=False)[0]
 
     def score_each(
-        self, edits: Sequence[AnyEdit | Sequence[AnyEdit] | None], together: int = 1, progress: bool = True
+        self, edits: Sequence[AnyEdit | Sequence[AnyEdit] | None], together: int | None = None, progress: bool = True
     ) -> list[StepScores]:
         """What ``score`` gives under each of several edits (None for none), sooner: a batch's image features are
         computed once, and its blocks before the first edited one. ``together`` edits that begin in one layer run as
-        one larger batch, which pays where a device is not filled by ``batch_size`` rows."""
+        one larger batch: by default one on a CPU, which gains nothing by more, and on a GPU as many as make
+        ``GPU_ROWS`` rows, or half of them where its memory does not suffice."""
         given = [as_list(each) for each in edits]
         for each in given:
             require_one_text(each)
@@ -107,7 +109,7 @@ class TeacherForcedScorer:
 
     @torch.inference_mode()
     def sweep(
-        self, first: Sequence[int | None], edited: Callable, together: int = 1, progress: bool = True
+        self, first: Sequence[int | None], edited: Callable, together: int | None = None, progress: bool = True
     ) -> list[StepScores]:
         """Scores under each of several changes of the model, of which ``first`` is the first layer that each changes,
         None for none.
@@ -115,8 +117,9 @@ class TeacherForcedScorer:
         ``edited(numbers, batch, row, place)`` is a context in which the model is changed for some of them: the rows of
         batch number ``batch`` come once for each of ``numbers``, their answers predicted at (row, place).
         """
-        require_count("together", together)
         vlm, n_blocks = self.vlm, len(decoder_blocks(self.vlm))
+        together = together or (1 if vlm.device.type == "cpu" else max(1, GPU_ROWS // self._n_rows(0)))
+        require_count("together", together)
         scores = [StepScores(np.ones(len(self.index), bool), np.zeros(len(self.index))) for _ in first]
         since = [n_blocks if layer is None else layer for layer in first]
         order = sorted(range(len(first)), key=lambda number: since[number])
@@ -128,22 +131,27 @@ class TeacherForcedScorer:
                 if len(first) > 1 and self._room(inputs):
                     with image_features_once(vlm, features[1]), recorded(vlm, blocks):
                         vlm.forward(inputs)
-                answers, n_rows = inputs["input_ids"][row, token], self._n_rows(batch)
-                for numbers in groups:
+                answers = inputs["input_ids"][row, token]
+
+                def run(numbers, inputs=inputs, row=row, token=token, batch=batch, blocks=blocks, features=features):
                     n = len(numbers)
                     copies = {name: torch.cat([value] * n) for name, value in inputs.items()}
-                    rows = torch.cat([row + number * n_rows for number in range(n)])
-                    kept = blocks[: since[numbers[0]]]
+                    rows = torch.cat([row + number * self._n_rows(batch) for number in range(n)])
+                    places = (token - 1).repeat(n)
                     with (
-                        image_features_once(vlm, features.setdefault(n, [])), resumed(vlm, kept, n),
-                        edited(numbers, batch, rows, (token - 1).repeat(n)),
-                    ):  # fmt: skip
-                        logits = vlm.next_logits(copies, rows, (token - 1).repeat(n))  # (answer tokens, vocabulary)
-                    for number, own in zip(numbers, logits.split(len(answers)), strict=True):
-                        scores[number].correct[owner[(own.argmax(1) != answers).cpu().numpy()]] = False
-                        each = own.log_softmax(1).gather(1, answers[:, None])[:, 0]
+                        image_features_once(vlm, features.setdefault(n, [])),
+                        resumed(vlm, blocks[: since[numbers[0]]], n),
+                        edited(numbers, batch, rows, places),
+                    ):
+                        logits = vlm.next_logits(copies, rows, places)  # (answer tokens of all edits, vocabulary)
+                    return list(logits.split(len(row)))
+
+                for numbers in groups:
+                    for number, logits in zip(numbers, in_halves(run, numbers), strict=True):
+                        scores[number].correct[owner[(logits.argmax(1) != answers).cpu().numpy()]] = False
+                        each = logits.log_softmax(1).gather(1, answers[:, None])[:, 0]
                         np.add.at(scores[number].log_prob, owner, each.double().cpu().numpy())
-                    bar.update(n)
+                    bar.update(len(numbers))
         return scores
 
     def _n_rows(self, batch: int) -> int:
