@@ -148,6 +148,15 @@ def test_readme_names_the_two_commands_and_its_example_runs(tmp_path):
     assert "change" in done.stdout and ", 192, 24)" in done.stdout
 
 
+def test_the_page_on_your_model_edits_saves_and_reads_edits(tmp_path):
+    snippet = ROOT / "book" / "snippets" / "edits.py"
+    done = subprocess.run([sys.executable, snippet], capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    changed, same = done.stdout.splitlines()
+    assert int(changed.split()[3]) > 0 and same == "the same edits: True - the same replies: True"
+    assert same == (snippet.parent / "edits_output.txt").read_text().splitlines()[1]
+
+
 def test_wheel_holds_weights_and_schema_and_works_from_any_folder(tmp_path):
     subprocess.run(["make", "wheel", f"DIST={tmp_path}"], cwd=ROOT, check=True, capture_output=True)
     (wheel,) = tmp_path.glob("*.whl")
