@@ -47,6 +47,7 @@ from cogvsr_utils.dataset.synth.build import build_synth
 from cogvsr_utils.functions import FUNCTIONS
 from cogvsr_utils.models.weights import nano_names
 from cogvsr_utils.pipeline import baselines
+from cogvsr_utils.pipeline.measured import table
 from cogvsr_utils.report.figures import scene_figure, share_figure
 from cogvsr_utils.report.pages import paragraph, quote, show, start, with_interval
 
@@ -96,8 +97,8 @@ example = {
     item.subset: (item.meta.get("source_benchmark", item.benchmark), f"{item.subset}: {item.question}")
     for item in items
 }
-table = pd.DataFrame([(*example[kind], n) for kind, n in kinds.items()], columns=["source", "example", "questions"])
-show(table.sort_values(["source", "example"]))
+counted = pd.DataFrame([(*example[kind], n) for kind, n in kinds.items()], columns=["source", "example", "questions"])
+show(counted.sort_values(["source", "example"]))
 
 # %% [markdown]
 # ## Eight functions
@@ -174,7 +175,7 @@ pairs = [item for item in everything if item.split in CROSSED.values()]
 # %%
 first = Experiment(nano_names()[0], source=source)  # what the text tells is the same for every model
 parts = {"plain": "A", "crossed": CROSSED["A"]} if pairs else {}
-gate = [baselines.text_gate[split](first).assign(steps=name) for name, split in parts.items()]
+gate = [table(first, baselines.text_gate[split]).assign(steps=name) for name, split in parts.items()]
 nothing = paragraph("*Nothing to show: this file has no steps in crossed wording.*")
 columns = ["steps", "predictor", "n", "accuracy"]
 show(with_interval(pd.concat(gate), "accuracy", "low", "high")[columns]) if pairs else nothing

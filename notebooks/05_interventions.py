@@ -42,11 +42,15 @@ from cogvsr_utils.functions import MAIN_NAME, NAMES, SPATIAL
 from cogvsr_utils.pipeline import ablation, damage, emphasis, measured, mistakes, selection
 from cogvsr_utils.report.effect_figures import ablation_figure, control_figure
 from cogvsr_utils.report.figures import SHORT, forest_figure
-from cogvsr_utils.report.pages import paragraph, quote, show, span, start, verdict, with_interval
+from cogvsr_utils.report.pages import measured_note, paragraph, quote, show, span, start, verdict, with_interval
 from cogvsr_utils.stats import ALPHA
 
 experiment = Experiment(model, quantize, profile, source)
 start(experiment)
+
+# %% tags=["hide-input"]
+controls = ablation.matched_controls[selection.IMPORTANCE]
+measured_note([experiment] if measured.is_measured(experiment, controls) else [])
 
 # %% [markdown]
 # ## Ablating each function's heads
@@ -108,7 +112,7 @@ show(pd.DataFrame([specific]), points=("own", "other", "difference"), digits=4)
 # has to be the likeliest. *Before* is the accuracy without ablation, by either.
 
 # %%
-both = damage.generated_and_forced(experiment)
+both = measured.table(experiment, damage.generated_and_forced)
 columns = ["function", "n", "before", "before_forced", "generated", "forced", "inherited"]
 show(
     both[columns].replace({"function": SHORT}),
@@ -133,7 +137,7 @@ forest_figure({"own steps": pd.DataFrame(rows)}, "change of accuracy, points", {
 # outcome named beforehand is the log-probability of the right answers; a part of split C is scored, teacher-forced.
 
 # %% mystnb={"image": {"alt": "For each function the change of log-probability with its heads ablated, beside three grey bars of what random sets of each kind do"}, "figure": {"caption": "Effect on a function's own steps: its heads (dot) and 95 % of the random sets of each kind (grey bars).", "name": "fig-controls"}}
-sets = measured.table(experiment, ablation.matched_controls[selection.IMPORTANCE])
+sets = measured.table(experiment, controls)
 matched = ablation.against_controls(sets)
 control_figure(matched, "change of log-probability")
 
@@ -163,7 +167,7 @@ show(matched[columns].replace({"function": SHORT}), percent=("most_frequent", "o
 # and the others without it.
 
 # %% tags=["hide-input"] mystnb={"image": {"alt": "For each function the change of accuracy under its whole set, under its strongest head alone and under the others, with intervals"}, "figure": {"caption": "The whole set, its strongest head alone (layer.head), and the others; teacher-forced, on some items of split C.", "name": "fig-strongest"}}
-alone = ablation.without_strongest(experiment)
+alone = measured.table(experiment, ablation.without_strongest)
 rows = [
     {"label": f"{row.function} ({row.layer}.{row.head})", "kind": kind,
      "value": 100 * getattr(row, kind), "low": 100 * getattr(row, f"{kind}_low"), "high": 100 * getattr(row, f"{kind}_high")}
@@ -184,7 +188,7 @@ forest_figure(
 # do with each other, so what is found there is no head's doing.
 
 # %% tags=["hide-input"] mystnb={"image": {"alt": "For each function the change of log-probability when its heads are edited at the input of the projection and when slices of its output are, with intervals"}, "figure": {"caption": "Edits of heads (projection's input) and of slices of the projection's output, on each function's own steps.", "name": "fig-mistakes"}}
-places = mistakes.output_edits(experiment)
+places = measured.table(experiment, mistakes.output_edits)
 by_edit = {
     name: part.rename(columns={"function": "label", "place": "kind", "change": "value"}).replace({"label": SHORT})
     for name, part in places.groupby("edit")
@@ -198,7 +202,7 @@ forest_figure(by_edit, "change of log-probability", {"input": "o", "output": "X"
 # (measured on A). They are scaled at every token and shifted at the tokens that predict the answer. Factor and strength are those that did best on split B.
 
 # %%
-scaled, steered = emphasis.scaled(experiment), emphasis.steered(experiment)
+scaled, steered = measured.table(experiment, emphasis.scaled), measured.table(experiment, emphasis.steered)
 tested = pd.concat([scaled, steered])
 tested = tested[tested["split"] == "C"]
 points = with_interval(tested.replace({"function": SHORT}), "change", form="+.1f", scale=100)
@@ -213,12 +217,12 @@ show(points[["method", "strength", "function", "change", "p"]], digits=3)
 
 # %% tags=["hide-input"]
 has_hard = emphasis.HARD in experiment.present_splits
-controls = (
-    emphasis.emphasis_controls(experiment)
+emphasised = (
+    measured.table(experiment, emphasis.emphasis_controls)
     if has_hard
     else pd.DataFrame(columns=[*tested.columns, "heads", "direction", "draw"])
 )
-asked = controls[controls["function"].isin([*SPATIAL, MAIN_NAME])].replace({"function": SHORT})
+asked = emphasised[emphasised["function"].isin([*SPATIAL, MAIN_NAME])].replace({"function": SHORT})
 cells = with_interval(asked, "change", form="+.1f", scale=100)
 key = ["method", "heads", "direction", "strength", "draw"]
 order = pd.MultiIndex.from_frame(cells[key].drop_duplicates())

@@ -73,7 +73,7 @@ cue_figure({name: shown[name][uid] for name in names}, n_columns=3)
 # misplaced words say what is false. So a cue helps where it is better than its placebo *and* better than no cue.
 
 # %% tags=["hide-input"] mystnb={"image": {"alt": "Change of accuracy by cue with intervals, zero marked: true boxes against misplaced ones, and every cue and placebo against no cue"}, "figure": {"caption": "Change of accuracy in points, 95 % over pictures. Left: true cues less misplaced ones. Right: true cues and placebos less no cue.", "name": "fig-cue-effects"}}
-effects = table(experiment, cues.cue_effects).fillna({"against": ""})
+effects = table(experiment, cues.cue_effects)
 points = effects[(effects["against"] != "") & ~effects["condition"].str.startswith(cues.GREY)].copy()
 points[["value", "low", "high"]] = 100 * points[["change", "low", "high"]]
 points["label"] = points["condition"]
@@ -142,7 +142,7 @@ show(check.replace({"function": SHORT}), percent=("saturated",))
 # named beforehand as the one that counts.
 
 # %% tags=["hide-input"]
-activated = table(experiment, activation.latent_activation).fillna({"heads": ""})
+activated = table(experiment, activation.latent_activation)
 spatial, key = activated[activated["function"] == activation.BOTH], ["method", "heads", "draw"]
 wide = with_interval(spatial, "delta_log_prob", "low", "high", "+.2f").set_index(key)[["k", "n", "delta_log_prob"]]
 others = activated[~activated["function"].isin([*SPATIAL, activation.BOTH])]

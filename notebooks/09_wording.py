@@ -41,13 +41,17 @@ from cogvsr_utils import Experiment, accuracy_table
 from cogvsr_utils.dataset.splits import CROSSED
 from cogvsr_utils.functions import NAMES
 from cogvsr_utils.pipeline import baselines, crossed, recordings
+from cogvsr_utils.pipeline.measured import is_measured, table
 from cogvsr_utils.report.figures import SHORT, accuracy_figure, forest_figure, scene_figure
-from cogvsr_utils.report.pages import paragraph, quote, show, start, with_interval
+from cogvsr_utils.report.pages import measured_note, paragraph, quote, show, start, with_interval
 from cogvsr_utils.stats import ALPHA, max_t_test
 
 experiment = crossed.with_crossed(Experiment(model, quantize, profile, source))
 CROSSED_A, CROSSED_C = CROSSED["A"], CROSSED["C"]
 start(experiment)
+
+# %% tags=["hide-input"]
+measured_note([experiment] if is_measured(experiment, crossed.crossed_effects) else [])
 
 # %% [markdown]
 # ## The same words about two pictures
@@ -66,7 +70,7 @@ scene_figure([item for item in items if item.group_id == items[0].group_id])
 # regression, and a small transformer trained for it. Predictions are for scenes and texts that they were not fitted on.
 
 # %%
-plain, gate = (baselines.text_gate[split](experiment) for split in ("A", CROSSED_A))
+plain, gate = (table(experiment, baselines.text_gate[split]) for split in ("A", CROSSED_A))
 both = pd.concat([gate.assign(steps="crossed"), plain.assign(steps="plain")])
 show(with_interval(both, "accuracy", "low", "high")[["steps", "predictor", "n", "accuracy"]])
 
@@ -88,7 +92,7 @@ accuracy_figure(answered)
 # The same baselines as for plain steps, on split A in crossed wording.
 
 # %%
-ground = baselines.crossed_baselines(experiment)
+ground = table(experiment, baselines.crossed_baselines)
 explained = ground.assign(predictor=ground["predictor"] + ": " + ground["meaning"])
 explained = with_interval(explained, "accuracy", "low", "high")
 explained = with_interval(explained, "held_out", "held_low", "held_high")
@@ -100,7 +104,7 @@ show(explained[["predictor", "accuracy", "held_out"]].rename(columns={"held_out"
 # `nano-internvl`, which was [taught to know the task](../book/limitations.md); whether that of plain steps does is open.
 
 # %%
-transfer = crossed.wording_transfer(experiment)
+transfer = table(experiment, crossed.wording_transfer)
 show(with_interval(transfer, "accuracy", "low", "high"))
 
 # %% [markdown]
@@ -110,7 +114,7 @@ show(with_interval(transfer, "accuracy", "low", "high"))
 # may be swapped; the p value is for the best of all heads and functions.
 
 # %% tags=["hide-input"]
-probes = crossed.pair_probes(experiment)
+probes = table(experiment, crossed.pair_probes)
 test = max_t_test(probes.strength, probes.null)
 rows = pd.DataFrame(
     {"function": name, "best_auroc": probes.auroc[f].max(), "smallest_p": test.p_max[f].min(),
@@ -126,7 +130,7 @@ show(rows.reset_index(), digits=3)
 # in the same words that need another function. If heads serve the function, its own steps lose more.
 
 # %% tags=["hide-input"] mystnb={"image": {"alt": "For each function the difference of the change of log-probability between its own steps and steps in the same words, with intervals, for two ways of selecting heads"}, "figure": {"caption": "Change of log-probability of a function's own steps less that of other functions' steps in the same words, with its heads ablated; left of 0 its own steps lose more.", "name": "fig-crossed-effects"}}
-effects = crossed.crossed_effects(experiment)
+effects = table(experiment, crossed.crossed_effects)
 panels = {
     ranking: part.assign(label=part["function"].map(SHORT), value=part["difference"])
     for ranking, part in effects.groupby("ranking", sort=False)

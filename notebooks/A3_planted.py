@@ -39,13 +39,13 @@ from cogvsr_utils import Experiment, planted_truth
 from cogvsr_utils.functions import NAMES
 from cogvsr_utils.models.weights import planted_names
 from cogvsr_utils.pipeline import damage, planted
-from cogvsr_utils.pipeline.measured import is_measured, table
+from cogvsr_utils.pipeline.measured import is_measured, planted_models, table
 from cogvsr_utils.pipeline.selection import IMPORTANCE
 from cogvsr_utils.report.effect_figures import planted_figure
 from cogvsr_utils.report.figures import SHORT
 from cogvsr_utils.report.pages import measured_note, paragraph, quote, show, start, with_interval
 
-experiments = {name: Experiment(name, profile=profile, source=source) for name in planted_names()}
+experiments = {name: Experiment(name, profile=profile, source=source) for name in planted_models(profile)}
 start()
 measured_note([each for each in experiments.values() if is_measured(each, planted.finder_scores)])
 
@@ -66,7 +66,8 @@ planted_figure(effects, "delta_log_prob", "change of log-probability")
 
 # %% tags=["hide-input"]
 every = pd.concat([each.assign(model=name) for name, each in effects.items()], ignore_index=True)
-truths = {name: planted_truth(name).heads for name in effects}
+known = {name: planted_truth(name) for name in effects}
+truths, variants = ({name: getattr(each, part) for name, each in known.items()} for part in ("heads", "variant"))
 OWN, ELSEWHERE, RANDOM = "its own", "of other functions", "any, with other heads ablated"
 
 
@@ -130,10 +131,11 @@ cells = ways.replace({"function": SHORT}).pivot(index=["model", "function"], col
 show(cells.loc[(slice(None), [SHORT[name] for name in NAMES]), list(damage.WAYS)].reset_index())
 
 # %% tags=["hide-input"]
-best = by_method.sort_values("precision").groupby("variant").last()
+best = by_method.dropna(subset="precision").sort_values("precision").groupby("variant").last()
 paper = by_method[by_method["method"] == IMPORTANCE].set_index("variant")
-variant = best.index[0]
-means = every.groupby("steps")[["change", "delta_log_prob"]].mean().reindex([OWN, ELSEWHERE, RANDOM])
+variant = "joint" if "joint" in best.index else best.index[0]
+here = every[every["model"].map(variants) == variant]
+means = here.groupby("steps")[["change", "delta_log_prob"]].mean().reindex([OWN, ELSEWHERE, RANDOM])
 quote(
     planted_own=100 * means.loc[OWN, "change"], planted_others=100 * means.loc[ELSEWHERE, "change"],
     planted_random=100 * means.loc[RANDOM, "change"],
@@ -161,7 +163,8 @@ mine.groupby("variant")[["precision", "chance_precision", "rank", "chance_rank"]
 # ## Summary
 
 # %% tags=["hide-input"]
-found = ways[ways["specific"] == "yes"].groupby("way").size().reindex(damage.WAYS, fill_value=0)
+n_models, own_ways = here["model"].nunique(), ways[ways["model"].map(variants) == variant]
+found = own_ways[own_ways["specific"] == "yes"].groupby("way").size().reindex(damage.WAYS, fill_value=0)
 told = ", ".join(f"{name} {n}" for name, n in found.items())
 counts = rules.loc[variant].astype(int)
 sentence = "; ".join(f"{name} selects {row.selected}, {row.false} of them falsely" for name, row in counts.iterrows())
@@ -171,11 +174,12 @@ paragraph(
     f"{means.loc[OWN, 'delta_log_prob']:+.2f} in the mean and their accuracy by {100 * means.loc[OWN, 'change']:+.1f} points, "
     f"other functions' steps by {means.loc[ELSEWHERE, 'delta_log_prob']:+.2f} and "
     f"{100 * means.loc[ELSEWHERE, 'change']:+.1f} (at worst "
-    f"{100 * every.loc[every['steps'] == ELSEWHERE, 'change'].min():+.1f}); random sets of as many other heads change any "
+    f"{100 * here.loc[here['steps'] == ELSEWHERE, 'change'].min():+.1f}); random sets of as many other heads change any "
     f"steps by {means.loc[RANDOM, 'delta_log_prob']:+.2f} and {100 * means.loc[RANDOM, 'change']:+.1f}. Of the planted heads, "
     f"{best.loc[variant, 'method']} finds {best.loc[variant, 'precision']:.0%}, the paper's importance "
-    f"{paper.loc[variant, 'precision']:.0%}, chance {paper.loc[variant, 'chance_precision']:.0%} (variant *{variant}*, one "
-    f"model). {sentence} Damage is specific to their function, of {len(NAMES)} functions, for the sets of: {told}."
+    f"{paper.loc[variant, 'precision']:.0%}, chance {paper.loc[variant, 'chance_precision']:.0%} (variant *{variant}*, "
+    f"{n_models} model{'s' * (n_models > 1)}). {sentence} Damage is specific to their function, of "
+    f"{n_models * len(NAMES)} pairs of model and function, for the sets of: {told}."
 )
 
 # %% [markdown]

@@ -21,6 +21,7 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 
 from cogvsr_utils.functions import NAMES
 from cogvsr_utils.models.weights import find_weights
+from cogvsr_utils.paths import MEASURED
 from cogvsr_utils.stats import descending_places
 
 if TYPE_CHECKING:
@@ -42,14 +43,16 @@ class PlantedTruth:
 
 
 def planted_truth(name: str) -> PlantedTruth:
-    """The truth of a planted model, by its name or folder; raises ValueError for a model without one.
+    """The truth of a planted model, by its name or folder, or by the name of one whose tables alone are kept; raises
+    ValueError for a model without one.
 
     >>> planted_truth("nano-internvl")
     Traceback (most recent call last):
     ValueError: 'nano-internvl' has no planted.json; expected a planted model
     """
-    path = Path(find_weights(name)) / "planted.json"
-    if not path.is_file():
+    places = (Path(find_weights(name)) / "planted.json", MEASURED / name / "planted.json")
+    path = next((place for place in places if place.is_file()), None)
+    if path is None:
         raise ValueError(f"{name!r} has no planted.json; expected a planted model")
     saved = json.loads(path.read_text())
     heads = {function: [(int(layer), int(head)) for layer, head in each] for function, each in saved["heads"].items()}

@@ -148,6 +148,9 @@ def crossed_effects(experiment: Experiment, rankings: Rankings) -> pd.DataFrame:
     return table.assign(q=false_discovery_rate(table["p"]))
 
 
+WORDING = (wording_transfer, pair_probes, crossed_effects)  # the tables that a page shows
+
+
 def partners(index: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
     """Rows of ``index`` (group_id, step, uid), and for each the row with the same words about the other picture.
 

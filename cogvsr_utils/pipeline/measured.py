@@ -2,23 +2,31 @@
 
 MEASURED                      the results whose tables are kept
 publish(experiment)           write those that are made from an experiment's results: data/measured/<model>/
+planted_models(profile)       the models whose heads are known: shipped ones, and those whose tables alone are kept
 table(experiment, result)     the measured table where there is one and the profile is light, else the result itself
 stamp(experiment)             what made a model's tables, and whether code, data or weights have changed since
 """
 
 import json
+import shutil
 from pathlib import Path
 
 import pandas as pd
 
+from cogvsr_utils.dataset.splits import CROSSED, SELECTION
 from cogvsr_utils.files import replacing
+from cogvsr_utils.models.weights import planted_names
 from cogvsr_utils.paths import MEASURED as FOLDER
+from cogvsr_utils.paths import NANO
 from cogvsr_utils.pipeline import (
     ablation,
     activation,
     baselines,
+    crossed,
     damage,
     doses,
+    emphasis,
+    mistakes,
     planted,
     prediction,
     protocol,
@@ -35,9 +43,14 @@ MEASURED: tuple[Result, ...] = (
     *(damage.specific_damage[way] for way in damage.WAYS), *doses.DOSES,
     protocol.probe_deviations, protocol.ablation_deviations,
     ablation.matched_controls[selection.IMPORTANCE],
+    ablation.without_strongest, damage.generated_and_forced, mistakes.output_edits,
+    emphasis.scaled, emphasis.steered, emphasis.emphasis_controls,
     prediction.ranking_quality, prediction.ranking_tests, prediction.set_effects, validation.planted,
     validation.null_models, validation.quantization, *planted.PLANTED, *activation.LATENT,
+    *(baselines.text_gate[split] for split in (SELECTION, CROSSED[SELECTION])),
+    baselines.crossed_baselines, *crossed.WORDING,
 )  # fmt: skip
+MISSING = "nan"  # in the files; an empty text is one
 
 
 def publish(experiment: Experiment) -> Path:
@@ -52,11 +65,20 @@ def publish(experiment: Experiment) -> Path:
         older.unlink()
     for result in made:
         with replacing(folder / f"{result.name}.csv") as partial:
-            result(experiment).to_csv(partial, index=False, float_format="%.6g")
+            result(experiment).to_csv(partial, index=False, float_format="%.6g", na_rep=MISSING)
     keys = {result.name: result.key(experiment) for result in made}
+    if experiment.model in planted_names():
+        shutil.copy(NANO / experiment.model / "planted.json", folder)
     with replacing(folder / "stamp.json") as partial:
         partial.write_text(json.dumps({**experiment.made_on(), "keys": keys}, indent=1) + "\n")
     return folder
+
+
+def planted_models(profile: str) -> list[str]:
+    """Names of the models whose heads are known: the shipped ones, and under the light profile also those of which
+    only the tables are in the repository."""
+    kept = {path.parent.name for path in FOLDER.glob("*/planted.json")} if profile == "light" else set()
+    return sorted(kept | set(planted_names()))
 
 
 def is_measured(experiment: Experiment, result: Result) -> bool:
@@ -68,7 +90,7 @@ def is_measured(experiment: Experiment, result: Result) -> bool:
 def table(experiment: Experiment, result: Result) -> pd.DataFrame:
     """The measured table of a result where there is one and the profile is light, else the result itself."""
     if is_measured(experiment, result):
-        return pd.read_csv(_folder(experiment) / f"{result.name}.csv")
+        return pd.read_csv(_folder(experiment) / f"{result.name}.csv", keep_default_na=False, na_values=[MISSING])
     return result(experiment)
 
 
@@ -81,6 +103,8 @@ def stamp(experiment: Experiment) -> dict:
     if not path.is_file():
         raise FileNotFoundError(f"no measured tables of {experiment.title}; expected {path}, which `publish` writes")
     made = json.loads(path.read_text())
+    if experiment.model not in planted_names() and (path.parent / "planted.json").is_file():
+        return made | {"changed": ["not known, since its weights are not in the repository"]}
     full = Experiment(experiment.model, experiment.quantize, made["profile"], experiment.source)
     changed = [n for n, key in made["keys"].items() if n not in RESULTS or RESULTS[n].key(full) != key]
     return made | {"changed": changed}

@@ -74,14 +74,17 @@ PAGES = {
     )),
     "05_interventions": Page(
         results=(
-            ablation.ablation_matrix, damage.generated_and_forced, ablation.without_strongest,
-            emphasis.scaled, emphasis.steered, emphasis.emphasis_controls, mistakes.output_edits,
+            ablation.ablation_matrix,
         ),
-        heavy=(ablation.matched_controls[selection.IMPORTANCE], *damage.COMPARED),
+        heavy=(
+            ablation.matched_controls[selection.IMPORTANCE], ablation.without_strongest, *damage.COMPARED,
+            damage.generated_and_forced, emphasis.scaled, emphasis.steered, emphasis.emphasis_controls,
+            mistakes.output_edits,
+        ),
     ),
     "10_doses": Page(heavy=(doses.dose_response, doses.dose_trends, doses.side_effects)),
     "A2_validation": Page(
-        results=(validation.head_table, prediction.ranking_tests, validation.overlaps, emphasis.scaled),
+        results=(validation.head_table, prediction.ranking_tests, validation.overlaps),
         heavy=(
             prediction.ranking_quality, prediction.set_effects, validation.planted, validation.null_models,
             protocol.probe_deviations, protocol.ablation_deviations,
@@ -105,8 +108,7 @@ PAGES = {
     ),
     "09_wording": Page(crossed=(
         *(baselines.text_gate[split] for split in (SELECTION, CROSSED[SELECTION])), recordings.answers[TEST],
-        recordings.answers[CROSSED[TEST]], baselines.crossed_baselines, crossed.wording_transfer, crossed.pair_probes,
-        crossed.crossed_effects,
+        recordings.answers[CROSSED[TEST]], baselines.crossed_baselines, *crossed.WORDING,
     )),
     "08_benchmarks": Page((benchmarks.lookalike_effects,)),
     "A1_speed": Page((recordings.answers[TUNING],), timed=True),
@@ -119,9 +121,8 @@ def page_results(name: str, experiment: Experiment) -> list[tuple[Result, Experi
     possible = set(results_of(experiment))
     found = [(result, experiment) for result in page.results if result.name in possible]
     found += [(result, experiment) for result in page.heavy if not is_measured(experiment, result)]
-    found += [(result, crossed.with_crossed(experiment)) for result in page.crossed]
-    cued = cues.with_cues(experiment)
-    found += [(result, cued) for result in page.cued if not is_measured(cued, result)]
+    for results, each in ((page.crossed, crossed.with_crossed(experiment)), (page.cued, cues.with_cues(experiment))):
+        found += [(result, each) for result in results if not is_measured(each, result)]
     wanted = [(name, page.nano + (page.first if name == nano_names()[0] else ())) for name in nano_names()]
     wanted += [(name, page.planted) for name in planted_names()]
     for name, results in wanted:

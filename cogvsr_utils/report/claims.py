@@ -113,7 +113,7 @@ def _activation(experiment: Experiment) -> Finding:
     there are, do spatial steps gain without a cue where these are steered, more than where random heads of their layers
     are?"""
     cued = cues.with_cues(experiment)
-    effects = table(cued, cues.cue_effects).fillna({"against": ""}).set_index(["condition", "against"])
+    effects = table(cued, cues.cue_effects).set_index(["condition", "against"])
     placebo, none = (effects.loc[(cues.BOX, against)] for against in (f"box, {cues.MISPLACED}", cues.NONE))
     grey = effects.loc[(f"{cues.GREY}, {cues.BOX}", cues.GREY)]
     n_latent = int(table(cued, latent.latent_heads)["latent"].sum())

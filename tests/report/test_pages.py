@@ -13,7 +13,6 @@ from cogvsr_utils.analysis.sparsity import scarcity
 from cogvsr_utils.checks.planting import power
 from cogvsr_utils.dataset.scoring import judge
 from cogvsr_utils.functions import FUNCTIONS, NAMES
-from cogvsr_utils.models.weights import planted_names
 from cogvsr_utils.pipeline import measured, planted, validation
 from cogvsr_utils.pipeline.experiment import Experiment
 from cogvsr_utils.report import effect_figures, figures, head_figures
@@ -177,6 +176,8 @@ def test_shipped_measured_tables_are_of_these_weights():
             shipped = (folder / f"{result.name}.csv").is_file()
             assert shipped == (result.name in made["keys"]) == measured.is_measured(experiment, result)
             assert not shipped or len(measured.table(experiment, result)) > 0
-        wanted = planted.PLANTED if folder.name in planted_names() else (validation.head_table,)
+        known = folder.name in measured.planted_models("light")
+        assert known == (folder / "planted.json").is_file()
+        wanted = planted.PLANTED if known else (validation.head_table,)
         for result in wanted:
             assert result.name in made["keys"] and set(measured.table(experiment, result)["function"]) == set(NAMES)
