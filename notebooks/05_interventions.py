@@ -50,7 +50,8 @@ start(experiment)
 
 # %% tags=["hide-input"]
 controls = ablation.matched_controls[selection.IMPORTANCE]
-measured_note([experiment] if measured.is_measured(experiment, controls) else [])
+shown = (controls, damage.specific_damage[selection.IMPORTANCE], emphasis.scaled, mistakes.output_edits)
+measured_note([experiment] if any(measured.is_measured(experiment, each) for each in shown) else [])
 
 # %% [markdown]
 # ## Ablating each function's heads
@@ -87,7 +88,8 @@ show(by_function[columns].replace({"function": SHORT}), digits=3)
 
 # %% [markdown]
 # The same for sets chosen otherwise: by the strict probe, by ablating single heads on A, and the heads that are least by the
-# paper's importance, which should do nothing specific. Each cell is the difference; a dot marks what is specific.
+# paper's importance, which should do nothing specific. Each cell is the difference; a dot marks what is specific. The first
+# column is of all of split C, the others of a part of it (four times the items of single heads), so that they have fewer dots for as much.
 
 # %% tags=["hide-input"]
 ways = pd.concat([each.assign(way=way) for way, each in by_way.items()])

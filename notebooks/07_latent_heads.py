@@ -138,7 +138,7 @@ show(check.replace({"function": SHORT}), percent=("saturated",))
 # If heads are latent, they should work when they are activated directly: made larger, moved as the cue moves them (where answers
 # are predicted), or made to attend to the picture. Beside them random heads of the same layers, and the cues themselves.
 # Spatial and relational steps of split C, teacher-forced; *elsewhere* is the mean over the six other functions. Where no head is
-# latent, the heads that come nearest stand in. *Time* is that of a question with the edit over that without. Steering was
+# latent, the heads that come nearest stand in. *Time* is that of a question with the edit over that without, replies included. Steering was
 # named beforehand as the one that counts.
 
 # %% tags=["hide-input"]
@@ -149,7 +149,7 @@ others = activated[~activated["function"].isin([*SPATIAL, activation.BOTH])]
 wide["elsewhere"] = others.groupby(key)["delta_log_prob"].mean()
 costs = table(experiment, activation.activation_seconds).set_index("method")["ratio"]
 shown = wide.rename(columns={"delta_log_prob": "spatial steps"}).reset_index()
-shown["time"] = shown["method"].map(costs)
+shown["time"] = shown["method"].map(costs).where(shown["heads"].isin(["latent", "nearest"]))
 show(shown[shown["draw"] == 0].drop(columns="draw"))
 
 # %% [markdown]

@@ -114,7 +114,7 @@ show(with_interval(transfer, "accuracy", "low", "high"))
 # may be swapped; the p value is for the best of all heads and functions.
 
 # %% tags=["hide-input"]
-probes = table(experiment, crossed.pair_probes)
+probes = crossed.pair_probes(experiment)
 test = max_t_test(probes.strength, probes.null)
 rows = pd.DataFrame(
     {"function": name, "best_auroc": probes.auroc[f].max(), "smallest_p": test.p_max[f].min(),

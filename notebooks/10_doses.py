@@ -47,50 +47,53 @@ experiment = Experiment(model, quantize, profile, source)
 start(experiment)
 
 # %% tags=["hide-input"]
-measured_note([experiment] if is_measured(experiment, doses.dose_response) else [])
+measured_note([experiment] if any(is_measured(experiment, each) for each in doses.DOSES) else [])
 
 # %% [markdown]
 # ## More heads, larger factors, longer steps
 #
-# The heads that the paper's probe ranks first for the two spatial functions: ablated, from the first one or two to four
-# tenths of all heads each; the top tenth scaled; and moved along the direction from wrong towards right answers, or away
-# from it. All at every token, on split C, teacher-forced. Beside them as many random heads that are not among them, and
-# random directions as long (means of three draws).
+# The heads that the paper's probe ranks first for the two spatial functions: ablated, from a few to a fifth of all heads for
+# each; the top tenth scaled; and moved along the direction from wrong towards right answers, or away from it. All at every
+# token, on split C, teacher-forced. Beside them random heads, as many of each layer, and random directions as long (means
+# over the draws).
 
 # %% mystnb={"image": {"alt": "Three panels, heads ablated, factor and strength: change of log-probability of spatial steps under spatial heads, random heads and random directions, and of other steps under spatial heads"}, "figure": {"caption": "Change of the log-probability of right answers against the dose; bands are 95 % over scenes.", "name": "fig-doses"}}
 response = table(experiment, doses.dose_response)
 dose_figure(response)
 
 # %% [markdown]
-# ## Does the effect grow with the dose?
+# ## Does more do more?
 #
-# A single dose can look good by luck; a trend is harder to come by. For each scene the slope of the change of its spatial
-# steps against the dose (per doubling of the heads, per unit of the factor, per standard deviation of the step); its mean
-# over scenes, and how it differs from the slope under what is random.
+# The slope over the doses on one side of no edit, with an intercept: an effect that is the same at every dose has no slope.
+# Per doubling of the heads ablated, per unit of the factor, per standard deviation of the step; the mean over scenes, with
+# the p that it is 0. And its place among the slopes of random heads and directions (*random* is their mean): p is how often one
+# of these is as far off, two-sided, so that it cannot be below 2 over their number and one; q over all rows.
 
 # %% tags=["hide-input"]
 trends = table(experiment, doses.dose_trends)
-show(with_interval(trends, "slope", "low", "high", "+.3f")[["method", "against", "slope", "p", "scenes"]], digits=3)
+columns = ["side", "slope", "p_slope", "against", "random", "draws", "p", "q"]
+show(with_interval(trends, "slope", "low", "high", "+.3f")[columns], digits=3)
 
 # %% [markdown]
 # ## What else changes?
 #
-# The first word of every step's reply, with the edit and without: the Kullback–Leibler divergence between the two
+# The first token of every step's reply, with the edit and without: the Kullback–Leibler divergence between the two
 # distributions, on each function's steps, as they are asked and without their picture. Emphasis is at the strengths tuned on
-# split B. An edit that is for spatial steps should move those and leave the others near 0.
+# split B; as many random heads of the same layers are ablated beside the spatial ones (one draw). A divergence is never below
+# 0, so it is to be compared: between functions, and with the random heads.
 
-# %% tags=["hide-input"] mystnb={"image": {"alt": "For each function the divergence of the reply's first word under ablation, scaling and steering of spatial heads, with pictures and without, with intervals"}, "figure": {"caption": "Divergence of the first word of replies, in nats, by function and edit; 95 % over scenes.", "name": "fig-side-effects"}}
+# %% tags=["hide-input"] mystnb={"image": {"alt": "For each function the divergence of the reply's first token under ablation of spatial and of random heads, scaling and steering, with pictures and without, with intervals"}, "figure": {"caption": "Divergence of the first token of replies, in nats, by function and edit; 95 % over scenes.", "name": "fig-side-effects"}}
 effects = table(experiment, doses.side_effects)
 panels = {
     kind: effects[effects["prompts"] == kind].rename(columns={"function": "label", "edit": "kind", "kl": "value"})
     for kind in (PICTURES, TEXT)
 }
-markers = dict(zip(("ablate", "scale", "steer"), ("o", "s", "^"), strict=True))
+markers = {"ablate": "o", doses.OTHER_HEADS: "X", "scale": "s", "steer": "^"}
 forest_figure({kind: part.replace({"label": SHORT}) for kind, part in panels.items()}, "divergence, nats", markers)
 
 # %% [markdown]
-# Beside it how many replies begin with another word, what that does to accuracy, and whether replies become all alike: how
-# often the commonest first word is the likeliest, without the edit and with it. Means over the functions.
+# Beside it how many replies begin with another token, what that does to accuracy, and whether replies become all alike: how
+# often the commonest first token is the likeliest, without the edit and with it. Means over the functions.
 
 # %% tags=["hide-input"]
 effects["steps"] = effects["function"].isin(doses.SPATIAL).map({True: "spatial", False: "others"})
@@ -114,21 +117,21 @@ mine.groupby(["edit", "prompts"])[["kl", "moved"]].mean().round(4)
 # ## Summary
 
 # %% tags=["hide-input"]
-steeper = trends[(trends["against"] != "nothing") & (trends["p"] < ALPHA)]
-alone = trends[trends["against"] == "nothing"].set_index("method")
-ablated = alone.loc["ablate"]
-found = [f"{row.method} against {row.against} ({row.slope:+.3f})" for row in steeper.itertuples()]
+alone = trends.drop_duplicates("side").set_index("side")
+ablated, sloping = alone.loc[doses.SIDES["ablate", 1]], alone[alone["p_slope"] < ALPHA]
+special = trends[trends["q"] < ALPHA]
 cells = by_kind.set_index(["edit", "prompts", "steps"])["kl"]
 costs = "; ".join(
     f"{edit}: {cells[edit, PICTURES, 'spatial']:.3f} on spatial steps, {cells[edit, PICTURES, 'others']:.3f} on others, "
-    f"{cells.loc[edit].loc[TEXT].mean():.3f} on texts alone"
+    f"{cells[edit, TEXT, 'others']:.3f} on others without a picture"
     for edit in dict.fromkeys(by_kind["edit"])
 )
 paragraph(
     f"With every doubling of the heads ablated the log-probability of spatial steps changes by {ablated['slope']:+.3f} "
-    f"({span(ablated['low'], ablated['high'], '+.3f', 1)}). The effect on spatial steps grows with the dose otherwise than "
-    f"under what is random in {len(steeper)} of {(trends['against'] != 'nothing').sum()} comparisons"
-    f"{': ' + ', '.join(found) if found else ''} (p below {ALPHA}). Divergence of first words, in nats: {costs}."
+    f"({span(ablated['low'], ablated['high'], '+.3f', 1)}). More does more or less on {len(sloping)} of {len(alone)} sides of "
+    f"no edit (slope, p below {ALPHA}); beside what is random the spatial heads' slope is special in {len(special)} of "
+    f"{len(trends)} comparisons (q below {ALPHA}; {trends['draws'].min()} random draws cannot give a p below "
+    f"{2 / (1 + trends['draws'].min()):.2f}). Divergence of first tokens, in nats: {costs}."
 )
 
 # %% [markdown]

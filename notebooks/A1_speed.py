@@ -41,7 +41,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from cogvsr_utils import Experiment, load_vlm
+from cogvsr_utils import Experiment, load_items, load_vlm
 from cogvsr_utils.checks import probe_speed, speed
 from cogvsr_utils.paths import MEASURED, PUBLISHED
 from cogvsr_utils.pipeline import recordings
@@ -85,8 +85,8 @@ show(shown[["method", "median", "ratio", "difference"]], digits=3)
 # Answering and reading, by this package and by a sequential baseline: one question at a time, a hook on every generated
 # token, all of them kept, as in the code of Cognitive Mirrors. And a sweep that ablates single heads, beside one run of all
 # items for each head: image features are computed once, and so are the layers before the ablated one. Where the decoder is
-# nearly all of a pass, as in these small models on a CPU, that can save half; where the vision tower is most of it, as in the
-# table from a GPU below, far more. Medians of three turns.
+# nearly all of a pass, as in these small models on a CPU, that saves about half at best; the larger the vision tower's share,
+# the more. Medians of three turns.
 
 # %%
 here = speed.throughput(vlm, some, scratch / "throughput")
@@ -147,7 +147,7 @@ gpu = once[once["quantize"] == "4bit"].set_index("quantity")["value"]
 quote(
     gpu_weights=gpu["weights in memory"], gpu_answering=gpu["most memory while answering 64 chats at once"],
     gpu_reading=gpu["most memory while reading every head of 16 chats"], gpu_steps=gpu["answering and reading together"],
-    gpu_minutes=sum(len(item.steps) for split in ("A", "B", "C") if split in experiment.present_splits for item in experiment.items(split))
+    gpu_minutes=sum(len(item.steps) for split in ("A", "B", "C") for item in load_items("synth", split=split))
     / gpu["answering and reading together"] / 60,
 )  # fmt: skip
 
@@ -158,8 +158,8 @@ quote(
 paragraph(
     f"Reading every head takes {ratio[speed.CAPTURE]:.2f} times the bare pass. Beside the sequential baseline, answering and "
     f"reading together are {times['answering and reading']:.1f} times as fast, reading with the replies known "
-    f"{times['reading, the replies known']:.1f} times, a sweep over heads {times['sweep over single heads']:.1f} times. A "
-    f"vision tower with all its windows at once is {tower['ratio'].iloc[1]:.2f} times as fast as with one by one. 1,000 "
+    f"{times['reading, the replies known']:.1f} times. A sweep over heads is {times['sweep over single heads']:.1f} times as fast as "
+    f"one run a head. A vision tower with all its windows at once is {tower['ratio'].iloc[1]:.2f} times as fast as with one by one. 1,000 "
     f"permutations of the max-T test at a 7B model's shape take {minutes:.1f} CPU minutes."
 )
 

@@ -45,7 +45,7 @@ from cogvsr_utils.report.effect_figures import planted_figure
 from cogvsr_utils.report.figures import SHORT
 from cogvsr_utils.report.pages import measured_note, paragraph, quote, show, start, with_interval
 
-experiments = {name: Experiment(name, profile=profile, source=source) for name in planted_models(profile)}
+experiments = {name: Experiment(name, profile=profile, source=source) for name in planted_models(profile, source)}
 start()
 measured_note([each for each in experiments.values() if is_measured(each, planted.finder_scores)])
 

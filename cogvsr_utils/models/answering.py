@@ -22,7 +22,7 @@ from cogvsr_utils.functions import MAIN, MAIN_NAME
 from cogvsr_utils.models.batching import FIRST, in_halves, measure_batch, require_count
 from cogvsr_utils.models.chat import chat_settings, check_items, check_lengths, conversation
 from cogvsr_utils.models.generation import CachedGeneration
-from cogvsr_utils.models.interventions import AnyEdit, Fired, as_list, intervene
+from cogvsr_utils.models.interventions import AnyEdit, Fired, as_list, intervene, needs_picture
 from cogvsr_utils.models.vlm import VLM
 
 CPU_BATCH = 64
@@ -47,7 +47,7 @@ def answer(
     run that was stopped goes on from it, to the same replies. Returns a DataFrame with one row a step: uid, group_id,
     subset, step, function, answer_type, options, answer, prediction. Raises BadChat, a ValueError, for an empty list,
     items given twice, chats longer than the model reads and marks of the model in a text; ValueError for edits of items
-    that are not asked and for a file of other settings.
+    that are not asked or have no picture to edit, and for a file of other settings.
 
     >>> from cogvsr_utils import Item, Step, load_vlm
     >>> step = Step("What shape is a ball?", "sphere", "closed", None, "Knowledge Recall")
@@ -65,6 +65,9 @@ def answer(
     own = {uid: as_list(each) for uid, each in edits.items()} if isinstance(edits, Mapping) else {}
     if absent := sorted(set(own) - {item.uid for item in items}):
         raise ValueError(f"edits of items {absent[:5]}, which are not asked; expected uids of the items")
+    for item in items:
+        if item.image is None and any(map(needs_picture, own.get(item.uid, ()))):
+            raise ValueError(f"item {item.uid!r} has no picture; expected edits that do not need one")
     given = [] if own or isinstance(edits, Mapping) else as_list(edits)
     given_as = given or [f"{uid}: {each}" for uid, each in sorted(own.items())]
     making = {"batch_size": batch_size and int(batch_size), "max_new_tokens": int(max_new_tokens)}

@@ -15,6 +15,7 @@ import numpy as np
 
 from cogvsr_utils.dataset.items import Item
 from cogvsr_utils.models.attention import attention_map
+from cogvsr_utils.models.head_edits import pairs_of
 from cogvsr_utils.models.vlm import VLM
 
 OPERATIONS = ("add", "boost", "multiply", "redistribute")
@@ -52,6 +53,7 @@ class Attend:
         for name, known in (("operation", OPERATIONS), ("to", TARGETS), ("scope", SCOPES)):
             if (value := getattr(self, name)) not in known:
                 raise ValueError(f"{name} is {value!r}; expected one of {known}")
+        pairs_of(self.heads)
         if not self.heads:
             raise ValueError("an attention edit of no heads; expected at least one (layer, head)")
         if twice := [head for head, n in Counter(self.heads).items() if n > 1]:
@@ -91,8 +93,9 @@ def attend(
     tokens: Iterable[float] = (), reading: Iterable[float] = (),
 ) -> Attend:  # fmt: skip
     """An edit of what heads attend to; see ``Attend``."""
-    pairs = tuple((int(layer), int(head)) for layer, head in heads)
-    return Attend(pairs, operation, float(amount), to, scope, tuple(map(float, tokens)), tuple(map(float, reading)))
+    return Attend(
+        pairs_of(heads), operation, float(amount), to, scope, tuple(map(float, tokens)), tuple(map(float, reading))
+    )
 
 
 def pasta(heads: Iterable[Head], alpha: float = 0.01) -> Attend:

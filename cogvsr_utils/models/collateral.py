@@ -15,7 +15,7 @@ from cogvsr_utils.dataset.images import open_image
 from cogvsr_utils.dataset.items import Item
 from cogvsr_utils.models.batching import batched, in_halves, require_count
 from cogvsr_utils.models.chat import check_items, check_lengths, conversation, right_answers
-from cogvsr_utils.models.interventions import AnyEdit, intervene
+from cogvsr_utils.models.interventions import AnyEdit, as_list, intervene, needs_picture
 from cogvsr_utils.models.options import reply_tokens
 from cogvsr_utils.models.vlm import VLM
 from cogvsr_utils.stats import clustered_mean, clustered_share
@@ -57,6 +57,8 @@ def side_effects(
     (True, ['text alone', 'with pictures'])
     """
     require_count("batch_size", batch_size)
+    if not isinstance(edits, Mapping):
+        raise TypeError(f"edits are {type(edits).__name__}; expected a mapping from names to edits")
     check_items(vlm, items)
     check_lengths(vlm, items, right_answers(items))
     asked = {PICTURES: [item for item in items if item.image is not None],
@@ -68,8 +70,9 @@ def side_effects(
             before = _first_tokens(vlm, prompts, None, batch_size) if prompts else None
             bar.update()
             for name, edit in edits.items():
-                if prompts:
-                    after = _first_tokens(vlm, prompts, edit, batch_size)
+                if prompts:  # an edit of the picture's tokens does nothing in a text
+                    running = [each for each in as_list(edit) if kind == PICTURES or not needs_picture(each)]
+                    after = _first_tokens(vlm, prompts, running, batch_size)
                     rows += [{"edit": name, "prompts": kind, **row} for row in _compared(prompts, before, after)]
                 bar.update()
     return pd.DataFrame(rows)

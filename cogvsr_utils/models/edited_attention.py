@@ -5,6 +5,7 @@ attending(vlm, edits)     inside, the model's heads attend as the edits of ``att
 Only the scores of edited heads are computed here, all others by the implementation that the model has.
 """
 
+import logging
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -19,6 +20,7 @@ from cogvsr_utils.models.blocks import decoder_blocks
 from cogvsr_utils.models.passes import Pass, followed
 from cogvsr_utils.models.vlm import VLM, attention_switched
 
+log = logging.getLogger(__name__)
 NAME = "cogvsr_attending"  # of the attention function while edits run
 
 
@@ -53,8 +55,14 @@ def attending(
     if not every:
         yield fired
         return
+    chats: Counter[bool] = Counter()  # with a picture, and without
+
+    def prompt():
+        chats.update((running.ids == vlm.image_token_id).any(1).tolist())
+
     with ExitStack() as stack:
-        state = _State(vlm, per_row, fired, stack.enter_context(followed(vlm)))
+        running = stack.enter_context(followed(vlm, prompt))
+        state = _State(vlm, per_row, fired, running)
         for number, block in enumerate(decoder_blocks(vlm)):
             stack.callback(block.register_forward_pre_hook(state.layer(number), with_kwargs=True).remove)
         stack.enter_context(_interface(vlm, state))
@@ -62,6 +70,11 @@ def attending(
         stack.callback(vlm.active_edits.pop)
         yield fired
     silent = {edit.scope for edit in every} - set(fired)
+    if any(edit.to == "image" for edit in every):
+        if chats[False] and not chats[True]:
+            raise RuntimeError("attention edits of pictures never fired: no chat inside has a picture")
+        if chats[False]:
+            log.warning("attention edits of pictures had none in %d of %d chats", chats[False], chats.total())
     if silent:
         raise RuntimeError(f"attention edits of scope {sorted(silent)} never fired: nothing inside ran such tokens")
 

@@ -20,13 +20,14 @@ from numbers import Integral
 
 import numpy as np
 
+from cogvsr_utils.files import digest
 from cogvsr_utils.models.activations import HeadActivations
 
 METHODS = ("mask", "scale", "mean_ablate", "steer", "patch", "resample")
 SHIFTING = ("mean_ablate", "steer", "patch", "resample")  # with a vector for each head
 SCOPES = ("all", "prompt", "prompt_last", "question", "image", "answer")
 # The tokens at which activations that were captured at a position are written.
-SCOPE_OF = {"answer": "answer", "prompt_last": "prompt_last", "question": "question", "image": "image"}
+SCOPE_OF = {"answer": "answer", "prompt_last": "prompt_last", "image": "image"}
 Head = tuple[int, int]
 
 
@@ -52,7 +53,7 @@ class Edit:
         for name, known in (("method", METHODS), ("scope", SCOPES)):
             if (value := getattr(self, name)) not in known:
                 raise ValueError(f"{name} is {value!r}; expected one of {known}")
-        _pairs(self.heads)
+        pairs_of(self.heads)
         if not self.heads:
             raise ValueError(f"{self.method} of no heads; expected at least one (layer, head)")
         if twice := [head for head, n in Counter(self.heads).items() if n > 1]:
@@ -81,7 +82,7 @@ class Edit:
         """
         try:
             row = json.loads(text)
-            return cls(**row | {"heads": _pairs(row["heads"]), "shift": _vectors(row["shift"])})
+            return cls(**row | {"heads": pairs_of(row["heads"]), "shift": _vectors(row["shift"])})
         except (TypeError, KeyError) as error:
             raise ValueError(f"{text!r:.200} is not an edit ({error}); expected what to_json writes") from None
 
@@ -92,23 +93,23 @@ def mask(heads: Iterable[Head], factor: float = 0.001, scope: str = "all") -> Ed
     >>> mask([(0, 1)]).factor
     0.001
     """
-    return Edit("mask", _pairs(heads), float(factor), scope=scope)
+    return Edit("mask", pairs_of(heads), float(factor), scope=scope)
 
 
 def scale(heads: Iterable[Head], factor: float, scope: str = "all") -> Edit:
     """Emphasise (factor above 1) or weaken heads."""
-    return Edit("scale", _pairs(heads), float(factor), scope=scope)
+    return Edit("scale", pairs_of(heads), float(factor), scope=scope)
 
 
 def mean_ablate(heads: Iterable[Head], means: Sequence[np.ndarray], scope: str = "all") -> Edit:
     """Replace each head by its mean over other items: ``means`` has one vector (head_dim,) for each head."""
-    return Edit("mean_ablate", _pairs(heads), 0.0, _vectors(means), scope)
+    return Edit("mean_ablate", pairs_of(heads), 0.0, _vectors(means), scope)
 
 
 def steer(heads: Iterable[Head], directions: Sequence[np.ndarray], strength: float, scope: str = "answer") -> Edit:
     """Shift each head along a direction (head_dim,): x + strength * direction; directions carry their own scale."""
     return Edit(
-        "steer", _pairs(heads), 1.0, _vectors(strength * np.asarray(direction) for direction in directions), scope
+        "steer", pairs_of(heads), 1.0, _vectors(strength * np.asarray(direction) for direction in directions), scope
     )
 
 
@@ -116,8 +117,8 @@ def patch(heads: Iterable[Head], activations: HeadActivations, row: int) -> Edit
     """Replace each head by what it was in another run, such as one with a cue or of a counterfactual picture.
 
     ``row`` is the step's row in ``activations.index``; what was captured at ``answer`` (read where it is predicted),
-    ``prompt_last``, ``question`` or ``image`` is written at the tokens of the scope of that name, a mean over tokens at
-    each of them. Raises ValueError for activations of another position, IndexError for a row that is not there;
+    ``prompt_last`` or ``image`` is written at the tokens of the scope of that name, a mean over tokens at each of them.
+    Raises ValueError for activations of another position, IndexError for a row that is not there;
     ``patching.patch_heads`` writes token by token instead, where the two runs have the same answers.
     """
     return _as_captured("patch", heads, activations, row)
@@ -137,7 +138,8 @@ def resample(heads: Iterable[Head], activations: HeadActivations, uid: str, seed
     others = np.flatnonzero(index["group_id"] != own.iloc[0])
     if not len(others):
         raise ValueError(f"activations of one scene alone, {own.iloc[0]!r}; expected others to draw from")
-    return _as_captured("resample", heads, activations, int(np.random.default_rng(seed).choice(others)))
+    rng = np.random.default_rng([seed, int(digest(uid), 16)])  # another step for every item
+    return _as_captured("resample", heads, activations, int(rng.choice(others)))
 
 
 def _as_captured(method: str, heads, activations: HeadActivations, row: int) -> Edit:
@@ -148,12 +150,12 @@ def _as_captured(method: str, heads, activations: HeadActivations, row: int) -> 
         )
     if not 0 <= row < len(activations.features):
         raise IndexError(f"row {row} of {len(activations.features)}; expected one of the activations'")
-    pairs = _pairs(heads)
+    pairs = pairs_of(heads)
     vectors = [np.asarray(activations.features[row, columns]) for columns in activations.heads.columns(pairs)]
     return Edit(method, pairs, 0.0, _vectors(vectors), SCOPE_OF[position])
 
 
-def _pairs(heads) -> tuple[Head, ...]:
+def pairs_of(heads: Iterable[Head]) -> tuple[Head, ...]:
     """Heads as pairs of whole numbers; raises ValueError for anything else."""
     pairs = [tuple(head) if isinstance(head, Iterable) else (head,) for head in heads]
     for pair in pairs:

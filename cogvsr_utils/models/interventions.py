@@ -14,6 +14,7 @@ import logging
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from itertools import groupby, zip_longest
 
 import torch
 
@@ -58,8 +59,17 @@ def edit_from_json(text: str) -> AnyEdit:
 
 
 def as_list(edits: AnyEdit | Sequence[AnyEdit] | None) -> list[AnyEdit]:
-    """One edit, several or none as a list."""
-    return [edits] if isinstance(edits, AnyEdit) else list(edits or ())
+    """One edit, several or none as a list; raises TypeError for what is not an edit."""
+    given = [edits] if isinstance(edits, AnyEdit) else list(edits or ())
+    for edit in given:
+        if not isinstance(edit, AnyEdit):
+            raise TypeError(f"{edit!r:.100} is not an edit; expected one made by mask, scale, steer, attend or others")
+    return given
+
+
+def needs_picture(edit: AnyEdit) -> bool:
+    """Whether an edit does nothing in a chat without a picture."""
+    return edit.to == "image" if isinstance(edit, Attend) else edit.scope == "image"
 
 
 def require_one_text(edits: AnyEdit | Sequence[AnyEdit] | None) -> None:
@@ -74,7 +84,8 @@ def intervene(
 ) -> Iterator[Fired]:
     """Run what is inside the block with heads edited.
 
-    ``edits`` apply to every row of a batch; ``rows`` gives each row of the batch its own list instead. Yields how
+    ``edits`` apply to every row of a batch, one after the other; ``rows`` gives each row of the batch its own list
+    instead. Scopes of a prompt's end and of an answer need ``generate``, which knows where a prompt ends. Yields how
     often an edit of each scope fired; chats without a token in scope are counted there and in the log. Raises
     RuntimeError on leaving if an edit never fired, TypeError for what is not an edit, KeyError for a head that the
     model does not have, and ValueError for a vector of another width than its head's and for a scope that the model
@@ -82,10 +93,7 @@ def intervene(
     """
     if edits and rows is not None:
         raise ValueError("edits for all rows and for each row; expected one of the two")
-    per_row = [as_list(edits)] if rows is None else [list(row) for row in rows]
-    for edit in (edit for row in per_row for edit in row):
-        if not isinstance(edit, AnyEdit):
-            raise TypeError(f"{edit!r:.100} is not an edit; expected one made by mask, scale, steer, attend or others")
+    per_row = [as_list(edits)] if rows is None else [as_list(row) for row in rows]
     of_heads, of_attention = ([[e for e in row if isinstance(e, kind)] for row in per_row] for kind in (Edit, Attend))
     fired = Fired()
     with ExitStack() as stack:
@@ -102,7 +110,7 @@ def _heads_edited(vlm: VLM, per_row: list[list[Edit]], fired: Fired) -> Iterator
     scopes = sorted({edit.scope for row in per_row for edit in row})
     if "image" in scopes and vlm.image_token_id is None:
         raise ValueError(f"{vlm.name} has no image token; expected another scope than 'image'")
-    plans = {scope: _affine(vlm, per_row, scope) for scope in scopes}
+    plans = [(scope, _affine(vlm, stage, scope)) for stage in _stages(per_row) for scope in scopes]
     carries = {scope: torch.tensor([any(edit.scope == scope for edit in row) for row in per_row], device=vlm.device)
                for scope in scopes if scope in MARKED}  # fmt: skip
     tokens: dict[str, torch.Tensor] = {}  # of the running prompt, by scope, (rows, tokens)
@@ -117,7 +125,7 @@ def _heads_edited(vlm: VLM, per_row: list[list[Edit]], fired: Fired) -> Iterator
                 fired.chats[scope] += int(carrying.sum())
 
     def hook_for(name, columns):
-        here = {scope: plan[name] for scope, plan in plans.items() if name in plan}
+        here = [(scope, *plan[name]) for scope, plan in plans if name in plan]
         return _edit_hook(here, state, tokens, fired) if here else None
 
     active = vlm.active_edits
@@ -134,8 +142,17 @@ def _heads_edited(vlm: VLM, per_row: list[list[Edit]], fired: Fired) -> Iterator
         log.warning("edits of scope %r had no token in %d of %d chats", scope, n, fired.chats[scope])
 
 
+def _stages(per_row: list[list[Edit]]) -> Iterator[list[list[Edit]]]:
+    """What each row's edits come to, one stage after the other, so that they run in the order in which they are given:
+    neighbours of one scope are of one stage."""
+    groups = [[list(some) for _, some in groupby(row, key=lambda edit: edit.scope)] for row in per_row]
+    yield from (list(stage) for stage in zip_longest(*groups, fillvalue=[]))
+
+
 def _tokens_of(scope: str, state: Pass, marked: dict[str, torch.Tensor], x: torch.Tensor) -> torch.Tensor | None:
     """Mask (batch or 1, tokens or 1, 1) of the tokens of ``x`` that are in scope, None for none."""
+    if scope not in ONE_TEXT and not state.generating:
+        raise ValueError(f"edits of scope {scope!r} outside generate, where no prompt ends; expected {ONE_TEXT}")
     if scope == "all" or (scope == "prompt" and state.prefill) or (scope == "answer" and not state.prefill):
         return torch.ones((1, 1, 1), dtype=torch.bool, device=x.device)
     if not state.prefill:
@@ -178,7 +195,7 @@ def _affine(vlm, per_row, scope):
 def _edit_hook(plans, state: Pass, marked: dict[str, torch.Tensor], fired: Fired):
     def hook(module, args):
         x = args[0]
-        for scope, (factor, shift) in plans.items():
+        for scope, factor, shift in plans:
             tokens = _tokens_of(scope, state, marked, x)
             if tokens is None:
                 continue

@@ -41,6 +41,8 @@ def answer_in_parallel(vlm: VLM, items: list[Item], **settings) -> pd.DataFrame:
     settings["progress"] &= state.is_main_process
     own = items[state.process_index :: state.num_processes]  # in turns, so that long and short ones mix
     if isinstance(settings.get("edits"), Mapping):
+        if absent := sorted(set(settings["edits"]) - {item.uid for item in items}):
+            raise ValueError(f"edits of items {absent[:5]}, which are not asked; expected uids of the items")
         settings["edits"] = {item.uid: settings["edits"].get(item.uid) for item in own}
     replies = pd.concat(gather_object([answer(vlm, own, **settings)]), ignore_index=True)
     if missing := {item.uid for item in items} - set(replies["uid"]):

@@ -61,7 +61,10 @@ def patch_heads(
 @torch.inference_mode()
 def move_heads(target: TeacherForcedScorer, vectors: Mapping[Head, np.ndarray]) -> np.ndarray:
     """Log-probability of every step's right answer with heads moved by their vectors (head_dim,) at the tokens that
-    predict answers: (steps of ``target.index``,). Raises KeyError for a head that the model does not have."""
+    predict answers: (steps of ``target.index``,). Raises KeyError for a head that the model does not have, ValueError
+    for none."""
+    if not vectors:
+        raise ValueError("no heads to move; expected at least one")
     places = zip(target.vlm.heads.columns(vectors), vectors.values(), strict=True)
     moved = {columns.start: torch.as_tensor(np.asarray(vector), device=target.vlm.device) for columns, vector in places}
 

@@ -18,7 +18,7 @@ from cogvsr_utils.models.batching import batched, in_halves, require_count
 from cogvsr_utils.models.blocks import decoder_blocks, recorded, resumed
 from cogvsr_utils.models.chat import check_items, check_lengths, right_answers
 from cogvsr_utils.models.generation import image_features_once
-from cogvsr_utils.models.interventions import AnyEdit, as_list, intervene, require_one_text
+from cogvsr_utils.models.interventions import AnyEdit, as_list, intervene, needs_picture, require_one_text
 from cogvsr_utils.models.positions import encode_chats
 from cogvsr_utils.models.recording import read_heads
 from cogvsr_utils.models.vlm import VLM
@@ -84,13 +84,13 @@ class TeacherForcedScorer:
         self, edits: Sequence[AnyEdit | Sequence[AnyEdit] | None], together: int | None = None, progress: bool = True
     ) -> list[StepScores]:
         """What ``score`` gives under each of several edits (None for none), sooner: a batch's image features are
-        computed once, and its blocks before the first edited one. ``together`` edits that begin in one layer run as
-        one larger batch: by default one on a CPU, which gains nothing by more, and on a GPU as many as make
-        ``GPU_ROWS`` rows, or half of them where its memory does not suffice."""
+        computed once for each number of copies, and its blocks before the first edited one once. ``together`` edits
+        that begin in one layer run as one larger batch: by default one on a CPU, which gains nothing by more, and on a
+        GPU as many as make ``GPU_ROWS`` rows, or half of them where its memory does not suffice."""
         given = [as_list(each) for each in edits]
         for each in given:
             require_one_text(each)
-        fired = [bool(each) and not any(edit.scope == "image" for edit in each) for each in given]
+        fired = [bool(each) and not any(map(needs_picture, each)) for each in given]
 
         def edited(numbers, batch, row, place):
             n_rows, seen = self._n_rows(batch), "pixel_values" in self.batches[batch][0]
@@ -98,7 +98,7 @@ class TeacherForcedScorer:
             for number in numbers:
                 fired[number] |= seen
                 # A batch without pictures has no tokens for edits of the picture's.
-                rows += [[edit for edit in given[number] if seen or edit.scope != "image"]] * n_rows
+                rows += [[edit for edit in given[number] if seen or not needs_picture(edit)]] * n_rows
             return intervene(self.vlm, rows[0]) if len(numbers) == 1 else intervene(self.vlm, None, rows=rows)
 
         first = [min((layer for edit in each for layer, _ in edit.heads), default=None) for each in given]
@@ -118,7 +118,10 @@ class TeacherForcedScorer:
         batch number ``batch`` come once for each of ``numbers``, their answers predicted at (row, place).
         """
         vlm, n_blocks = self.vlm, len(decoder_blocks(self.vlm))
-        together = together or (1 if vlm.device.type == "cpu" else max(1, GPU_ROWS // self._n_rows(0)))
+        if together is None:
+            together = (
+                1 if vlm.device.type == "cpu" else max(1, GPU_ROWS // max(map(self._n_rows, range(len(self.batches)))))
+            )
         require_count("together", together)
         scores = [StepScores(np.ones(len(self.index), bool), np.zeros(len(self.index))) for _ in first]
         since = [n_blocks if layer is None else layer for layer in first]

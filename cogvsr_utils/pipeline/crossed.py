@@ -148,7 +148,7 @@ def crossed_effects(experiment: Experiment, rankings: Rankings) -> pd.DataFrame:
     return table.assign(q=false_discovery_rate(table["p"]))
 
 
-WORDING = (wording_transfer, pair_probes, crossed_effects)  # the tables that a page shows
+WORDING = (wording_transfer, crossed_effects)  # the tables that a page shows
 
 
 def partners(index: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:

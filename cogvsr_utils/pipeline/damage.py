@@ -34,11 +34,13 @@ class SetAblations:
     """Teacher-forced scores of steps, intact and with each function's set of heads ablated.
 
     ``correct`` and ``log_prob`` (1 + functions, steps), the first row intact, the others in the order of ``NAMES``;
-    ``uid``, ``step``, ``function``, ``group`` and ``wording`` (steps,).
+    ``sets`` (functions,), the heads of each as text, nothing for none; ``uid``, ``step``, ``function``, ``group`` and
+    ``wording`` (steps,).
     """
 
     correct: np.ndarray
     log_prob: np.ndarray
+    sets: np.ndarray
     uid: np.ndarray
     step: np.ndarray
     function: np.ndarray
@@ -59,8 +61,9 @@ def set_ablations(experiment: Experiment, way: str, rankings: Rankings, strict_p
     scores = scorer.score_each([None, *(mask(sets[name]) if sets[name] else None for name in NAMES)])
     uid, step, function = (scorer.index[column].to_numpy() for column in ("uid", "step", "function"))
     wording = wordings(items).loc[list(zip(uid, step, strict=True))].to_numpy()
+    texts = [" ".join(f"{layer}.{head}" for layer, head in sorted(sets[name])) for name in NAMES]
     return SetAblations(
-        np.array([each.correct for each in scores]), np.array([each.log_prob for each in scores]),
+        np.array([each.correct for each in scores]), np.array([each.log_prob for each in scores]), np.array(texts),
         uid.astype(str), step, function.astype(str), scorer.index["group_id"].to_numpy().astype(str),
         wording.astype(str),
     )  # fmt: skip
@@ -109,7 +112,7 @@ def specific_damage(experiment: Experiment, way: str, set_ablations: SetAblation
     """Is the damage of a function's set specific? The interaction of sets and steps, in the change of log-probability:
     what the function's set does to its steps beyond what other functions' sets do to them, less the same of other
     functions' steps (under sets that are not their own). A set that hurts all steps, and steps that all sets hurt, give
-    0.
+    0. Functions that share a set are no others to each other, and an empty set is none.
 
     Wordings are a random effect, functions a fixed one: means by wording, then by function, Welch's t. Scenes are one
     too: the same difference within each scene that has both, Student's t. ``p`` is the larger of the two, two-sided,
@@ -119,17 +122,21 @@ def specific_damage(experiment: Experiment, way: str, set_ablations: SetAblation
     """
     delta, rows = set_ablations.log_prob[1:] - set_ablations.log_prob[0], []  # (sets, steps)
     function = set_ablations.function
-    foreign = np.where(np.array(NAMES)[:, None] == function, np.nan, delta)  # without what sets do to their own steps
+    # Sets that are empty, and those of functions that share theirs, are no others.
+    own_set = set_ablations.sets[[NAMES.index(name) for name in function]]  # (steps,)
+    foreign = np.where((set_ablations.sets[:, None] == own_set) | (set_ablations.sets[:, None] == ""), np.nan, delta)
     for number, name in enumerate(NAMES):
         here = function == name
-        others = np.nanmean(np.delete(foreign, number, axis=0), axis=0)
+        others = _mean(np.delete(foreign, number, axis=0))
         beyond = delta[number] - others  # its set less the others, (steps,)
         row = {"function": name, "n": int(here.sum()), "wordings": len(set(set_ablations.wording[here])),
                "scenes": len(set(set_ablations.group[here]))}  # fmt: skip
-        if here.any() and not here.all():
-            row |= {"own": delta[number, here].mean(), "other_steps": delta[number, ~here].mean(),
+        counted = here | (own_set != set_ablations.sets[number])  # not the steps of functions with the same set
+        if set_ablations.sets[number] and here.any() and (counted & ~here).any():
+            row |= {"own": delta[number, here].mean(), "other_steps": delta[number, counted & ~here].mean(),
                     "other_sets": others[here].mean()}  # fmt: skip
-            row |= _interaction(beyond, here, function, set_ablations.wording, set_ablations.group)
+            parts = (beyond, here, function, set_ablations.wording, set_ablations.group)
+            row |= _interaction(*(part[counted] for part in parts))
         rows.append(row)
     table = pd.DataFrame(rows, columns=["function", "n", "wordings", "scenes", "own", "other_steps", "other_sets",
                                         "difference", "low", "high", "p"])  # fmt: skip
@@ -140,6 +147,12 @@ def specific_damage(experiment: Experiment, way: str, set_ablations: SetAblation
 
 
 COMPARED = tuple(specific_damage[way] for way in WAYS if way != TRUTH)  # of any model
+
+
+def _mean(values: np.ndarray) -> np.ndarray:
+    """The mean over rows of what is not NaN, 0 where nothing is: (columns,)."""
+    known = ~np.isnan(values)
+    return np.where(known, values, 0).sum(0) / np.maximum(known.sum(0), 1)
 
 
 def _interaction(beyond, here, function, wording, group) -> dict[str, float]:

@@ -12,23 +12,25 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from cogvsr_utils.analysis.matching import control_sets
 from cogvsr_utils.dataset.splits import SELECTION, TEST
 from cogvsr_utils.functions import NAMES, SPATIAL
 from cogvsr_utils.models.activations import HeadActivations
 from cogvsr_utils.pipeline.emphasis import spatial_directions, spatial_heads, tuned_strength
 from cogvsr_utils.pipeline.experiment import Experiment
 from cogvsr_utils.pipeline.recordings import activations
-from cogvsr_utils.pipeline.selection import IMPORTANCE, Rankings, top_heads_by
+from cogvsr_utils.pipeline.selection import Rankings
 from cogvsr_utils.pipeline.store import result
 from cogvsr_utils.pipeline.sweeps import scorer_of, some_items
-from cogvsr_utils.stats import clustered_mean, clustered_share, paired_difference
+from cogvsr_utils.stats import clustered_mean, clustered_share, false_discovery_rate, paired_difference, two_sided_p
 
-SHARES = (0.01, 0.02, 0.05, 0.1, 0.2, 0.4)  # of all heads, ablated for each of the two spatial functions
-FACTORS = (-1.0, 0.0, 0.5, 1.5, 2.0, 4.0)
-STRENGTHS = (-4.0, -2.0, -1.0, 1.0, 2.0, 4.0)
+SHARES = (0.02, 0.05, 0.1, 0.2)  # of all heads, ablated for each of the two spatial functions
+FACTORS = (0.0, 0.5, 2.0, 4.0)
+STRENGTHS = (-2.0, -1.0, 1.0, 2.0)
 SPATIAL_HEADS, OTHER_HEADS, RANDOM = "spatial heads", "random heads", "random directions"
-DRAWS = 3  # of random heads and of random directions
 GROUPS = {"spatial steps": SPATIAL, "other steps": tuple(name for name in NAMES if name not in SPATIAL)}
+SIDES = {("ablate", 1): "more heads ablated", ("scale", 1): "scaled up more", ("scale", -1): "scaled down more",
+         ("steer", 1): "steered further towards right", ("steer", -1): "steered further away"}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -51,37 +53,32 @@ class DosedScores:
 def dosed(experiment: Experiment, rankings: Rankings, activations: HeadActivations) -> DosedScores:
     """Some items of C with the spatial functions' heads edited: ablated (×0.001), the first of each function by the
     paper's importance, up to ``SHARES`` of all heads; the top tenth scaled by ``FACTORS``; and moved by ``STRENGTHS``
-    along the direction from wrong to right answers (of A), at all tokens. Beside them as many random heads that are not
-    among them, and random directions as long. Nothing is steered where spatial answers of A are all right, or wrong."""
+    along the direction from wrong to right answers (of A), at all tokens. Beside them random heads, as many of each
+    layer (``matching.control_sets``, one draw for all doses), and random directions as long; as many draws as the
+    profile has random sets. Nothing is steered where spatial answers of A are all right, or wrong."""
     from cogvsr_utils.models.head_edits import mask, scale, steer
     from cogvsr_utils.models.steering import random_directions
 
-    every, rng = experiment.vlm.heads.pairs, np.random.default_rng(0)
-    order = [rng.permutation(len(every)) for _ in range(DRAWS)]
-
-    def beside(heads):  # the random heads of each draw, those of a smaller set among those of a larger one
-        others = [[every[i] for i in draw if every[i] not in set(heads)][: len(heads)] for draw in order]
-        return [(SPATIAL_HEADS, 0, heads), *((OTHER_HEADS, n, some) for n, some in enumerate(others) if some)]
-
-    cases = []
-    for share in SHARES:
-        sets = top_heads_by(rankings, IMPORTANCE, max(1, round(share * len(every))))
-        heads = list(dict.fromkeys(head for name in SPATIAL for head in sets.of(name)))
-        cases += [("ablate", kind, draw, len(some), mask(some)) for kind, draw, some in beside(heads)]
-    spatial = spatial_heads(rankings)
-    for factor in FACTORS:
-        cases += [("scale", kind, draw, factor, scale(some, factor)) for kind, draw, some in beside(spatial)]
-    own = activations.index["function"].isin(SPATIAL)
+    every, spatial = experiment.vlm.heads.pairs, spatial_heads(rankings)
+    n_draws = experiment.settings.random_sets
+    sizes = dict.fromkeys(max(1, round(share * len(every))) for share in SHARES)
+    sets = {f"{k}": spatial_heads(rankings, k) for k in sizes} | {"top": spatial}
+    drawn = [(SPATIAL_HEADS, 0, sets)]
+    drawn += [(OTHER_HEADS, n, each) for n, each in enumerate(control_sets(every, sets, n_draws, "same layers"))]
+    own, ahead = activations.index["function"].isin(SPATIAL), {}
     if activations.index.loc[own, "correct"].nunique() == 2:
         ahead = dict(zip(every, spatial_directions(activations, every), strict=True))
-        for strength in STRENGTHS:
-            for kind, draw, some in beside(spatial):
-                edit = steer(some, [ahead[head] for head in some], strength, "all")
-                cases.append(("steer", kind, draw, strength, edit))
-            for draw in range(DRAWS):
-                vectors = random_directions([ahead[head] for head in spatial], seed=draw)
-                cases.append(("steer", RANDOM, draw, strength, steer(spatial, vectors, strength, "all")))
-    scorer = scorer_of(experiment, TEST, experiment.settings.ablation_items)
+    cases = []
+    for kind, draw, each in drawn:
+        top = each["top"]
+        cases += [("ablate", kind, draw, len(each[f"{k}"]), mask(each[f"{k}"])) for k in sizes]
+        cases += [("scale", kind, draw, factor, scale(top, factor)) for factor in FACTORS]
+        vectors = [ahead[head] for head in top] if ahead else []
+        cases += [("steer", kind, draw, s, steer(top, vectors, s, "all")) for s in STRENGTHS if ahead]
+    for draw in range(n_draws if ahead else 0):
+        vectors = random_directions([ahead[head] for head in spatial], seed=draw)
+        cases += [("steer", RANDOM, draw, s, steer(spatial, vectors, s, "all")) for s in STRENGTHS]
+    scorer = scorer_of(experiment, TEST, 2 * experiment.settings.control_items)
     scores = scorer.score_each([None, *(edit for *_, edit in cases)])
     method, heads, draw, dose, _ = zip(*cases, strict=True)
     return DosedScores(
@@ -95,8 +92,8 @@ def dosed(experiment: Experiment, rankings: Rankings, activations: HeadActivatio
 def dose_response(experiment: Experiment, dosed: DosedScores) -> pd.DataFrame:
     """Change of spatial and of other steps at every dose, random heads and directions a mean over their draws.
 
-    Columns: method, heads, dose (how many heads are ablated, the factor, the strength), steps, n, delta_log_prob with
-    low and high, change of accuracy with change_low and change_high (95 % over scenes).
+    Columns: method, heads, dose (how many heads are ablated, the factor, the strength), steps, draws, n,
+    delta_log_prob with low and high, change of accuracy with change_low and change_high (95 % over scenes).
     """
     rows = []
     for (method, heads, dose), cases in _cases(dosed).groupby(["method", "heads", "dose"], sort=False):
@@ -107,36 +104,54 @@ def dose_response(experiment: Experiment, dosed: DosedScores) -> pd.DataFrame:
             own = np.isin(dosed.function, names)
             ends = clustered_mean(delta[own], dosed.group[own]), clustered_share(gained[own], dosed.group[own], -1)
             columns = ("delta_log_prob", "low", "high", "change", "change_low", "change_high")
-            row = {"method": method, "heads": heads, "dose": dose, "steps": steps, "n": int(own.sum())}
+            row = {"method": method, "heads": heads, "dose": dose, "steps": steps, "draws": len(cases),
+                   "n": int(own.sum())}  # fmt: skip
             rows.append(row | dict(zip(columns, sum(ends, ()), strict=True)))
     return pd.DataFrame(rows)
 
 
 @result()
 def dose_trends(experiment: Experiment, dosed: DosedScores) -> pd.DataFrame:
-    """Does the effect on spatial steps grow with the dose? The slope of the change of log-probability against the dose
-    (the logarithm to base 2 of how many heads are ablated, the factor less 1, the strength), through nothing at no
-    edit, within each scene; and how it differs from that of random heads and directions, scene by scene.
+    """Does more of an edit do more? The slope of the change of spatial steps' log-probability over the doses on one
+    side of no edit, with an intercept, so that an effect which is the same at every dose has none: per doubling of the
+    heads ablated, per unit of the factor, per standard deviation of the step. Its mean over scenes; and its place
+    among the slopes of random heads, and of random directions.
 
-    Columns: method, against (nothing, or what is random), slope with low, high and p (sign flips over scenes), scenes.
+    Columns: side, slope with low, high and p_slope (sign flips over scenes, two-sided, that it is 0), scenes, against
+    (what is random), draws, random (the mean of their slopes), p (two-sided, that a random one is as far off; with few
+    draws it cannot be small) and q over all rows.
     """
     cases, own = _cases(dosed), np.isin(dosed.function, SPATIAL)
     scenes, code = np.unique(dosed.group[own], return_inverse=True)
     delta = (dosed.log_prob[1:] - dosed.log_prob[0])[:, own]  # (doses, steps)
     by_scene = np.array([np.bincount(code, row) for row in delta]) / np.bincount(code)  # (doses, scenes)
+    neutral = cases["method"].map({"ablate": 0.0, "scale": 1.0, "steer": 0.0})
+    cases["side"] = np.sign(cases["dose"] - neutral).astype(int)
+    cases["x"] = (cases["dose"] - neutral).abs()
+    cases.loc[cases["method"] == "ablate", "x"] = np.log2(cases["dose"].where(cases["method"] == "ablate"))
     rows = []
-    for method, some in cases.groupby("method", sort=False):
-        slopes = {}
-        for heads, part in some.groupby("heads", sort=False):
-            x = {"ablate": np.log2(1 + part["dose"]), "scale": part["dose"] - 1, "steer": part["dose"]}[method]
-            x = x.to_numpy()[:, None]
-            slopes[heads] = (x * by_scene[part.index]).sum(0) / (x**2).sum()  # (scenes,)
-        nothing = np.zeros(len(scenes))
-        for heads, other in (("nothing", nothing), *((h, s) for h, s in slopes.items() if h != SPATIAL_HEADS)):
-            slope, low, high, p = paired_difference(slopes[SPATIAL_HEADS], other, scenes)
-            rows.append({"method": method, "against": heads, "slope": slope, "low": low, "high": high, "p": p,
-                         "scenes": len(scenes)})  # fmt: skip
-    return pd.DataFrame(rows)
+    for key, name in SIDES.items():
+        part = cases[(cases["method"] == key[0]) & (cases["side"] == key[1])]
+        slopes = {each: _slope(some["x"].to_numpy(), by_scene[some.index])
+                  for each, some in part.groupby(["heads", "draw"], sort=False)}  # fmt: skip
+        if (SPATIAL_HEADS, 0) not in slopes:
+            continue
+        mine = slopes[SPATIAL_HEADS, 0]
+        found = dict(zip(("slope", "low", "high", "p_slope"),
+                         paired_difference(mine, np.zeros(len(scenes)), scenes), strict=True))  # fmt: skip
+        for kind in (OTHER_HEADS, RANDOM):
+            others = [slope.mean() for (heads, _), slope in slopes.items() if heads == kind]
+            if others:
+                rows.append({"side": name, **found, "scenes": len(scenes), "against": kind, "draws": len(others),
+                             "random": np.mean(others), "p": two_sided_p(mine.mean(), others)})  # fmt: skip
+    table = pd.DataFrame(rows)
+    return table.assign(q=false_discovery_rate(table["p"]))
+
+
+def _slope(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Least squares' slope of each column of ``y`` (doses, scenes) over ``x`` (doses,): (scenes,)."""
+    x = x - x.mean()
+    return (x[:, None] * y).sum(0) / (x**2).sum()
 
 
 @result(splits=(SELECTION, TEST), needs={"activations": activations[SELECTION]}, gpu=True)
@@ -148,12 +163,15 @@ def side_effects(
     steered: pd.DataFrame,
 ) -> pd.DataFrame:
     """What ablating the spatial heads, and emphasising them at the strengths tuned on B, does to all functions' steps
-    on some items of C, with pictures and without; see ``models.collateral.side_effects``."""
+    on some items of C, with pictures and without; see ``models.collateral.side_effects``. Beside them as many random
+    heads of the same layers ablated, one draw (edit ``OTHER_HEADS``)."""
     from cogvsr_utils.models import collateral
     from cogvsr_utils.models.head_edits import mask, scale, steer
 
-    heads = spatial_heads(rankings)
+    heads, every = spatial_heads(rankings), experiment.vlm.heads.pairs
     edits = {"ablate": mask(heads), "scale": scale(heads, tuned_strength(scaled))}
+    (other,) = control_sets(every, {"spatial": heads}, 1, "same layers")
+    edits[OTHER_HEADS] = mask(other["spatial"])
     if len(steered):
         edits["steer"] = steer(heads, spatial_directions(activations, heads), tuned_strength(steered))
     some = some_items(experiment, TEST, experiment.settings.ablation_items)

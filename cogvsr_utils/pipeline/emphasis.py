@@ -107,14 +107,15 @@ def emphasis_controls(
     return pd.concat(frames, ignore_index=True)
 
 
-def spatial_heads(rankings: Rankings) -> list[tuple[int, int]]:
-    """The top heads of both spatial functions by the paper's importance, each once."""
-    sets = top_heads_by(rankings, IMPORTANCE, n_top(len(rankings.heads)))
+def spatial_heads(rankings: Rankings, k: int | None = None) -> list[tuple[int, int]]:
+    """The first ``k`` heads of both spatial functions by the paper's importance, by default the top tenth, each
+    once."""
+    sets = top_heads_by(rankings, IMPORTANCE, k or n_top(len(rankings.heads)))
     return list(dict.fromkeys(head for name in SPATIAL for head in sets.of(name)))
 
 
 def spatial_directions(activations: HeadActivations, heads: list[tuple[int, int]]) -> list[np.ndarray]:
-    """From wrong to right answers to spatial steps, (head_dim,) a head; see ``interventions.directions``."""
+    """From wrong to right answers to spatial steps, (head_dim,) a head; see ``steering.directions``."""
     from cogvsr_utils.models.steering import directions
 
     index = activations.index

@@ -2,7 +2,7 @@
 
 MEASURED                      the results whose tables are kept
 publish(experiment)           write those that are made from an experiment's results: data/measured/<model>/
-planted_models(profile)       the models whose heads are known: shipped ones, and those whose tables alone are kept
+planted_models(...)           the models whose heads are known: shipped ones, and those whose tables alone are kept
 table(experiment, result)     the measured table where there is one and the profile is light, else the result itself
 stamp(experiment)             what made a model's tables, and whether code, data or weights have changed since
 """
@@ -61,11 +61,12 @@ def publish(experiment: Experiment) -> Path:
     folder, made = _folder(experiment), [result for result in MEASURED if result.is_kept(experiment)]
     if not made:
         raise FileNotFoundError(f"no full results of {experiment.title}; expected some under {experiment.folder}")
+    tables = {result: result(experiment) for result in made}  # all read before the older ones go
     for older in folder.glob("*.csv"):
         older.unlink()
-    for result in made:
+    for result, values in tables.items():
         with replacing(folder / f"{result.name}.csv") as partial:
-            result(experiment).to_csv(partial, index=False, float_format="%.6g", na_rep=MISSING)
+            values.to_csv(partial, index=False, float_format="%.6g", na_rep=MISSING)
     keys = {result.name: result.key(experiment) for result in made}
     if experiment.model in planted_names():
         shutil.copy(NANO / experiment.model / "planted.json", folder)
@@ -74,10 +75,11 @@ def publish(experiment: Experiment) -> Path:
     return folder
 
 
-def planted_models(profile: str) -> list[str]:
-    """Names of the models whose heads are known: the shipped ones, and under the light profile also those of which
-    only the tables are in the repository."""
-    kept = {path.parent.name for path in FOLDER.glob("*/planted.json")} if profile == "light" else set()
+def planted_models(profile: str, source: str) -> list[str]:
+    """Names of the models whose heads are known: the shipped ones, and where measured tables are shown (profile light,
+    CogVSR-Synth) also those of which only the tables are in the repository."""
+    shown = profile == "light" and source == "synth"
+    kept = {path.parent.name for path in FOLDER.glob("*/planted.json")} if shown else set()
     return sorted(kept | set(planted_names()))
 
 

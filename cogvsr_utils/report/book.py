@@ -108,7 +108,7 @@ PAGES = {
     ),
     "09_wording": Page(crossed=(
         *(baselines.text_gate[split] for split in (SELECTION, CROSSED[SELECTION])), recordings.answers[TEST],
-        recordings.answers[CROSSED[TEST]], baselines.crossed_baselines, *crossed.WORDING,
+        recordings.answers[CROSSED[TEST]], baselines.crossed_baselines, *crossed.WORDING, crossed.pair_probes,
     )),
     "08_benchmarks": Page((benchmarks.lookalike_effects,)),
     "A1_speed": Page((recordings.answers[TUNING],), timed=True),
@@ -120,7 +120,8 @@ def page_results(name: str, experiment: Experiment) -> list[tuple[Result, Experi
     page = PAGES[name]
     possible = set(results_of(experiment))
     found = [(result, experiment) for result in page.results if result.name in possible]
-    found += [(result, experiment) for result in page.heavy if not is_measured(experiment, result)]
+    heavy = [result for result in page.heavy if result.name in possible]
+    found += [(result, experiment) for result in heavy if not is_measured(experiment, result)]
     for results, each in ((page.crossed, crossed.with_crossed(experiment)), (page.cued, cues.with_cues(experiment))):
         found += [(result, each) for result in results if not is_measured(each, result)]
     wanted = [(name, page.nano + (page.first if name == nano_names()[0] else ())) for name in nano_names()]

@@ -109,7 +109,7 @@ def forest_figure(panels: dict, xlabel: str, markers: dict[str, str] | None = No
     rows = max(table["label"].nunique() for table in panels.values())
     size = (3.0 + 2.4 * len(panels), (0.3 + 0.12 * len(markers)) * rows + 1.2)
     figure, axes = plt.subplots(1, len(panels), figsize=size, squeeze=False, layout="constrained")
-    colors = ["#1b6ca8", "#CC6677", "#117733"]
+    colors = ["#1b6ca8", "#CC6677", "#117733", "#999933", "#332288"]
     for axis, (title, table) in zip(axes[0], panels.items(), strict=True):
         labels = list(dict.fromkeys(table["label"]))[::-1]
         for number, ((kind, marker), color) in enumerate(zip(markers.items(), colors, strict=False)):

@@ -7,9 +7,10 @@ import pytest
 import torch
 
 from cogvsr_utils.dataset.images import open_image
+from cogvsr_utils.models.attention_edits import attend
 from cogvsr_utils.models.chat import conversation
 from cogvsr_utils.models.collateral import PICTURES, TEXT, side_effects
-from cogvsr_utils.models.head_edits import mask, scale, steer
+from cogvsr_utils.models.head_edits import SCOPES, mask, scale, steer
 from cogvsr_utils.models.interventions import intervene
 
 HEADS = [(layer, head) for layer in range(3, 8) for head in range(24)]
@@ -51,7 +52,12 @@ def test_side_effects_are_those_of_each_prompt_alone(vlm, items):
 def test_edits_that_do_nothing_have_no_side_effects_whatever_their_scope(vlm, items):
     heads = HEADS[:3]
     edits = {"one": scale(heads, 1.0), "nowhere": steer(heads, [np.ones(24)] * 3, 0.0)}
-    table = side_effects(vlm, items[:3], edits | {"off": mask(HEADS)}, progress=False)
-    still = table[table["edit"] != "off"]
+    off = {scope: mask(HEADS, scope=scope) for scope in SCOPES} | {"sees": attend(HEADS, "add", 3.0)}
+    table = side_effects(vlm, items[:3], edits | off, progress=False)
+    still = table[table["edit"].isin(edits)]
     assert (still[["kl", "moved", "change"]] == 0).all(axis=None) and (still["most"] == still["most_before"]).all()
-    assert table[table["edit"] == "off"]["kl"].min() > 0
+    most = table.groupby(["edit", "prompts"])["kl"].max()
+    for name in off:
+        assert most[name, PICTURES] > 0 and (most[name, TEXT] > 0) == (name not in ("image", "sees")), name
+    with pytest.raises(TypeError, match="edits are Edit; expected a mapping"):
+        side_effects(vlm, items[:3], mask(HEADS))

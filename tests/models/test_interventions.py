@@ -1,4 +1,5 @@
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -8,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cogvsr_utils.dataset.images import open_image
+from cogvsr_utils.dataset.items import Item
 from cogvsr_utils.models.answering import answer
 from cogvsr_utils.models.attention_edits import attend
 from cogvsr_utils.models.chat import conversation
@@ -111,6 +113,12 @@ def test_scopes_touch_their_tokens_only(vlm, items):
         assert fired[scope] == (2 if scope in ("all", "answer") else 1)
 
 
+def test_scopes_that_need_a_prompt_s_end_are_refused_where_none_ends(vlm, inputs):
+    for scope in ("prompt", "prompt_last", "answer"):
+        with pytest.raises(ValueError, match=f"scope '{scope}' outside generate"):
+            logits(vlm, inputs, mask(HEADS, scope=scope))
+
+
 def test_an_edit_that_never_fires_is_an_error(vlm):
     with pytest.raises(RuntimeError, match="never fired"), intervene(vlm, mask(HEADS)):
         pass
@@ -168,6 +176,12 @@ def test_heads_are_resampled_from_another_scene(vlm, asked, captured):
     known = {patch(HEADS, found, row).shift for row in others}
     drawn = {resample(HEADS, found, asked[0].uid, seed).shift for seed in range(40)}
     assert drawn <= known and len(drawn) > 3
+    items = [Item(f"{n}", "mine", f"{n}", "?", "yes", "yesno", []) for n in range(40)]
+    values = np.tile(np.arange(40, dtype=np.float16)[:, None], vlm.heads.width)
+    index = pd.DataFrame({"uid": [item.uid for item in items], "group_id": [item.group_id for item in items]})
+    many = SimpleNamespace(features=values, heads=vlm.heads, header=found.header, index=index)
+    donors = {resample(HEADS, many, item.uid).shift for item in items}
+    assert len(donors) > 15, "each item has a donor of its own"
     edit = resample(HEADS, found, asked[0].uid)
     assert (edit.method, edit.factor, edit.scope) == ("resample", 0.0, "answer")
     assert Edit.from_json(edit.to_json()) == edit
@@ -192,6 +206,15 @@ def test_every_item_may_have_edits_of_its_own(vlm, asked, items):
     assert not together["prediction"].equals(answer(vlm, asked)["prediction"])
     with pytest.raises(ValueError, match="edits of items \\['nobody'\\], which are not asked"):
         answer(vlm, asked, edits={"nobody": mask(heads)})
+    blind = [asked[0], replace(asked[1], image=None)]
+    for edit in (mask(heads, scope="image"), attend(heads, "add", 1.0)):
+        with pytest.raises(ValueError, match=f"{asked[1].uid!r} has no picture"):
+            answer(vlm, blind, edits={asked[1].uid: edit})
+        with pytest.raises(RuntimeError, match="never fired"):
+            answer(vlm, blind[1:], edits=edit)
+        assert len(answer(vlm, blind, edits=edit))
+    with pytest.raises(TypeError, match="'nobody' is not an edit"):
+        answer(vlm, asked, edits=["nobody"])
 
 
 def test_edits_of_heads_and_of_attention_go_together(vlm, items):
@@ -355,15 +378,14 @@ def by_hand(vlm, inputs, edits, n_prompt):
     def hook_of(module):
         def hook(_, args):
             x = args[0].clone()
-            for scope in sorted({edit.scope for edit in edits}):  # scopes one after the other, as in the alphabet
-                for edit in (edit for edit in edits if edit.scope == scope):
-                    for i, head in enumerate(edit.heads):
-                        row = table.loc[head]
-                        if row["module"] == module:
-                            start = row["start"] - vlm.heads.projections[module][0]
-                            shift = torch.tensor(edit.shift[i] if edit.shift else 0.0, device=x.device)
-                            here = x[0, tokens[scope], start : start + 24]
-                            x[0, tokens[scope], start : start + 24] = edit.factor * here + shift
+            for edit in edits:
+                for i, head in enumerate(edit.heads):
+                    row = table.loc[head]
+                    if row["module"] == module:
+                        start = row["start"] - vlm.heads.projections[module][0]
+                        shift = torch.tensor(edit.shift[i] if edit.shift else 0.0, device=x.device)
+                        here = x[0, tokens[edit.scope], start : start + 24]
+                        x[0, tokens[edit.scope], start : start + 24] = edit.factor * here + shift
             return (x,)
 
         return hook

@@ -29,7 +29,8 @@ def made_up(delta):
     change = np.array([[delta(s, *row) for row in rows] for s in range(8)]) + rng.normal(0, 0.05, (8, len(rows)))
     log_prob = np.concatenate([np.zeros((1, len(rows))), change]) - 1.0
     return damage.SetAblations(
-        np.ones_like(log_prob, dtype=bool), log_prob, np.arange(len(rows)).astype(str), np.zeros(len(rows), dtype=int),
+        np.ones_like(log_prob, dtype=bool), log_prob, np.array(NAMES), np.arange(len(rows)).astype(str),
+        np.zeros(len(rows), dtype=int),
         np.array([NAMES[f] for f, *_ in rows]), np.array([str(g) for *_, g in rows]),
         np.array([f"{f} {w}" for f, w, _ in rows]),
     )  # fmt: skip
@@ -133,3 +134,13 @@ def test_each_way_of_choosing_a_set_is_its_own(vlm, monkeypatch):
     assert chosen(damage.LOWEST) == [pairs[i] for i in np.argsort(strength[row])[:k]]
     assert chosen(damage.STRICT)[0] == pairs[7]  # strong in the other direction
     assert chosen(damage.TRUTH) == planted_truth("planted-joint").heads[NAMES[2]]
+
+
+def test_functions_that_share_a_set_are_not_compared_and_an_empty_set_is_not_tested():
+    """Sets 0 and 1 are one: it does the same to the steps of both functions, and that is as specific as it can be."""
+    scores = made_up(lambda s, f, w, g: -1.0 * (s in (0, 1) and f in (0, 1)) - 1.0 * (s == f == 2))
+    assert specific(scores)["difference"][0] > -0.9, "as if the other function's set were another"
+    shared = replace(scores, sets=np.array(["0.1 0.2", "0.1 0.2", *NAMES[2:7], ""]))
+    table = specific(shared)
+    assert table["specific"].tolist() == ["yes"] * 3 + ["no"] * 4 + ["not tested"]
+    assert table["difference"][:2].tolist() == pytest.approx([-1, -1], abs=0.1) and np.isnan(table["own"][7])

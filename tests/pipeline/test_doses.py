@@ -18,38 +18,51 @@ from cogvsr_utils.pipeline.experiment import Experiment
 from cogvsr_utils.pipeline.selection import IMPORTANCE, Rankings
 from cogvsr_utils.pipeline.sweeps import scorer_of
 
-N_SCENES = 30
+N_SCENES, FACTORS = 30, (0.0, 0.5, 2.0, 4.0)
 
 
-def made_up(slope, beside):
-    """Spatial steps lose ``slope`` for each unit of dose under spatial heads, ``beside`` under random ones."""
+def made_up(change, draws=19):
+    """``change(heads, draw, dose)`` is what scaling does to spatial steps, and a little."""
     rng, rows = np.random.default_rng(0), []
-    for heads, draws, by in ((doses.SPATIAL_HEADS, 1, slope), (doses.OTHER_HEADS, 3, beside)):
-        rows += [("scale", heads, draw, factor, by) for factor in doses.FACTORS for draw in range(draws)]
-    table = pd.DataFrame(rows, columns=["method", "heads", "draw", "dose", "by"])
+    for heads, n in ((doses.SPATIAL_HEADS, 1), (doses.OTHER_HEADS, draws)):
+        rows += [("scale", heads, draw, factor, change(heads, draw, factor)) for draw in range(n) for factor in FACTORS]
+    table = pd.DataFrame(rows, columns=["method", "heads", "draw", "dose", "change"])
     function = np.repeat([SPATIAL[0], NAMES[3]], 4 * N_SCENES)
     group = np.tile(np.repeat(np.arange(N_SCENES), 4), 2).astype(str)
     own = np.isin(function, SPATIAL)
-    change = ((table["dose"] - 1) * table["by"]).to_numpy()[:, None] * own + rng.normal(0, 0.01, (len(table), len(own)))
-    log_prob = np.concatenate([np.zeros((1, len(own))), change])
+    moved = table["change"].to_numpy()[:, None] * own + rng.normal(0, 0.01, (len(table), len(own)))
+    log_prob = np.concatenate([np.zeros((1, len(own))), moved])
     return doses.DosedScores(
         log_prob > -0.5, log_prob, table["method"].to_numpy(), table["heads"].to_numpy(), table["draw"].to_numpy(),
         table["dose"].to_numpy(), function, group,
     )  # fmt: skip
 
 
-def test_trends_find_the_slope_that_is_there_and_none_where_there_is_none():
-    table = doses.dose_trends.make(Experiment("nano-internvl"), dosed=made_up(-0.3, -0.1)).set_index("against")
-    assert table.loc["nothing", "slope"] == pytest.approx(-0.3, abs=0.01)
-    assert table.loc[doses.OTHER_HEADS, "slope"] == pytest.approx(-0.2, abs=0.01) and (table["p"] < 0.01).all()
-    assert (table["low"] < table["slope"]).all() and (table["high"] > table["slope"]).all()
-    flat = doses.dose_trends.make(Experiment("nano-internvl"), dosed=made_up(-0.1, -0.1)).set_index("against")
-    assert flat.loc[doses.OTHER_HEADS, "p"] > 0.01 and abs(flat.loc[doses.OTHER_HEADS, "slope"]) < 0.01
+def trends(change, draws=19):
+    return doses.dose_trends.make(Experiment("nano-internvl"), dosed=made_up(change, draws)).set_index("side")
+
+
+def test_a_trend_is_the_slope_over_doses_and_its_place_among_random_ones():
+    up, down = doses.SIDES["scale", 1], doses.SIDES["scale", -1]
+    strong = trends(lambda heads, draw, dose: -(0.3 if heads == doses.SPATIAL_HEADS else 0.01 * draw) * (dose - 1))
+    assert strong.loc[up, "slope"] == pytest.approx(-0.3, abs=0.01) and strong.loc[up, "p_slope"] < 0.01
+    assert strong.loc[down, "slope"] == pytest.approx(0.3, abs=0.02), "smaller factors have larger doses"
+    assert strong.loc[up, "random"] == pytest.approx(-0.09, abs=0.01) and strong.loc[up, "draws"] == 19
+    assert strong.loc[up, "p"] == pytest.approx(2 / 20) and (strong["low"] < strong["slope"]).all()
+
+
+def test_one_effect_at_every_dose_is_no_trend_and_one_of_many_sets_is_nothing_special():
+    constant = trends(lambda heads, draw, dose: -0.5)
+    assert (constant["slope"].abs() < 0.01).all() and (constant["p_slope"] > 0.01).all()
+    middle = trends(lambda heads, draw, dose: -(0.1 if heads == doses.SPATIAL_HEADS else 0.0105 * draw) * (dose - 1))
+    assert middle.loc[doses.SIDES["scale", 1], "p_slope"] < 0.01 and (middle["p"] > 0.5).all()
 
 
 def test_responses_are_means_over_steps_and_draws():
-    table = doses.dose_response.make(Experiment("nano-internvl"), dosed=made_up(-0.3, -0.1))
-    assert len(table) == 2 * 2 * len(doses.FACTORS)
+    by = {doses.SPATIAL_HEADS: -0.3, doses.OTHER_HEADS: -0.1}
+    found = made_up(lambda heads, draw, dose: by[heads] * (dose - 1))
+    table = doses.dose_response.make(Experiment("nano-internvl"), dosed=found)
+    assert len(table) == 2 * 2 * len(FACTORS) and set(table["draws"]) == {1, 19}
     cell = table.set_index(["heads", "dose", "steps"])
     row = cell.loc[(doses.SPATIAL_HEADS, 4.0, "spatial steps")]
     assert row["delta_log_prob"] == pytest.approx(-0.9, abs=0.01) and row["change"] == -1 and row["n"] == 120
@@ -72,12 +85,15 @@ def test_doses_are_run_as_they_are_named(small_set, vlm, monkeypatch, tmp_path):
     kept.index["correct"] = np.arange(len(kept.index)) % 2 == 0
     found = doses.dosed.make(experiment, rankings=rankings, activations=kept)
     case = pd.DataFrame({"method": found.method, "heads": found.heads, "dose": found.dose})
+    n = FEW.random_sets
     assert case.groupby(["method", "heads"]).size().to_dict() == {
-        ("ablate", doses.SPATIAL_HEADS): 2, ("ablate", doses.OTHER_HEADS): 6,
-        ("scale", doses.SPATIAL_HEADS): 2, ("scale", doses.OTHER_HEADS): 6,
-        ("steer", doses.SPATIAL_HEADS): 2, ("steer", doses.OTHER_HEADS): 6, ("steer", doses.RANDOM): 6,
+        ("ablate", doses.SPATIAL_HEADS): 2, ("ablate", doses.OTHER_HEADS): 2 * n,
+        ("scale", doses.SPATIAL_HEADS): 2, ("scale", doses.OTHER_HEADS): 2 * n,
+        ("steer", doses.SPATIAL_HEADS): 2, ("steer", doses.OTHER_HEADS): 2 * n, ("steer", doses.RANDOM): 2 * n,
     }  # fmt: skip
-    scorer = scorer_of(experiment, "C", experiment.settings.ablation_items)
+    sizes = case[case["method"] == "ablate"].groupby("heads")["dose"].apply(lambda each: sorted(set(each)))
+    assert sizes[doses.SPATIAL_HEADS] == sizes[doses.OTHER_HEADS], "as many random heads at every dose"
+    scorer = scorer_of(experiment, "C", 2 * experiment.settings.control_items)
     heads = spatial_heads(rankings)
     at = case.query("method == 'scale' and heads == @doses.SPATIAL_HEADS and dose == 2").index[0]
     np.testing.assert_allclose(found.log_prob[1 + at], scorer.score(scale(heads, 2.0)).log_prob, atol=1e-4)

@@ -176,7 +176,7 @@ def test_shipped_measured_tables_are_of_these_weights():
             shipped = (folder / f"{result.name}.csv").is_file()
             assert shipped == (result.name in made["keys"]) == measured.is_measured(experiment, result)
             assert not shipped or len(measured.table(experiment, result)) > 0
-        known = folder.name in measured.planted_models("light")
+        known = folder.name in measured.planted_models("light", "synth")
         assert known == (folder / "planted.json").is_file()
         wanted = planted.PLANTED if known else (validation.head_table,)
         for result in wanted:
