@@ -121,14 +121,22 @@ show(rules.astype({"selected": int, "false": int}).reset_index(), percent=("foun
 #
 # The test of [what the heads do](05_interventions.ipynb), on a model where the answer is known: a set's effect on its own
 # function's steps, beyond what the other sets do to them and it does to others. The planted heads are the yardstick; the
-# other sets are a tenth of all heads each. A dot marks what is specific.
+# other sets are a tenth of all heads each, and stand here where they have been measured. A dot marks what is specific.
 
 # %% tags=["hide-input"]
-ways = pd.concat([table(each, damage.specific_damage[way]).assign(model=name, way=way)
-                  for name, each in experiments.items() for way in damage.WAYS])  # fmt: skip
+ways = pd.concat(
+    table(each, damage.specific_damage[way]).assign(model=name, way=way)
+    for name, each in experiments.items()
+    for way in damage.WAYS
+    if way == damage.TRUTH or profile == "full" or is_measured(each, damage.specific_damage[way])
+)
 ways["cell"] = ways["difference"].map("{:+.2f}".format) + (ways["specific"] == "yes").map({True: " •", False: ""})
 cells = ways.replace({"function": SHORT}).pivot(index=["model", "function"], columns="way", values="cell")
-show(cells.loc[(slice(None), [SHORT[name] for name in NAMES]), list(damage.WAYS)].reset_index())
+show(
+    cells.loc[
+        (slice(None), [SHORT[name] for name in NAMES]), [way for way in damage.WAYS if way in cells]
+    ].reset_index()
+)
 
 # %% tags=["hide-input"]
 best = by_method.dropna(subset="precision").sort_values("precision").groupby("variant").last()
@@ -164,7 +172,7 @@ mine.groupby("variant")[["precision", "chance_precision", "rank", "chance_rank"]
 
 # %% tags=["hide-input"]
 n_models, own_ways = here["model"].nunique(), ways[ways["model"].map(variants) == variant]
-found = own_ways[own_ways["specific"] == "yes"].groupby("way").size().reindex(damage.WAYS, fill_value=0)
+found = own_ways[own_ways["specific"] == "yes"].groupby("way").size().reindex(own_ways["way"].unique(), fill_value=0)
 told = ", ".join(f"{name} {n}" for name, n in found.items())
 counts = rules.loc[variant].astype(int)
 sentence = "; ".join(f"{name} selects {row.selected}, {row.false} of them falsely" for name, row in counts.iterrows())

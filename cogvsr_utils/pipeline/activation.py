@@ -84,9 +84,10 @@ def latent_activation(experiment: Experiment, latent_heads: pd.DataFrame) -> pd.
     return pd.DataFrame(rows)
 
 
-@result(splits=(SELECTION, TEST), gpu=True)
-def activation_seconds(experiment: Experiment, latent_heads: pd.DataFrame) -> pd.DataFrame:
-    """What activating these heads costs: main questions of C asked alone, without an edit and with each, in turns.
+@result(splits=(TEST,), gpu=True)
+def activation_seconds(experiment: Experiment) -> pd.DataFrame:
+    """What activating heads costs: main questions of C asked alone, without an edit and with each, in turns. As many
+    heads as are taken for a function, evenly spread: which they are makes no difference to the time.
 
     Columns: method (nothing, scale, steer, attend), n, seconds (median a question), ratio (median over the turns of the
     ratio to nothing's). The first turn is not counted.
@@ -95,11 +96,11 @@ def activation_seconds(experiment: Experiment, latent_heads: pd.DataFrame) -> pd
     from cogvsr_utils.models.answering import answer
     from cogvsr_utils.models.attention_edits import attend
     from cogvsr_utils.models.head_edits import scale, steer
-    from cogvsr_utils.models.patching import mean_difference
 
-    vlm, (_, heads) = experiment.vlm, chosen_heads(latent_heads)
-    edits = {"nothing": None, "scale": scale(heads, SCALE),
-             "steer": steer(heads, mean_difference(*runs_of(experiment, BOX), heads, SPATIAL), 1.0)}  # fmt: skip
+    vlm = experiment.vlm
+    heads = vlm.heads.pairs[:: len(vlm.heads) // n_top(len(vlm.heads))][: n_top(len(vlm.heads))]
+    nowhere = [np.zeros(columns.stop - columns.start) for columns in vlm.heads.columns(heads)]
+    edits = {"nothing": None, "scale": scale(heads, SCALE), "steer": steer(heads, nowhere, 1.0)}
     if reading := _reading(vlm, heads):
         edits["attend"] = attend(reading, "add", ATTEND)
     items, seconds = items_with_boxes(experiment, TEST), {name: [] for name in edits}

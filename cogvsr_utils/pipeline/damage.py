@@ -19,7 +19,15 @@ from cogvsr_utils.functions import NAMES
 from cogvsr_utils.pipeline.ablation import ABLATED, C
 from cogvsr_utils.pipeline.experiment import Experiment, n_top
 from cogvsr_utils.pipeline.recordings import answers
-from cogvsr_utils.pipeline.selection import ABLATION, IMPORTANCE, Rankings, StrictProbe, top_heads_by
+from cogvsr_utils.pipeline.selection import (
+    ABLATION,
+    IMPORTANCE,
+    Rankings,
+    StrictProbe,
+    rankings,
+    strict_probe,
+    top_heads_by,
+)
 from cogvsr_utils.pipeline.store import result
 from cogvsr_utils.pipeline.sweeps import scorer_of
 from cogvsr_utils.stats import ALPHA, clustered_mean, false_discovery_rate
@@ -48,8 +56,15 @@ class SetAblations:
     wording: np.ndarray
 
 
-@result(variants=WAYS, splits=C, gpu=True)
-def set_ablations(experiment: Experiment, way: str, rankings: Rankings, strict_probe: StrictProbe) -> SetAblations:
+@result(
+    variants=WAYS,
+    splits=C,
+    needs=lambda way: {} if way == TRUTH else {"ranked": rankings, "strict": strict_probe},
+    gpu=True,
+)
+def set_ablations(
+    experiment: Experiment, way: str, ranked: Rankings | None = None, strict: StrictProbe | None = None
+) -> SetAblations:
     """C, teacher-forced, with each function's set ablated (×0.001): the top heads by the paper's importance, by the
     strict probe's, or by ablation on A; the heads that are least by the paper's; or those that were planted. All items
     for the first, four times the profile's number for single heads for the others."""
@@ -57,7 +72,7 @@ def set_ablations(experiment: Experiment, way: str, rankings: Rankings, strict_p
 
     items = experiment.items(TEST)
     scorer = scorer_of(experiment, TEST, len(items) if way == IMPORTANCE else 4 * experiment.settings.ablation_items)
-    sets = _sets(experiment, way, rankings, strict_probe)
+    sets = _sets(experiment, way, ranked, strict)
     scores = scorer.score_each([None, *(mask(sets[name]) if sets[name] else None for name in NAMES)])
     uid, step, function = (scorer.index[column].to_numpy() for column in ("uid", "step", "function"))
     wording = wordings(items).loc[list(zip(uid, step, strict=True))].to_numpy()
@@ -69,12 +84,12 @@ def set_ablations(experiment: Experiment, way: str, rankings: Rankings, strict_p
     )  # fmt: skip
 
 
-def _sets(experiment: Experiment, way: str, rankings: Rankings, strict_probe: StrictProbe) -> dict[str, list]:
+def _sets(experiment: Experiment, way: str, ranked: Rankings | None, strict: StrictProbe | None) -> dict[str, list]:
     """The heads of each function, none where none are planted."""
     if way == TRUTH:
         return planted_truth(experiment.model).heads
-    scores = rankings.scores | {STRICT: np.abs(strict_probe.importance), LOWEST: -rankings.scores[IMPORTANCE]}
-    sets = top_heads_by(replace(rankings, scores=scores), way, n_top(len(rankings.heads)))
+    scores = ranked.scores | {STRICT: np.abs(strict.importance), LOWEST: -ranked.scores[IMPORTANCE]}
+    sets = top_heads_by(replace(ranked, scores=scores), way, n_top(len(ranked.heads)))
     return {name: sets.of(name) for name in NAMES}
 
 

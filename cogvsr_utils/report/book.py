@@ -96,7 +96,7 @@ PAGES = {
     ),
     "07_latent_heads": Page(cued=activation.LATENT),
     "A3_planted": Page(
-        planted=(*planted.PLANTED, *(damage.specific_damage[way] for way in damage.WAYS)), parameters=("profile",)
+        planted=(*planted.PLANTED, damage.specific_damage[damage.TRUTH]), parameters=("profile",)
     ),
     "06_families": Page(
         nano=(

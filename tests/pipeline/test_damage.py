@@ -93,7 +93,7 @@ def test_sets_are_ablated_and_generated_answers_told_from_forced_ones(small_set,
     strength = np.random.default_rng(0).random((8, len(vlm.heads)))
     rankings = Rankings(functions, np.array(vlm.heads.pairs), {IMPORTANCE: strength})
     strict = SimpleNamespace(importance=-strength)
-    found = damage.set_ablations[IMPORTANCE].make(experiment, IMPORTANCE, rankings=rankings, strict_probe=strict)
+    found = damage.set_ablations[IMPORTANCE].make(experiment, IMPORTANCE, ranked=rankings, strict=strict)
     scorer = TeacherForcedScorer(vlm, experiment.items("C"))
     number, name = 3, NAMES[3]
     order = np.argsort(-strength[list(functions).index(name)])[: n_top(len(vlm.heads))]

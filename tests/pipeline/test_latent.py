@@ -199,7 +199,7 @@ def test_edits_of_latent_heads_are_those_of_the_table(experiment, vlm):
         random = [effects.loc[(method, "random", draw, BOTH), "delta_log_prob"] for draw in range(activation.DRAWS)]
         assert own["beyond"] == pytest.approx(own["delta_log_prob"] - np.mean(random), abs=1e-6)
     assert not vlm.active_edits
-    seconds = activation.activation_seconds.make(experiment, table).set_index("method")
+    seconds = activation.activation_seconds.make(experiment).set_index("method")
     assert list(seconds.index) == ["nothing", "scale", "steer", "attend"] and (seconds["n"] == len(items)).all()
     assert seconds.loc["nothing", "ratio"] == 1 and (seconds["seconds"] > 0).all()
 
