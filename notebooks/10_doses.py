@@ -35,6 +35,7 @@ source: str = "synth"  # "synth" or the path of a CogVSR .jsonl file
 
 # %% tags=["hide-input"]
 from cogvsr_utils import Experiment
+from cogvsr_utils.functions import NAMES
 from cogvsr_utils.models.collateral import PICTURES, TEXT
 from cogvsr_utils.pipeline import doses
 from cogvsr_utils.pipeline.measured import is_measured, table
@@ -84,6 +85,7 @@ show(with_interval(trends, "slope", "low", "high", "+.3f")[columns], digits=3)
 
 # %% tags=["hide-input"] mystnb={"image": {"alt": "For each function the divergence of the reply's first token under ablation of spatial and of random heads, scaling and steering, with pictures and without, with intervals"}, "figure": {"caption": "Divergence of the first token of replies, in nats, by function and edit; 95 % over scenes.", "name": "fig-side-effects"}}
 effects = table(experiment, doses.side_effects)
+effects = effects.sort_values("function", key=lambda names: names.map(NAMES.index), kind="stable")
 panels = {
     kind: effects[effects["prompts"] == kind].rename(columns={"function": "label", "edit": "kind", "kl": "value"})
     for kind in (PICTURES, TEXT)
