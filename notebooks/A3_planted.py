@@ -117,7 +117,7 @@ rules["found"] = (rules["selected"] - rules["false"]) / rules["planted"]
 show(rules.astype({"selected": int, "false": int}).reset_index(), percent=("found",))
 
 # %% [markdown]
-# ## Would the ablation table have told?
+# ## Does the ablation table find what is there?
 #
 # The test of [what the heads do](05_interventions.ipynb), on a model where the answer is known: a set's effect on its own
 # function's steps, beyond what the other sets do to them and it does to others. The planted heads are the yardstick; the
@@ -173,7 +173,7 @@ mine.groupby("variant")[["precision", "chance_precision", "rank", "chance_rank"]
 # %% tags=["hide-input"]
 n_models, own_ways = here["model"].nunique(), ways[ways["model"].map(variants) == variant]
 found = own_ways[own_ways["specific"] == "yes"].groupby("way").size().reindex(own_ways["way"].unique(), fill_value=0)
-told = ", ".join(f"{name} {n}" for name, n in found.items())
+counted = ", ".join(f"{name} {n}" for name, n in found.items())
 counts = rules.loc[variant].astype(int)
 sentence = "; ".join(f"{name} selects {row.selected}, {row.false} of them falsely" for name, row in counts.iterrows())
 sentence = f"Where {counts['planted'].iloc[0]} pairs of function and head are true: {sentence}."
@@ -187,7 +187,7 @@ paragraph(
     f"{best.loc[variant, 'method']} finds {best.loc[variant, 'precision']:.0%}, the paper's importance "
     f"{paper.loc[variant, 'precision']:.0%}, chance {paper.loc[variant, 'chance_precision']:.0%} (variant *{variant}*, "
     f"{n_models} model{'s' * (n_models > 1)}). {sentence} Damage is specific to their function, of "
-    f"{n_models * len(NAMES)} pairs of model and function, for the sets of: {told}."
+    f"{n_models * len(NAMES)} pairs of model and function, for the sets of: {counted}."
 )
 
 # %% [markdown]

@@ -79,7 +79,7 @@ def side_effects(
 
 
 def _prompts(vlm: VLM, items: list[Item]) -> list[_Prompt]:
-    """Every step that has a function and an answer that can be told from the prompt's end."""
+    """Every step that has a function and an answer whose tokens are apart from the prompt's."""
     found = []
     for item in items:
         replies = [step.answer for step in item.steps]

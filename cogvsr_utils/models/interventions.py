@@ -27,7 +27,7 @@ from cogvsr_utils.models.vlm import VLM
 
 AnyEdit = Edit | Attend
 MARKED = ("image", "question")  # scopes that are tokens of the prompt, and may have none
-ONE_TEXT = ("all", *MARKED)  # scopes that can be told in a prompt with its reply
+ONE_TEXT = ("all", *MARKED)  # scopes that are known in a prompt with its reply
 
 log = logging.getLogger(__name__)
 

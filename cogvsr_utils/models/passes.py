@@ -76,7 +76,7 @@ def question_tokens(vlm: VLM, ids: torch.Tensor) -> torch.Tensor:
     """Tokens of what the user's turns of chats say, without pictures and marks: (rows, tokens), boolean.
 
     Turns are found between the marks that the model's chat template writes around them. Raises ValueError where it
-    writes none that the tokenizer keeps apart from what is said.
+    writes none that the tokenizer keeps apart from the user's text.
 
     >>> from cogvsr_utils import load_vlm
     >>> vlm = load_vlm("nano-internvl")

@@ -2,7 +2,7 @@
 
 dosed           C, teacher-forced, with more and more heads ablated, scaled by more, steered further
 dose_response   what comes of it, dose by dose
-dose_trends     whether the effect grows with the dose, within scenes
+dose_trends     whether more of an edit does more, beside what is random
 side_effects    the edits of other pages on all functions' steps, with pictures and without
 DOSES           the tables that a page shows
 """
