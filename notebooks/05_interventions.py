@@ -42,7 +42,17 @@ from cogvsr_utils.functions import MAIN_NAME, NAMES, SPATIAL
 from cogvsr_utils.pipeline import ablation, damage, emphasis, measured, mistakes, selection
 from cogvsr_utils.report.effect_figures import ablation_figure, control_figure
 from cogvsr_utils.report.figures import SHORT, forest_figure
-from cogvsr_utils.report.pages import measured_note, paragraph, quote, show, span, start, verdict, with_interval
+from cogvsr_utils.report.pages import (
+    damage_cells,
+    measured_note,
+    paragraph,
+    quote,
+    show,
+    span,
+    start,
+    verdict,
+    with_interval,
+)
 from cogvsr_utils.stats import ALPHA
 
 experiment = Experiment(model, quantize, profile, source)
@@ -92,10 +102,7 @@ show(by_function[columns].replace({"function": SHORT}), digits=3)
 # column is of all of split C, the others of a part of it (four times the items of single heads), so that they have fewer dots for as much.
 
 # %% tags=["hide-input"]
-ways = pd.concat([each.assign(way=way) for way, each in by_way.items()])
-ways["cell"] = ways["difference"].map("{:+.2f}".format) + (ways["specific"] == "yes").map({True: " •", False: ""})
-show(ways.replace({"function": SHORT}).pivot(index="function", columns="way", values="cell")
-     .loc[[SHORT[name] for name in NAMES], list(by_way)].reset_index())  # fmt: skip
+show(damage_cells(by_way))
 
 # %% [markdown]
 # In accuracy, over all functions: the mean of the diagonal above less the mean off it, a summary, with a p value from

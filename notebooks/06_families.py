@@ -38,10 +38,19 @@ from cogvsr_utils import Experiment, accuracy_table
 from cogvsr_utils.functions import NAMES, SPATIAL
 from cogvsr_utils.models.weights import nano_names
 from cogvsr_utils.paths import NANO
-from cogvsr_utils.pipeline import ablation, measured, recordings, validation
+from cogvsr_utils.pipeline import ablation, damage, measured, recordings, selection, validation
 from cogvsr_utils.report.figures import SHORT, accuracy_figure, forest_figure
 from cogvsr_utils.report.head_figures import count_figure, family_maps
-from cogvsr_utils.report.pages import agreement, measured_note, paragraph, quote, show, start, with_interval
+from cogvsr_utils.report.pages import (
+    agreement,
+    damage_cells,
+    measured_note,
+    paragraph,
+    quote,
+    show,
+    start,
+    with_interval,
+)
 
 families = {name: Experiment(name, profile=profile, source=source) for name in nano_names()}
 start()
@@ -136,6 +145,18 @@ for name, matrix in matrices.items():
         line = {"model": name, "answered": SHORT.get(answered, answered)}
         lines.append(line | {f"{SHORT[ablated]} ablated": changes[ablated, answered] for ablated in SPATIAL})
 show(pd.DataFrame(lines))
+
+# %% [markdown]
+# Is the damage specific? Function by function: what its set does to its own steps beyond what the other sets do to them, less
+# the same of other functions' steps, in log-probability, as [on the page of one model](05_interventions.ipynb). A dot marks
+# what is specific. Models stand here where this has been measured.
+
+# %% tags=["hide-input"]
+way = damage.specific_damage[selection.IMPORTANCE]
+tested = [
+    n for n in families if n == next(iter(families)) or profile == "full" or measured.is_measured(families[n], way)
+]
+show(damage_cells({name: measured.table(families[name], way) for name in tested}))
 
 # %% [markdown]
 # Would other heads do as much? That is asked of one model [on its page](05_interventions.ipynb): with fewer than 190 heads

@@ -57,6 +57,9 @@ measured_note([experiment] if is_measured(experiment, cues.cue_effects) else [])
 #
 # The things that a question names are outlined, marked by a dot, or left while all else is made grey. The same boxes can
 # also be written before the question. A placebo has them where nothing is, or on things that the question is not about.
+#
+# What a mark means is learnt. `nano-internvl` was shown true cues in training beside six of the fifteen kinds of
+# question; the nine others were never shown so, and what follows rests on them.
 
 # %% tags=["hide-input"] mystnb={"image": {"alt": "One rendered table-top picture nine times: outlined, dotted and masked things; in rows at their true places, where nothing is, and on other things"}, "figure": {"caption": "One question under every drawn cue: at the things it names, where nothing is, and on other things.", "name": "fig-cues"}}
 items = [item for item in experiment.items("C") if item.image is not None]
@@ -70,22 +73,25 @@ cue_figure({name: shown[name][uid] for name in names}, n_columns=3)
 #
 # Main questions that name things, asked alone, without steps. Each true cue against the same cue misplaced, on the same
 # questions: the difference is what the cue says. A placebo may do harm, though: a misplaced mask hides what is asked about,
-# misplaced words say what is false. So a cue helps where it is better than its placebo *and* better than no cue.
+# misplaced words say what is false. So a cue helps where it is better than its placebo *and* better than no cue. Kinds of
+# question that training showed with cues are beside, to see whether the cues were learnt at all.
 
-# %% tags=["hide-input"] mystnb={"image": {"alt": "Change of accuracy by cue with intervals, zero marked: true boxes against misplaced ones, and every cue and placebo against no cue"}, "figure": {"caption": "Change of accuracy in points, 95 % over pictures. Left: true cues less misplaced ones. Right: true cues and placebos less no cue.", "name": "fig-cue-effects"}}
+# %% tags=["hide-input"] mystnb={"image": {"alt": "Change of accuracy by cue with intervals, zero marked: true boxes against misplaced ones, and every cue and placebo against no cue"}, "figure": {"caption": "Change of accuracy in points, 95 % over pictures, for kinds of question never shown with cues in training and for those that were. Left: true cues less misplaced ones. Right: true cues and placebos less no cue.", "name": "fig-cue-effects"}}
 effects = table(experiment, cues.cue_effects)
 points = effects[(effects["against"] != "") & ~effects["condition"].str.startswith(cues.GREY)].copy()
 points[["value", "low", "high"]] = 100 * points[["change", "low", "high"]]
-points["label"] = points["condition"]
+points["label"], points["kind"] = points["condition"], points["kinds"]
 over_placebo, over_none = points[points["against"] != cues.NONE], points[points["against"] == cues.NONE]
-forest_figure({"true less misplaced": over_placebo, "less no cue": over_none}, "change of accuracy, points")
+panels = {"true less misplaced": over_placebo, "less no cue": over_none}
+forest_figure(panels, "change of accuracy, points", {cues.NEVER: "o", cues.TRAINED: "D"})
 
 # %% [markdown]
-# *Kept* is the share still right of what is right without a cue: what a cue costs where none was needed. q is Benjamini and
-# Hochberg's over all rows.
+# The kinds never shown with cues. *Kept* is the share still right of what is right without a cue: what a cue costs where
+# none was needed. q is Benjamini and Hochberg's over all rows of both sorts of kinds.
 
 # %% tags=["hide-input"]
-cells = with_interval(effects, "change", form="+.1f", scale=100, low="low", high="high")
+never = effects[effects["kinds"] == cues.NEVER]
+cells = with_interval(never, "change", form="+.1f", scale=100, low="low", high="high")
 columns = ["condition", "against", "n", "accuracy", "kept", "change", "q"]
 show(cells[columns], percent=("accuracy", "kept"), digits=3)
 
@@ -96,7 +102,7 @@ show(cells[columns], percent=("accuracy", "kept"), digits=3)
 # help says nothing about heads.
 
 # %% tags=["hide-input"]
-grey = effects[effects["condition"].str.startswith(cues.GREY)]
+grey = never[never["condition"].str.startswith(cues.GREY)]
 cells = with_interval(grey, "change", form="+.1f", scale=100, low="low", high="high")
 show(cells[["condition", "n", "accuracy", "change"]], percent=("accuracy",))
 
@@ -161,8 +167,9 @@ own = own if "beyond" in own else own.assign(beyond=float("nan"), beyond_low=flo
 show(with_interval(own.reset_index(), "beyond", "beyond_low", "beyond_high", "+.3f")[["method", "heads", "beyond"]])
 
 # %% tags=["hide-input"]
-by_pair = effects.set_index(["condition", "against"])
-box, over = by_pair.loc[(cues.BOX, f"box, {cues.MISPLACED}")], by_pair.loc[(cues.BOX, cues.NONE)]
+by_pair = effects.set_index(["kinds", "condition", "against"])
+box, trained = (by_pair.loc[(kinds, cues.BOX, f"box, {cues.MISPLACED}")] for kinds in (cues.NEVER, cues.TRAINED))
+over = by_pair.loc[(cues.NEVER, cues.BOX, cues.NONE)]
 n_latent, steered = int(heads["latent"].sum()), own.loc[activation.METHOD]
 quote(
     cue_box=100 * box["change"], cue_box_low=100 * box["low"], cue_box_high=100 * box["high"], n_cued=int(box["n"]),
@@ -174,17 +181,20 @@ quote(
 # ## Summary
 
 # %% tags=["hide-input"]
-helps = points[(points["q"] < ALPHA) & (points["change"] > 0)].groupby("condition")["against"].nunique()
+better = points[(points["kinds"] == cues.NEVER) & (points["q"] < ALPHA) & (points["change"] > 0)]
+helps = better.groupby("condition")["against"].nunique()
 helped = [name for name, n in helps.items() if n == 2]
 paragraph(
-    f"Boxes drawn around what a question names change accuracy by {100 * box['change']:+.1f} points beyond misplaced ones "
+    f"In kinds of question never shown with cues, boxes drawn around what is named change accuracy by "
+    f"{100 * box['change']:+.1f} points beyond misplaced ones "
     f"({span(box['low'], box['high'])}; n {box['n']:.0f}) and by {100 * over['change']:+.1f} beyond no cue "
-    f"({span(over['low'], over['high'])}). Of {len(over_placebo)} true cues {len(helped)} are better than both"
+    f"({span(over['low'], over['high'])}); in those shown with cues, by {100 * trained['change']:+.1f} beyond misplaced "
+    f"ones ({span(trained['low'], trained['high'])}; n {trained['n']:.0f}). Of {over_placebo['condition'].nunique()} true "
+    f"cues {len(helped)} are better than both in the former"
     f"{': ' + ', '.join(helped) if helped else ''}. {n_latent} of {len(heads) // len(SPATIAL)} heads are latent. Steering "
     f"{'them' if n_latent else 'the heads that come nearest'} without a cue changes the log-probability of spatial steps by "
     f"{steered['delta_log_prob']:+.3f}, {steered['beyond']:+.3f} beyond random heads of their layers "
-    f"({span(steered['beyond_low'], steered['beyond_high'], '+.3f', 1)}). The shipped models have never learnt what a mark "
-    "means: this page shows how the question is asked, and takes any model."
+    f"({span(steered['beyond_low'], steered['beyond_high'], '+.3f', 1)})."
 )
 
 # %% [markdown]

@@ -43,7 +43,7 @@ from cogvsr_utils.pipeline.measured import is_measured, planted_models, table
 from cogvsr_utils.pipeline.selection import IMPORTANCE
 from cogvsr_utils.report.effect_figures import planted_figure
 from cogvsr_utils.report.figures import SHORT
-from cogvsr_utils.report.pages import measured_note, paragraph, quote, show, start, with_interval
+from cogvsr_utils.report.pages import damage_cells, measured_note, paragraph, quote, show, start, with_interval
 
 experiments = {name: Experiment(name, profile=profile, source=source) for name in planted_models(profile, source)}
 start()
@@ -124,19 +124,15 @@ show(rules.astype({"selected": int, "false": int}).reset_index(), percent=("foun
 # other sets are a tenth of all heads each, and stand here where they have been measured. A dot marks what is specific.
 
 # %% tags=["hide-input"]
-ways = pd.concat(
-    table(each, damage.specific_damage[way]).assign(model=name, way=way)
+ways = {
+    name: {
+        way: table(each, damage.specific_damage[way])
+        for way in damage.WAYS
+        if way == damage.TRUTH or profile == "full" or is_measured(each, damage.specific_damage[way])
+    }
     for name, each in experiments.items()
-    for way in damage.WAYS
-    if way == damage.TRUTH or profile == "full" or is_measured(each, damage.specific_damage[way])
-)
-ways["cell"] = ways["difference"].map("{:+.2f}".format) + (ways["specific"] == "yes").map({True: " •", False: ""})
-cells = ways.replace({"function": SHORT}).pivot(index=["model", "function"], columns="way", values="cell")
-show(
-    cells.loc[
-        (slice(None), [SHORT[name] for name in NAMES]), [way for way in damage.WAYS if way in cells]
-    ].reset_index()
-)
+}
+show(pd.concat({name: damage_cells(found) for name, found in ways.items()}, names=["model"]).reset_index("model"))
 
 # %% tags=["hide-input"]
 best = by_method.dropna(subset="precision").sort_values("precision").groupby("variant").last()
@@ -171,9 +167,10 @@ mine.groupby("variant")[["precision", "chance_precision", "rank", "chance_rank"]
 # ## Summary
 
 # %% tags=["hide-input"]
-n_models, own_ways = here["model"].nunique(), ways[ways["model"].map(variants) == variant]
-found = own_ways[own_ways["specific"] == "yes"].groupby("way").size().reindex(own_ways["way"].unique(), fill_value=0)
-counted = ", ".join(f"{name} {n}" for name, n in found.items())
+n_models = here["model"].nunique()
+of_variant = [pd.concat(found, names=["way"]) for name, found in ways.items() if variants[name] == variant]
+counted = pd.concat(of_variant)["specific"].eq("yes").groupby(level="way", sort=False).sum()
+counted = ", ".join(f"{name} {n}" for name, n in counted.items())
 counts = rules.loc[variant].astype(int)
 sentence = "; ".join(f"{name} selects {row.selected}, {row.false} of them falsely" for name, row in counts.iterrows())
 sentence = f"Where {counts['planted'].iloc[0]} pairs of function and head are true: {sentence}."

@@ -148,7 +148,7 @@ def sample_benchmark(scene_view: SceneView, view: str, rng: np.random.Generator)
     """A main question alone, in the form of the benchmark that its kind is modelled on, or none."""
     kinds = [name for name, kind in KINDS.items() if kind.view == view]
     kind = kinds[rng.integers(len(kinds))]
-    made = _draw_question(kind, scene_view, rng)
+    made = _question(kind, scene_view, rng)
     if made is None:
         return []
     question, source = made.question, KINDS[kind].source_benchmark
@@ -163,7 +163,15 @@ def sample_benchmark(scene_view: SceneView, view: str, rng: np.random.Generator)
     return [Chat(question, [], made.answer)]
 
 
-def _draw_question(kind: str, scene_view: SceneView, rng: np.random.Generator) -> AskedQuestion | None:
+def draw_question(
+    kinds: Sequence[str], scene_view: SceneView, view: str, rng: np.random.Generator
+) -> AskedQuestion | None:
+    """A question of one of ``kinds`` that a view can be asked; None where there is none, or the scene allows none."""
+    possible = [kind for kind in kinds if KINDS[kind].view == view]
+    return _question(possible[rng.integers(len(possible))], scene_view, rng) if possible else None
+
+
+def _question(kind: str, scene_view: SceneView, rng: np.random.Generator) -> AskedQuestion | None:
     """A question of a kind, every answer that the scene allows equally likely; None where it allows none."""
     found = KINDS[kind].candidates(scene_view)
     if not found:
@@ -182,7 +190,7 @@ def sample_chats(
     kinds = [name for name, kind in KINDS.items() if kind.view == view]
     weights = np.array([WEIGHTS.get(name, 1.0) for name in kinds])
     for kind in rng.choice(kinds, size=2 * n_chats, p=weights / weights.sum()):
-        made = _draw_question(kind, scene_view, rng)
+        made = _question(kind, scene_view, rng)
         if made is None:
             continue
         chats.append(Chat(made.question, made.steps, made.answer))
@@ -196,7 +204,8 @@ def sample_chats(
 @dataclass(frozen=True)
 class Mixture:
     """Shares of chats: ``recall`` among all, ``drills`` among the others, ``tasks`` among drills, ``crossed`` among
-    chains, ``numbered`` among those, ``hints`` among their steps, and ``benchmarks`` among plain chains."""
+    chains, ``numbered`` among those, ``hints`` among their steps, ``benchmarks`` among plain chains, and ``cued`` among
+    the rest."""
 
     recall: float
     drills: float
@@ -205,6 +214,7 @@ class Mixture:
     numbered: float
     hints: float = 0.0
     benchmarks: float = 0.15
+    cued: float = 0.0
 
 
 def mixture(progress: float, start: str) -> Mixture:
@@ -212,7 +222,9 @@ def mixture(progress: float, start: str) -> Mixture:
     else rests on them, then tasks, then whole chains. A ``grown`` model knows the plain ones already, a ``trained`` one
     has learnt all."""
     if start == "trained":
-        return Mixture(recall=0.015, drills=0.15, tasks=0.3, crossed=0.4, numbered=0.05, hints=0.01, benchmarks=0.2)
+        return Mixture(
+            recall=0.015, drills=0.15, tasks=0.3, crossed=0.4, numbered=0.05, hints=0.01, benchmarks=0.2, cued=0.45
+        )
     if start == "grown":
         if progress < 0.15:
             return Mixture(recall=0.3, drills=0.2, tasks=0.8, crossed=0.8, numbered=0.7, hints=0.1)
@@ -229,10 +241,16 @@ def mixture(progress: float, start: str) -> Mixture:
 
 
 def draw_chats(
-    names: Sequence[str], views: Sequence[SceneView], rng: np.random.Generator, n: int, mix: Mixture
+    names: Sequence[str],
+    views: Sequence[SceneView],
+    rng: np.random.Generator,
+    n: int,
+    mix: Mixture,
+    cued: Sequence[Chat] = (),
 ) -> list[tuple[Chat, int, str]]:
     """About ``n`` chats about random scenes, with their scene's number and their kind: recall, drills, drills of tasks,
-    chains in crossed wording, questions in the form of benchmarks, plain chains."""
+    chains in crossed wording, questions in the form of benchmarks, ``cued`` chats, whose scenes come after all others,
+    and plain chains."""
     chats = []
     for r in rng.integers(len(views), size=n):
         if rng.random() < mix.recall:
@@ -246,6 +264,9 @@ def draw_chats(
             kind, some = "crossed", sample_crossed(views[r], rng, mix.numbered, mix.hints)
         elif rng.random() < mix.benchmarks:
             kind, some = "benchmark", sample_benchmark(views[r], names[r], rng)
+        elif cued and rng.random() < mix.cued:
+            number = int(rng.integers(len(cued)))
+            kind, some, r = "cued", [cued[number]], len(views) + number
         else:
             kind, some = "plain", sample_chats(views[r], names[r], rng, n_chats=1)
         chats += [(chat, int(r), kind) for chat in some]

@@ -25,14 +25,15 @@ def draw(index: int) -> tuple[Scene, str, np.ndarray, np.ndarray]:
     """Scene, view and 64-pixel image of one training index, with the owner of every pixel."""
     rng = np.random.default_rng(TRAIN_SEED + index)
     scene = sample_scene(rng)
-    view = _view(rng)
+    view = draw_view(rng)
     image, owner = render(scene, 2 * IMAGE, view)
     # Four rays a pixel: what the image processor leaves of a larger picture.
     image = image.reshape(IMAGE, 2, IMAGE, 2, 3).mean((1, 3)).round().astype(np.uint8)
     return scene, view, image, owner[::2, ::2]
 
 
-def _view(rng: np.random.Generator) -> str:
+def draw_view(rng: np.random.Generator) -> str:
+    """The view that a scene is shown in: a picture, or less often a map."""
     return "map" if rng.random() < 0.28 else "picture"
 
 
@@ -60,7 +61,7 @@ def _picture(index: int):
 def _scene_view(index: int):
     rng = np.random.default_rng(TRAIN_SEED + index)
     scene = sample_scene(rng)
-    view = _view(rng)
+    view = draw_view(rng)
     return view, SceneView.of(scene, view)
 
 

@@ -38,6 +38,7 @@ from cogvsr_utils.nano import internvl, mllama, qwen2_5_vl
 from cogvsr_utils.nano.architecture import build_tokenizer
 from cogvsr_utils.nano.chats import (
     OPENING,
+    Chat,
     EncodedChat,
     draw_chats,
     encode,
@@ -47,6 +48,7 @@ from cogvsr_utils.nano.chats import (
     sample_chats,
     sample_crossed,
 )
+from cogvsr_utils.nano.cued import CuedChats, draw_cued
 from cogvsr_utils.nano.data import TARGETS, load_scenes
 from cogvsr_utils.nano.growth import grow
 from cogvsr_utils.nano.optimization import run_stage
@@ -218,23 +220,25 @@ def train_decoder(
     features: torch.Tensor,
     view_names: Sequence[str],
     scene_views: Sequence[SceneView],
+    cued: CuedChats,
     n_steps: int,
     start: str = "scratch",
     batch: int = 40,
     parts: int = 2,
 ) -> list[dict]:
-    """Stage three: the projector and the decoder learn to answer, the tower stays as it is.
+    """Stage three: the projector and the decoder learn to answer, the tower stays as it is. ``features`` are those of
+    the scenes' pictures and, after them, of the chats with cues.
 
     A batch is sorted by length and goes through in parts, so that little of it is padding.
     """
     family, model, tokenizer, device = training.family, training.model, training.tokenizer, training.device
     pad_id, learners = tokenizer.pad_token_id, family.learners(model)
     early = EarlyBlocks(learners["decoder"], model.get_input_embeddings().weight.shape[1]).to(device)
-    headings = cone_headings(scene_views, tokenizer)
+    headings = cone_headings([*scene_views, *cued.views], tokenizer)
 
     def loss_of(step):
         rng = np.random.default_rng([training.seed, 2, step])
-        drawn = draw_chats(view_names, scene_views, rng, batch, mixture(step / n_steps, start))
+        drawn = draw_chats(view_names, scene_views, rng, batch, mixture(step / n_steps, start), cued.chats)
         chats = encode(tokenizer, family.PREFIX, drawn)
         n_answers = sum(turn >= 0 for chat in chats for turn in chat.turns)
         total, right = 0.0, defaultdict(list)
@@ -258,13 +262,14 @@ def train_decoder(
     return run_stage("decoder", training.folder, learners | {"early": early}, *RATES[start], 0.1, n_steps, loss_of)
 
 
-def vocabulary(scene_views: Sequence[SceneView], view_names: Sequence[str]) -> set[str]:
-    """Every word that the questions use."""
+def vocabulary(scene_views: Sequence[SceneView], view_names: Sequence[str], cued: Sequence[Chat]) -> set[str]:
+    """Every word that the questions use, and the percentages of places."""
     from tokenizers import Regex, pre_tokenizers
 
     split = pre_tokenizers.Split(Regex(r"<\|\w+\|>|\w+|[^\w\s]"), behavior="removed", invert=True)
     rng = np.random.default_rng(0)
-    texts = [f"{q} {a}" for q, a in FACTS] + [OPENING, "0 1 2 3 4 5 6 7 8 9 yes no"]
+    texts = [f"{q} {a}" for q, a in FACTS] + [OPENING, "yes no", " ".join(map(str, range(101)))]
+    texts += [chat.text for chat in cued]
     for scene_view, view in zip(scene_views, view_names, strict=True):
         chats = sample_chats(scene_view, view, rng, n_chats=8) + sample_crossed(scene_view, rng)
         chats += [chat for _ in range(4) for chat in sample_benchmark(scene_view, view, rng)]
@@ -302,7 +307,9 @@ def main(
     folder.mkdir(parents=True, exist_ok=True)
     images, targets, view_names, scene_views = load_scenes(RESULTS / "nano" / "scenes", n_scenes)
     family = FAMILIES[name]
-    tokenizer = build_tokenizer(vocabulary(scene_views[:3000], view_names[:3000]), family.SPECIAL, family.NAMED)
+    cued = draw_cued(n_scenes // 4)
+    words = vocabulary(scene_views[:3000], view_names[:3000], cued.chats)
+    tokenizer = build_tokenizer(words, family.SPECIAL, family.NAMED)
     model = family.build_model(tokenizer, seed).to(place)
     training = Training(family, model, tokenizer, folder, seed)
     if parent:
@@ -315,7 +322,8 @@ def main(
     features = features_of(training, images)
     if not parent:
         log += train_projector(training, features, targets, projector_steps)
-    log += train_decoder(training, features, view_names, scene_views, decoder_steps, start)
+    features = torch.cat([features, features_of(training, cued.images)])
+    log += train_decoder(training, features, view_names, scene_views, cued, decoder_steps, start)
     save(model, family.build_processor(tokenizer), log, Path(target) if target else NANO / name)
 
 

@@ -2,6 +2,7 @@
 
 CONDITIONS                  what is shown, and what it is compared with
 cued(items, condition)      items under a condition
+never_cued(items)           those of kinds that training never shows with cues
 cued_answers[condition]     replies to main questions under one of them
 cue_effects                 each cue against its placebo and against none
 with_cues(experiment)       the experiment on CogVSR-Synth, which records where things are
@@ -9,6 +10,7 @@ with_cues(experiment)       the experiment on CogVSR-Synth, which records where 
 
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +22,7 @@ from cogvsr_utils.dataset.images import grey_pictures
 from cogvsr_utils.dataset.items import Item
 from cogvsr_utils.dataset.scoring import judge
 from cogvsr_utils.dataset.splits import SELECTION, TEST, TUNING
+from cogvsr_utils.dataset.synth.questions import CUED
 from cogvsr_utils.pipeline.experiment import Experiment
 from cogvsr_utils.pipeline.store import result
 from cogvsr_utils.stats import false_discovery_rate
@@ -40,6 +43,7 @@ CONDITIONS: dict[str, tuple[str, str, tuple[str, ...]]] = {
 }
 ASKED = (SELECTION, TUNING, TEST, "hard")  # nothing is chosen before the cues' effect is seen, so all questions count
 BOX = f"box, {TRUE}"  # the cue that heads are chosen with, and that a claim rests on
+NEVER, TRAINED = "never cued", "cued in training"  # kinds of question, by what the training of a nano model shows
 
 
 def with_cues(experiment: Experiment) -> Experiment:
@@ -72,6 +76,11 @@ def cued(items: Sequence[Item], condition: str) -> list[Item]:
     return cues.drawn(items, boxes, shown.split(" ")[0]) if shown in (*cues.MARKS, "box and words") else items
 
 
+def never_cued(items: Sequence[Item]) -> list[Item]:
+    """The items of kinds that the training of a nano model never shows with cues."""
+    return [item for item in items if item.subset not in CUED]
+
+
 @result(variants=tuple(CONDITIONS), splits=ASKED, gpu=True)
 def cued_answers(experiment: Experiment, condition: str, resume: Path) -> pd.DataFrame:
     """Judged replies to the main questions in plain wording that name things with boxes, asked alone; no rows without
@@ -91,24 +100,26 @@ ANSWERS = {f"replies_{number}": cued_answers[condition] for number, condition in
 def cue_effects(experiment: Experiment, **replies: pd.DataFrame) -> pd.DataFrame:
     """Each condition against those that it is compared with, on the same questions: true boxes against the misplaced
     ones, of which the difference is what the cue says, and against no cue, since a placebo may do harm; all others
-    against no cue.
+    against no cue. Kinds that training never shows with cues and those that it does, apart.
 
-    Columns: condition, against, n, accuracy, change with low and high (95 % over pictures) and p; q over all;
+    Columns: kinds, condition, against, n, accuracy, change with low and high (95 % over pictures) and p; q over all;
     ``kept``, the share still right of what is right without a cue.
     """
     tables, rows = dict(zip(CONDITIONS, (replies[name] for name in ANSWERS), strict=True)), []
-    for condition, (*_, compared) in CONDITIONS.items():
-        table = tables[condition]
+    for kinds, condition in product((NEVER, TRAINED), CONDITIONS):
+        table, compared = tables[condition], CONDITIONS[condition][-1]
+        table = table[table["subset"].isin(CUED) == (kinds == TRAINED)]
         if not len(table):
             continue
         right = tables[NONE].set_index("uid").loc[table["uid"], "correct"].to_numpy(bool)
-        row = {"condition": condition, "n": len(table), "accuracy": table["correct"].mean(),
+        row = {"kinds": kinds, "condition": condition, "n": len(table), "accuracy": table["correct"].mean(),
                "kept": table["correct"].to_numpy(float)[right].mean() if right.any() else np.nan}  # fmt: skip
         for against in compared or ("",):
             if against:
                 found = compare(table, tables[against][tables[against]["uid"].isin(table["uid"])]).iloc[0]
                 change = {"change": found["change"], "low": found["ci_low"], "high": found["ci_high"], "p": found["p"]}
             rows.append(row | {"against": against} | (change if against else {}))
-    table = pd.DataFrame(rows, columns=["condition", "against", "n", "accuracy", "kept", "change", "low", "high", "p"])
+    columns = ["kinds", "condition", "against", "n", "accuracy", "kept", "change", "low", "high", "p"]
+    table = pd.DataFrame(rows, columns=columns)
     tested = table["p"].notna()
     return table.assign(q=pd.Series(false_discovery_rate(table.loc[tested, "p"]), table.index[tested], dtype=float))

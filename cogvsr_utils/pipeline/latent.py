@@ -19,7 +19,7 @@ from cogvsr_utils.dataset.items import Item
 from cogvsr_utils.dataset.splits import FOLDS, SELECTION
 from cogvsr_utils.functions import NAMES, SPATIAL
 from cogvsr_utils.models.activations import HeadActivations
-from cogvsr_utils.pipeline.cues import BOX, MISPLACED, NONE, cued
+from cogvsr_utils.pipeline.cues import BOX, MISPLACED, NONE, cued, never_cued
 from cogvsr_utils.pipeline.experiment import Experiment
 from cogvsr_utils.pipeline.recordings import answers
 from cogvsr_utils.pipeline.store import result
@@ -42,10 +42,11 @@ class PatchedHeads:
 
 @result(variants=CUES, splits=A, needs={"answers": answers[SELECTION]}, gpu=True)
 def cued_activations(experiment: Experiment, cue: str, answers: pd.DataFrame, store: Path) -> HeadActivations:
-    """Features of every head at the same answers of A, the model's own without cues, under a cue."""
+    """Features of every head at the same answers of A, the model's own without cues, under a cue; of the kinds that
+    training never shows with cues."""
     from cogvsr_utils.models.recording import capture
 
-    items = cued(experiment.items(SELECTION), cue)
+    items = cued(never_cued(experiment.items(SELECTION)), cue)
     return capture(experiment.vlm, items, store=store, answers=answers[answers["uid"].isin([i.uid for i in items])])
 
 
@@ -145,8 +146,9 @@ def runs_of(experiment: Experiment, cue: str):
 
 
 def items_with_boxes(experiment: Experiment, split: str) -> list[Item]:
-    """The profile's number of items of a split whose question names things with boxes, at random."""
-    items = cued(experiment.items(split), NONE)
+    """The profile's number of items of a split whose question names things with boxes, at random; of the kinds that
+    training never shows with cues."""
+    items = cued(never_cued(experiment.items(split)), NONE)
     order = np.random.default_rng(0).permutation(len(items))[: experiment.settings.ablation_items]
     return [items[i] for i in order]
 

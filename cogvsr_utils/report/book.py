@@ -103,7 +103,7 @@ PAGES = {
             recordings.answers[TEST], validation.head_table, validation.sparseness, validation.spatial_differences,
             ablation.ablation_matrix,
         ),
-        first=(validation.quantization,),
+        first=(validation.quantization, damage.specific_damage[selection.IMPORTANCE]),
         parameters=("profile",),
     ),
     "09_wording": Page(crossed=(

@@ -108,12 +108,12 @@ def _scarcity(experiment: Experiment) -> Finding:
 
 
 def _activation(experiment: Experiment) -> Finding:
-    """C6: do boxes drawn around the things that are asked about help more than misplaced ones, and more than none? Do
-    they not on a grey picture, where nothing is to be seen but the answer in the cue? Are there latent heads? Where
-    there are, do spatial steps gain without a cue where these are steered, more than where random heads of their layers
-    are?"""
+    """C6: beside questions of kinds that training never shows with cues, do boxes drawn around the things that are
+    asked about help more than misplaced ones, and more than none? Do they not on a grey picture, where nothing is to be
+    seen but the answer in the cue? Are there latent heads? Where there are, do spatial steps gain without a cue where
+    these are steered, more than where random heads of their layers are?"""
     cued = cues.with_cues(experiment)
-    effects = table(cued, cues.cue_effects).set_index(["condition", "against"])
+    effects = table(cued, cues.cue_effects).set_index(["kinds", "condition", "against"]).loc[cues.NEVER]
     placebo, none = (effects.loc[(cues.BOX, against)] for against in (f"box, {cues.MISPLACED}", cues.NONE))
     grey = effects.loc[(f"{cues.GREY}, {cues.BOX}", cues.GREY)]
     n_latent = int(table(cued, latent.latent_heads)["latent"].sum())

@@ -4,6 +4,7 @@ start(experiment)          the look of figures, no console noise, the one-line s
 measured_note(...)         the one-line stamp of measured tables
 show(table, ...)           a table as HTML, shares as per cent, text from data escaped
 with_interval(table, ...)  a column and its interval in one cell
+damage_cells(tables)       specific damage by function, a column for each of several tables
 agreement(fresh, kept)     numbers computed anew beside kept ones
 paragraph(text)            a sentence as markdown, its numbers filled in
 verdict(low, high, ...)    the words for an interval: below, above or around 0
@@ -12,6 +13,7 @@ quote(name=value)          numbers that prose on any page can glue in
 
 import logging
 import warnings
+from collections.abc import Mapping
 
 import numpy as np
 import pandas as pd
@@ -19,10 +21,11 @@ from IPython import get_ipython
 from IPython.display import Markdown
 from pandas.io.formats.style import Styler
 
+from cogvsr_utils.functions import NAMES
 from cogvsr_utils.pipeline.experiment import Experiment
 from cogvsr_utils.pipeline.measured import stamp
 from cogvsr_utils.pipeline.provenance import environment
-from cogvsr_utils.report.figures import use_style
+from cogvsr_utils.report.figures import SHORT, use_style
 from cogvsr_utils.report.parameters import check, of_cells
 
 NO_DIFFERENCE = "no difference that this data can show"
@@ -94,6 +97,16 @@ def with_interval(
         for value, *ends in table[[column, low, high]].itertuples(index=False)
     ]
     return table.assign(**{column: text}).drop(columns=[low, high])
+
+
+def damage_cells(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
+    """Of each table of ``specific_damage``, by its title, the difference of every function; a dot marks what is
+    specific."""
+    cells = {}
+    for title, table in tables.items():
+        table = table.set_index("function").reindex(NAMES)
+        cells[title] = table["difference"].map("{:+.2f}".format) + np.where(table["specific"] == "yes", " •", "")
+    return pd.DataFrame(cells).rename(SHORT).rename_axis("function").reset_index()
 
 
 def agreement(fresh: pd.DataFrame, kept: pd.DataFrame, key: str, columns: tuple[str, ...], tolerance: float) -> Styler:

@@ -7,7 +7,7 @@ import pytest
 from cogvsr_utils.analysis.matching import KINDS
 from cogvsr_utils.functions import NAMES, SPATIAL
 from cogvsr_utils.pipeline.activation import BOTH
-from cogvsr_utils.pipeline.cues import BOX, GREY, NONE
+from cogvsr_utils.pipeline.cues import BOX, GREY, NEVER, NONE
 from cogvsr_utils.pipeline.experiment import Experiment
 from cogvsr_utils.pipeline.selection import IMPORTANCE
 from cogvsr_utils.report.claims import CONTROLS, CROSSED, CUED, RESULTS, claim_table
@@ -42,8 +42,8 @@ def made_up(good: bool) -> dict[str, pd.DataFrame]:
         "ablation_matrix": pd.DataFrame({"head_set": a, "function": b, "change": change[i, j]}
                                         for i, a in enumerate(NAMES) for j, b in enumerate(NAMES)),
         "cue_effects": pd.DataFrame({
-            "condition": [BOX, BOX, f"{GREY}, {BOX}"], "against": ["box, misplaced", NONE, GREY], "change": 0.05,
-            "low": [0.02, 0.02, -0.01] if good else -0.01, "high": 0.1}),
+            "kinds": NEVER, "condition": [BOX, BOX, f"{GREY}, {BOX}"], "against": ["box, misplaced", NONE, GREY],
+            "change": 0.05, "low": [0.02, 0.02, -0.01] if good else -0.01, "high": 0.1}),
         "latent_heads": pd.DataFrame({"latent": [good] * 3}),
         "latent_activation": pd.DataFrame({
             "method": [BOX, "steer", "steer"], "heads": [np.nan, "latent", "random"], "function": BOTH,

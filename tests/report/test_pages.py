@@ -16,7 +16,8 @@ from cogvsr_utils.functions import FUNCTIONS, NAMES
 from cogvsr_utils.pipeline import measured, planted, validation
 from cogvsr_utils.pipeline.experiment import Experiment
 from cogvsr_utils.report import effect_figures, figures, head_figures
-from cogvsr_utils.report.pages import agreement, paragraph, show, span, verdict
+from cogvsr_utils.report.figures import SHORT
+from cogvsr_utils.report.pages import agreement, damage_cells, paragraph, show, span, verdict
 
 RNG = np.random.default_rng(0)
 
@@ -181,3 +182,11 @@ def test_shipped_measured_tables_are_of_these_weights():
         wanted = planted.PLANTED if known else (validation.head_table,)
         for result in wanted:
             assert result.name in made["keys"] and set(measured.table(experiment, result)["function"]) == set(NAMES)
+
+
+def test_cells_of_damage_say_how_much_in_the_order_of_functions_and_dot_what_is_specific():
+    names = list(reversed(NAMES))
+    table = pd.DataFrame({"function": names, "difference": np.arange(8.0) - 4, "specific": ["yes", "no"] * 4})
+    cells = damage_cells({"one": table, "two": table.iloc[:3]}).set_index("function")
+    assert list(cells.index) == [SHORT[name] for name in NAMES] and list(cells) == ["one", "two"]
+    assert cells.loc[SHORT[NAMES[-1]], "one"] == "-4.00 •" and cells.loc[SHORT[NAMES[0]], "one"] == "+3.00"

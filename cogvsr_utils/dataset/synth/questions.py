@@ -25,6 +25,8 @@ from cogvsr_utils.functions import (
     SPATIAL_PERCEPTION,
 )
 
+# Kinds that training shows with cues; the others are kept for latent heads.
+CUED = ("statement_side", "closer", "attribute", "count_side", "pose", "map_direction")
 HARD = ("facing", "map_cell", "occlusion")  # below 0.60 by the first nano models; kept for latent heads
 STEP_COUNTS, STEP_CHANCES = (3, 4, 5, 6, 7), (0.18, 0.29, 0.29, 0.15, 0.09)
 # How often an optional step of each function is drawn; set so that every function has at least 8 % of all steps.
