@@ -35,6 +35,7 @@ _HOME = {
     "patch_heads": "models.patching", "path_attribution": "models.patching",
     "read_boxes": "dataset.cues", "boxes_asked_about": "dataset.cues", "drawn": "dataset.cues",
     "in_words": "dataset.cues", "misplaced": "dataset.cues", "on_other_things": "dataset.cues",
+    "shuffled": "dataset.cues",
     "FunctionProbe": "analysis.joint_probe", "HeadProbes": "analysis.head_probes",
     "binary_accuracy": "analysis.head_probes", "head_table": "analysis.head_scores",
     "top_heads": "analysis.head_scores", "scarcity": "analysis.sparsity", "control_sets": "analysis.matching",

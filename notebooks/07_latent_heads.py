@@ -56,7 +56,8 @@ measured_note([experiment] if is_measured(experiment, cues.cue_effects) else [])
 # ## What a cue is
 #
 # The things that a question names are outlined, marked by a dot, or left while all else is made grey. The same boxes can
-# also be written before the question. A placebo has them where nothing is, or on things that the question is not about.
+# also be written before the question. A placebo has them where nothing is, or on things that the question is not about; in
+# words, names can also change places.
 #
 # What a mark means is learnt. `nano-internvl` was shown true cues in training beside six of the fifteen kinds of
 # question; the nine others were never shown so, and what follows rests on them.

@@ -6,6 +6,7 @@ in_words(items, boxes)              the boxes written into the question
 drawn(items, boxes, mark)           the boxes drawn on the picture, as one of MARKS
 misplaced(boxes, others)            a placebo: boxes of the same sizes at other places
 on_other_things(boxes, others)      a placebo: boxes of the same sizes at things that are not asked about
+shuffled(boxes)                     a placebo: the same names and boxes, each name with the box of another
 
 A box is (left, top, right, bottom) in shares of the picture, so that it holds at any size.
 """
@@ -165,6 +166,21 @@ def on_other_things(boxes: Boxes, others: Boxes) -> dict[str, list[tuple[str, Bo
         if len(free) >= len(things):
             pairs = zip(things, free, strict=False)
             moved[picture] = [(name, _centred(box, other)) for (name, box), (_, other) in pairs]
+    return moved
+
+
+def shuffled(boxes: Boxes) -> dict[str, list[tuple[str, Box]]]:
+    """A placebo: the same names and boxes, each name with the box of the next thing; what is drawn stays the same, what
+    is said of it in words does not. Left out where a picture has fewer than two things.
+
+    >>> shuffled({"1": [("cat", (0.0, 0.0, 0.2, 0.2)), ("dog", (0.4, 0.5, 0.8, 0.9))]})
+    {'1': [('cat', (0.4, 0.5, 0.8, 0.9)), ('dog', (0.0, 0.0, 0.2, 0.2))]}
+    """
+    moved = {}
+    for picture, things in boxes.items():
+        if len(things) > 1:
+            names, places = zip(*things, strict=True)
+            moved[picture] = list(zip(names, (*places[1:], places[0]), strict=True))
     return moved
 
 

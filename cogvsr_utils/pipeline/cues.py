@@ -28,7 +28,7 @@ from cogvsr_utils.pipeline.store import result
 from cogvsr_utils.stats import false_discovery_rate
 
 NONE, GREY = "no cue", "grey picture"
-TRUE, MISPLACED, OTHER = "true", "misplaced", "other things"
+TRUE, MISPLACED, OTHER, SHUFFLED = "true", "misplaced", "other things", "shuffled"
 # A condition: how the boxes are shown, which boxes, and the conditions that it is compared with.
 CONDITIONS: dict[str, tuple[str, str, tuple[str, ...]]] = {
     NONE: ("", "", ()),
@@ -37,6 +37,7 @@ CONDITIONS: dict[str, tuple[str, str, tuple[str, ...]]] = {
         for shown in (*cues.MARKS, "words", "box and words")
         for which in (TRUE, MISPLACED, OTHER)
     },
+    f"words, {SHUFFLED}": ("words", SHUFFLED, (NONE,)),
     GREY: ("", "grey", (NONE,)),
     f"{GREY}, box, {TRUE}": ("box", "grey", (GREY,)),
     f"{GREY}, words, {TRUE}": ("words", "grey", (GREY,)),
@@ -53,7 +54,7 @@ def with_cues(experiment: Experiment) -> Experiment:
 
 def cued(items: Sequence[Item], condition: str) -> list[Item]:
     """Those items with a picture whose question names things with boxes, under a condition; without those whose
-    pictures have too few other things, where the boxes are to be on them.
+    pictures have too few things for it: others, where the boxes are to be on them, or two, where they are shuffled.
 
     >>> from cogvsr_utils import load_items
     >>> items = load_items("synth", limit=20)
@@ -66,8 +67,8 @@ def cued(items: Sequence[Item], condition: str) -> list[Item]:
     boxes = asked
     if which == MISPLACED:
         boxes = cues.misplaced(asked, others)
-    elif which == OTHER:
-        boxes = cues.on_other_things(asked, others)
+    elif which in (OTHER, SHUFFLED):
+        boxes = cues.on_other_things(asked, others) if which == OTHER else cues.shuffled(asked)
         items = [item for item in items if item.uid in boxes]
     if which == "grey":
         items = grey_pictures(items)

@@ -18,6 +18,7 @@ from cogvsr_utils.dataset.cues import (
     misplaced,
     on_other_things,
     read_boxes,
+    shuffled,
 )
 from cogvsr_utils.dataset.images import open_image
 from cogvsr_utils.dataset.items import Item
@@ -136,6 +137,13 @@ def test_things_asked_about_are_those_whose_colors_the_question_names(small_set)
 def test_boxes_of_an_item_go_before_those_of_its_picture(item):
     both = BOXES | {"1": [("cow", (0.0, 0.0, 0.1, 0.1))]}
     assert "cow 0, 0, 10, 10." in in_words([item], both)[0].question
+
+
+def test_shuffled_boxes_are_the_same_none_of_them_with_its_own_name():
+    things = [(name, (n / 10, 0.0, n / 10 + 0.05, 0.5)) for n, name in enumerate("abc")]
+    moved = shuffled({"1": things, "2": things[:1]})
+    assert list(moved) == ["1"] and [name for name, _ in moved["1"]] == list("abc")
+    assert {box for _, box in moved["1"]} == {box for _, box in things} and not set(moved["1"]) & set(things)
 
 
 @given(st.lists(st.tuples(st.floats(0, 0.5), st.floats(0, 0.5), st.floats(0.05, 0.5)), min_size=4, max_size=4))

@@ -33,7 +33,7 @@ def test_conditions_differ_in_what_they_say(small_set):
     assert len(shown[NONE]) > 20
     for condition, (how, which, _) in CONDITIONS.items():
         whole, some = shown[NONE], shown[condition]
-        assert set(some) == set(whole) or (which == cues.OTHER and set(some) < set(whole))
+        assert set(some) == set(whole) or (which in (cues.OTHER, cues.SHUFFLED) and set(some) < set(whole))
         for uid, item in some.items():
             changed = (np.asarray(open_image(item)) != np.asarray(open_image(whole[uid]))).any()
             assert changed == (how not in ("", "words") or which == "grey")
@@ -42,6 +42,9 @@ def test_conditions_differ_in_what_they_say(small_set):
     assert all((np.asarray(open_image(item)) == 128).all() for item in shown[GREY].values())
     true, misplaced = (shown[f"words, {which}"] for which in (cues.TRUE, cues.MISPLACED))
     assert all(true[uid].question != misplaced[uid].question for uid in true)
+    exchanged = shown[f"words, {cues.SHUFFLED}"]
+    assert exchanged and all(sorted(item.question) == sorted(true[uid].question) != item.question
+                             for uid, item in exchanged.items())  # fmt: skip
     with pytest.raises(KeyError):
         cues.cued(items, "arrows")
 
