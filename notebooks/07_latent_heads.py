@@ -60,7 +60,7 @@ measured_note([experiment] if is_measured(experiment, cues.cue_effects) else [])
 # words, names can also change places.
 #
 # What a mark means is learnt. `nano-internvl` was shown true cues in training beside six of the fifteen kinds of
-# question; the nine others were never shown so, and what follows rests on them.
+# question; what follows rests on the other kinds that name things. Their steps still share words with those of the six.
 
 # %% tags=["hide-input"] mystnb={"image": {"alt": "One rendered table-top picture nine times: outlined, dotted and masked things; in rows at their true places, where nothing is, and on other things"}, "figure": {"caption": "One question under every drawn cue: at the things it names, where nothing is, and on other things.", "name": "fig-cues"}}
 items = [item for item in experiment.items("C") if item.image is not None]
@@ -70,25 +70,40 @@ uid = next(uid for uid in shown[names[-1]])
 cue_figure({name: shown[name][uid] for name in names}, n_columns=3)
 
 # %% [markdown]
+# ## Is a mark understood?
+#
+# Pictures of split C, never seen in training, in which one of two things is marked in turn: what colour is "the marked
+# object"? Without a mark a model can only guess among the things; a mask leaves nothing else to see.
+
+# %% tags=["hide-input"]
+known = table(experiment, cues.marked_objects).replace({"mark": {"": "no mark"}})
+shown = with_interval(known, "accuracy", low="low", high="high")[["mark", "n", "accuracy", "chance"]]
+show(shown, percent=("chance",))
+
+# %% [markdown]
 # ## Do cues help?
 #
 # Main questions that name things, asked alone, without steps. Each true cue against the same cue misplaced, on the same
 # questions: the difference is what the cue says. A placebo may do harm, though: a misplaced mask hides what is asked about,
-# misplaced words say what is false. So a cue helps where it is better than its placebo *and* better than no cue. Kinds of
-# question that training showed with cues are beside, to see whether the cues were learnt at all.
+# misplaced words say what is false, a true mask hides what a count is about, and lines drawn round a thing hide some of it. So
+# a cue helps where it is better than its placebo *and* better than no cue. The kinds of question that the training of
+# `nano-internvl` showed with cues are beside; most of these need none.
 
-# %% tags=["hide-input"] mystnb={"image": {"alt": "Change of accuracy by cue with intervals, zero marked: true boxes against misplaced ones, and every cue and placebo against no cue"}, "figure": {"caption": "Change of accuracy in points, 95 % over pictures, for kinds of question never shown with cues in training and for those that were. Left: true cues less misplaced ones. Right: true cues and placebos less no cue.", "name": "fig-cue-effects"}}
+# %% tags=["hide-input"] mystnb={"image": {"alt": "Change of accuracy by cue with intervals, zero marked: true boxes against misplaced ones, and every cue and placebo against no cue"}, "figure": {"caption": "Change of accuracy in points, 95 % over pictures, for the kinds of question that training shows with cues and for all others. Left: true cues less misplaced ones. Right: true cues and placebos less no cue.", "name": "fig-cue-effects"}}
 effects = table(experiment, cues.cue_effects)
 points = effects[(effects["against"] != "") & ~effects["condition"].str.startswith(cues.GREY)].copy()
 points[["value", "low", "high"]] = 100 * points[["change", "low", "high"]]
 points["label"], points["kind"] = points["condition"], points["kinds"]
-over_placebo, over_none = points[points["against"] != cues.NONE], points[points["against"] == cues.NONE]
+over_none = points[points["against"] == cues.NONE]
+over_placebo = points[points["against"].str.endswith(cues.MISPLACED)]
 panels = {"true less misplaced": over_placebo, "less no cue": over_none}
 forest_figure(panels, "change of accuracy, points", {cues.NEVER: "o", cues.TRAINED: "D"})
 
 # %% [markdown]
-# The kinds never shown with cues. *Kept* is the share still right of what is right without a cue: what a cue costs where
-# none was needed. q is Benjamini and Hochberg's over all rows of both sorts of kinds.
+# The other kinds. Placebos are nowhere (*misplaced*), on *other things*, or have the names exchanged (*shuffled*, which
+# states the opposite of a relation); each pair of rows is of the questions that both have. *Kept* is the share still right
+# of what is right without a cue: what a cue costs where none was needed. q is Benjamini and Hochberg's over all rows of
+# both sorts of kinds.
 
 # %% tags=["hide-input"]
 never = effects[effects["kinds"] == cues.NEVER]
@@ -103,9 +118,9 @@ show(cells[columns], percent=("accuracy", "kept"), digits=3)
 # help says nothing about heads.
 
 # %% tags=["hide-input"]
-grey = never[never["condition"].str.startswith(cues.GREY)]
+grey = effects[effects["condition"].str.startswith(cues.GREY)]
 cells = with_interval(grey, "change", form="+.1f", scale=100, low="low", high="high")
-show(cells[["condition", "n", "accuracy", "change"]], percent=("accuracy",))
+show(cells[["kinds", "condition", "against", "n", "accuracy", "change"]], percent=("accuracy",))
 
 # %% [markdown]
 # ## Which heads are latent?
@@ -175,7 +190,7 @@ n_latent, steered = int(heads["latent"].sum()), own.loc[activation.METHOD]
 quote(
     cue_box=100 * box["change"], cue_box_low=100 * box["low"], cue_box_high=100 * box["high"], n_cued=int(box["n"]),
     cue_over_none=100 * over["change"], n_latent=n_latent, activated_spatial=steered["delta_log_prob"],
-    activated_beyond=steered["beyond"], activated_low=steered["beyond_low"], activated_high=steered["beyond_high"],
+    shared_words=latent.shared_wordings(experiment), activated_beyond=steered["beyond"], activated_low=steered["beyond_low"], activated_high=steered["beyond_high"],
 )  # fmt: skip
 
 # %% [markdown]
@@ -183,15 +198,17 @@ quote(
 
 # %% tags=["hide-input"]
 better = points[(points["kinds"] == cues.NEVER) & (points["q"] < ALPHA) & (points["change"] > 0)]
+n_against = points[points["kinds"] == cues.NEVER].groupby("condition")["against"].nunique()
 helps = better.groupby("condition")["against"].nunique()
-helped = [name for name, n in helps.items() if n == 2]
+helped = [name for name, n in helps.items() if n == n_against[name] > 1]
 paragraph(
-    f"In kinds of question never shown with cues, boxes drawn around what is named change accuracy by "
+    f"What is marked with a box is named rightly in {known.set_index('mark')['accuracy'].get('box', float('nan')):.0%}. "
+    f"In kinds of question that training did not cue, boxes drawn around what is named change accuracy by "
     f"{100 * box['change']:+.1f} points beyond misplaced ones "
     f"({span(box['low'], box['high'])}; n {box['n']:.0f}) and by {100 * over['change']:+.1f} beyond no cue "
-    f"({span(over['low'], over['high'])}); in those shown with cues, by {100 * trained['change']:+.1f} beyond misplaced "
+    f"({span(over['low'], over['high'])}); in the kinds that it cued, by {100 * trained['change']:+.1f} beyond misplaced "
     f"ones ({span(trained['low'], trained['high'])}; n {trained['n']:.0f}). Of {over_placebo['condition'].nunique()} true "
-    f"cues {len(helped)} are better than both in the former"
+    f"cues {len(helped)} are better than no cue and every placebo in the former"
     f"{': ' + ', '.join(helped) if helped else ''}. {n_latent} of {len(heads) // len(SPATIAL)} heads are latent. Steering "
     f"{'them' if n_latent else 'the heads that come nearest'} without a cue changes the log-probability of spatial steps by "
     f"{steered['delta_log_prob']:+.3f}, {steered['beyond']:+.3f} beyond random heads of their layers "

@@ -264,7 +264,7 @@ def draw_chats(
             kind, some = "crossed", sample_crossed(views[r], rng, mix.numbered, mix.hints)
         elif rng.random() < mix.benchmarks:
             kind, some = "benchmark", sample_benchmark(views[r], names[r], rng)
-        elif cued and rng.random() < mix.cued:
+        elif mix.cued and cued and rng.random() < mix.cued:
             number = int(rng.integers(len(cued)))
             kind, some, r = "cued", [cued[number]], len(views) + number
         else:

@@ -16,7 +16,7 @@ import pandas as pd
 from cogvsr_utils.dataset.splits import SELECTION, TEST
 from cogvsr_utils.functions import NAMES, SPATIAL
 from cogvsr_utils.pipeline import latent
-from cogvsr_utils.pipeline.cues import BOX, cue_effects, cued
+from cogvsr_utils.pipeline.cues import BOX, cue_effects, cued, marked_objects
 from cogvsr_utils.pipeline.experiment import Experiment, n_top
 from cogvsr_utils.pipeline.latent import CUES, attribution_check, items_with_boxes, runs_of
 from cogvsr_utils.pipeline.store import result
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from cogvsr_utils.models.vlm import VLM
 
 SCALE, ATTEND = 1.5, float(np.log(2))
-METHOD = "steer"  # of the three, the one that a claim rests on; named before any was run
+METHOD = "steer"  # of the three, the one that a claim rests on; named before any was run on the first model
 DRAWS = 5  # of random heads
 TURNS = 5  # of timed answers
 BOTH = "both spatial functions"
@@ -115,7 +115,7 @@ def activation_seconds(experiment: Experiment) -> pd.DataFrame:
     )  # fmt: skip
 
 
-LATENT = (cue_effects, latent.latent_heads, attribution_check, latent_activation, activation_seconds)
+LATENT = (marked_objects, cue_effects, latent.latent_heads, attribution_check, latent_activation, activation_seconds)
 
 
 def chosen_heads(table: pd.DataFrame) -> tuple[str, list[tuple[int, int]]]:

@@ -2,9 +2,10 @@
 
 CONDITIONS                  what is shown, and what it is compared with
 cued(items, condition)      items under a condition
-never_cued(items)           those of kinds that training never shows with cues
+never_cued(items)           those of kinds that the training of nano-internvl never shows with cues
 cued_answers[condition]     replies to main questions under one of them
 cue_effects                 each cue against its placebo and against none
+marked_objects              whether a model knows what a mark means
 with_cues(experiment)       the experiment on CogVSR-Synth, which records where things are
 """
 
@@ -19,16 +20,17 @@ import pandas as pd
 from cogvsr_utils.analysis.accuracy import compare
 from cogvsr_utils.dataset import cues
 from cogvsr_utils.dataset.images import grey_pictures
-from cogvsr_utils.dataset.items import Item
+from cogvsr_utils.dataset.items import Item, Step
 from cogvsr_utils.dataset.scoring import judge
 from cogvsr_utils.dataset.splits import SELECTION, TEST, TUNING
 from cogvsr_utils.dataset.synth.questions import CUED
 from cogvsr_utils.pipeline.experiment import Experiment
 from cogvsr_utils.pipeline.store import result
-from cogvsr_utils.stats import false_discovery_rate
+from cogvsr_utils.stats import clustered_share, false_discovery_rate
 
 NONE, GREY = "no cue", "grey picture"
 TRUE, MISPLACED, OTHER, SHUFFLED = "true", "misplaced", "other things", "shuffled"
+
 # A condition: how the boxes are shown, which boxes, and the conditions that it is compared with.
 CONDITIONS: dict[str, tuple[str, str, tuple[str, ...]]] = {
     NONE: ("", "", ()),
@@ -44,7 +46,8 @@ CONDITIONS: dict[str, tuple[str, str, tuple[str, ...]]] = {
 }
 ASKED = (SELECTION, TUNING, TEST, "hard")  # nothing is chosen before the cues' effect is seen, so all questions count
 BOX = f"box, {TRUE}"  # the cue that heads are chosen with, and that a claim rests on
-NEVER, TRAINED = "never cued", "cued in training"  # kinds of question, by what the training of a nano model shows
+# Kinds of question: those that the training of nano-internvl shows with cues, and all others.
+NEVER, TRAINED = "other kinds", "kinds cued in training"
 
 
 def with_cues(experiment: Experiment) -> Experiment:
@@ -78,7 +81,8 @@ def cued(items: Sequence[Item], condition: str) -> list[Item]:
 
 
 def never_cued(items: Sequence[Item]) -> list[Item]:
-    """The items of kinds that the training of a nano model never shows with cues."""
+    """The items of kinds that the training of ``nano-internvl`` never shows with cues. Their steps may have words of
+    other kinds' steps."""
     return [item for item in items if item.subset not in CUED]
 
 
@@ -99,28 +103,78 @@ ANSWERS = {f"replies_{number}": cued_answers[condition] for number, condition in
 
 @result(needs=ANSWERS)
 def cue_effects(experiment: Experiment, **replies: pd.DataFrame) -> pd.DataFrame:
-    """Each condition against those that it is compared with, on the same questions: true boxes against the misplaced
-    ones, of which the difference is what the cue says, and against no cue, since a placebo may do harm; all others
-    against no cue. Kinds that training never shows with cues and those that it does, apart.
+    """Each condition against those that it is compared with, on the questions of both: true boxes against the misplaced
+    ones and the other placebos, of which the difference is what the cue says, and against no cue, since a placebo may
+    do harm; all others against no cue. Kinds that the training of ``nano-internvl`` shows with cues and others, apart.
 
-    Columns: kinds, condition, against, n, accuracy, change with low and high (95 % over pictures) and p; q over all;
-    ``kept``, the share still right of what is right without a cue.
+    Columns: kinds, condition, against, n (questions of both), accuracy (of all under the condition), change with low
+    and high (95 % over pictures) and p; q over all; ``kept``, the share still right of what is right without a cue.
     """
     tables, rows = dict(zip(CONDITIONS, (replies[name] for name in ANSWERS), strict=True)), []
     for kinds, condition in product((NEVER, TRAINED), CONDITIONS):
-        table, compared = tables[condition], CONDITIONS[condition][-1]
+        table, compared = tables[condition], _compared(condition)
         table = table[table["subset"].isin(CUED) == (kinds == TRAINED)]
         if not len(table):
             continue
         right = tables[NONE].set_index("uid").loc[table["uid"], "correct"].to_numpy(bool)
         row = {"kinds": kinds, "condition": condition, "n": len(table), "accuracy": table["correct"].mean(),
                "kept": table["correct"].to_numpy(float)[right].mean() if right.any() else np.nan}  # fmt: skip
-        for against in compared or ("",):
-            if against:
-                found = compare(table, tables[against][tables[against]["uid"].isin(table["uid"])]).iloc[0]
+        if not compared:
+            rows.append(row | {"against": ""})
+        for against in compared:
+            other = tables[against]
+            both = set(table["uid"]) & set(other["uid"])
+            if both:
+                found = compare(*(each[each["uid"].isin(both)] for each in (table, other))).iloc[0]
                 change = {"change": found["change"], "low": found["ci_low"], "high": found["ci_high"], "p": found["p"]}
-            rows.append(row | {"against": against} | (change if against else {}))
+                rows.append(row | {"against": against, "n": len(both)} | change)
     columns = ["kinds", "condition", "against", "n", "accuracy", "kept", "change", "low", "high", "p"]
     table = pd.DataFrame(rows, columns=columns)
     tested = table["p"].notna()
     return table.assign(q=pd.Series(false_discovery_rate(table.loc[tested, "p"]), table.index[tested], dtype=float))
+
+
+def _compared(condition: str) -> tuple[str, ...]:
+    """What a condition is compared with: as ``CONDITIONS`` says, and true boxes with the other placebos too."""
+    shown, which, against = CONDITIONS[condition]
+    if which != TRUE:
+        return against
+    return (*against, *(name for name, (how, kind, _) in CONDITIONS.items()
+                        if how == shown and kind in (OTHER, SHUFFLED)))  # fmt: skip
+
+
+@result(splits=(TEST,), gpu=True)
+def marked_objects(experiment: Experiment) -> pd.DataFrame:
+    """Whether a model knows what a mark means: the colour of "the marked object", asked of pictures of C in which each
+    of two things is marked in turn, and without a mark.
+
+    Columns: mark (nothing for none), n, accuracy with low and high (95 % over pictures), chance (one of the things).
+    """
+    from cogvsr_utils.models.answering import answer
+
+    tables = []
+    for mark in ("", *cues.MARKS):
+        items = _marked_objects(experiment.items(TEST), mark)
+        judged = judge(answer(experiment.vlm, items)) if items else pd.DataFrame()
+        if len(judged):
+            judged = judged[judged["step"] == 0]
+            share, low, high = clustered_share(judged["correct"].astype(float), judged["group_id"], lowest=0)
+            chance = np.mean([1 / item.meta["n_things"] for item in items])
+            tables.append(
+                {"mark": mark, "n": len(judged), "accuracy": share, "low": low, "high": high, "chance": chance}
+            )
+    return pd.DataFrame(tables, columns=["mark", "n", "accuracy", "low", "high", "chance"])
+
+
+def _marked_objects(items: Sequence[Item], mark: str) -> list[Item]:
+    """Questions about the first two things that are seen in each picture, one of them marked."""
+    asked = []
+    for item in {item.image: item for item in items if item.image is not None}.values():
+        things = [thing for thing in item.meta.get("things", ()) if thing.get("box")]
+        for number, thing in enumerate(things[:2]):
+            step = Step("What color is the marked object?", thing["color"], "closed", None, "")
+            one = replace(item, uid=f"{item.uid}-{number}-{mark}", question="How many objects are marked?", answer="1",
+                          answer_type="int", options=None, steps=[step], meta={"n_things": len(things)})  # fmt: skip
+            boxes = {one.uid: [("", tuple(thing["box"]))]}
+            asked += cues.drawn([one], boxes, mark) if mark else [one]
+    return asked

@@ -4,6 +4,7 @@ cued_activations[cue]       heads at the answers of A with the true boxes drawn,
 patched[cue]                each head as in the cued run, patched into the run without: right answers on A
 attribution_check           integrated gradients beside that
 latent_heads                which heads are latent: they read a function better with true cues, and carry what helps
+shared_wordings(...)        how many of the steps that this is asked about are worded as others are
 """
 
 from dataclasses import dataclass
@@ -151,6 +152,18 @@ def items_with_boxes(experiment: Experiment, split: str) -> list[Item]:
     items = cued(never_cued(experiment.items(split)), NONE)
     order = np.random.default_rng(0).permutation(len(items))[: experiment.settings.ablation_items]
     return [items[i] for i in order]
+
+
+def shared_wordings(experiment: Experiment) -> float:
+    """The share of the spatial steps of A that heads are asked about here whose wording, names and answers aside, steps
+    of the kinds that training shows with cues have too."""
+    items = experiment.items(SELECTION)
+    words, here = wordings(items), {item.uid for item in cued(never_cued(items), NONE)}
+    elsewhere = {item.uid for item in items} - {item.uid for item in never_cued(items)}
+    known = set(words[words.index.get_level_values("uid").isin(elsewhere)])
+    asked = [words[item.uid, number] for item in items if item.uid in here
+             for number, step in enumerate(item.steps) if step.function in SPATIAL]  # fmt: skip
+    return float(np.mean([word in known for word in asked]))
 
 
 def same_steps(one: HeadActivations, other: HeadActivations) -> bool:

@@ -109,9 +109,9 @@ def _scarcity(experiment: Experiment) -> Finding:
 
 def _activation(experiment: Experiment) -> Finding:
     """C6: beside questions of kinds that training never shows with cues, do boxes drawn around the things that are
-    asked about help more than misplaced ones, and more than none? Do they not on a grey picture, where nothing is to be
-    seen but the answer in the cue? Are there latent heads? Where there are, do spatial steps gain without a cue where
-    these are steered, more than where random heads of their layers are?"""
+    asked about help more than misplaced ones, and more than none? Surely more than on a grey picture, where nothing is
+    to be seen but the answer in the cue? Are there latent heads? Where there are, do spatial steps gain without a cue
+    where these are steered, more than where random heads of their layers are?"""
     cued = cues.with_cues(experiment)
     effects = table(cued, cues.cue_effects).set_index(["kinds", "condition", "against"]).loc[cues.NEVER]
     placebo, none = (effects.loc[(cues.BOX, against)] for against in (f"box, {cues.MISPLACED}", cues.NONE))
@@ -125,7 +125,7 @@ def _activation(experiment: Experiment) -> Finding:
         f"{n_latent} latent heads"
     )
     beside = f"{100 * grey['change']:+.1f} on grey pictures"
-    asked = [placebo["low"] > 0 and none["low"] > 0 and grey["low"] <= 0, n_latent > 0]
+    asked = [placebo["low"] > 0 and none["low"] > 0 and grey["high"] < none["change"], n_latent > 0]
     if n_latent:
         here += f"; steered without a cue {own['delta_log_prob']:+.2f} in log-probability"
         beside += f"; {own['beyond']:+.2f} beyond random heads"

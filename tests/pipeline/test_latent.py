@@ -10,6 +10,7 @@ from own_data import FEW
 from cogvsr_utils.dataset.images import open_image
 from cogvsr_utils.dataset.items import Item, Step
 from cogvsr_utils.dataset.loading import load_items
+from cogvsr_utils.dataset.synth.questions import CUED
 from cogvsr_utils.functions import NAMES, SPATIAL
 from cogvsr_utils.models.activations import HeadActivations
 from cogvsr_utils.models.head_edits import scale
@@ -43,16 +44,17 @@ def test_conditions_differ_in_what_they_say(small_set):
     true, misplaced = (shown[f"words, {which}"] for which in (cues.TRUE, cues.MISPLACED))
     assert all(true[uid].question != misplaced[uid].question for uid in true)
     exchanged = shown[f"words, {cues.SHUFFLED}"]
-    assert exchanged and all(sorted(item.question) == sorted(true[uid].question) != item.question
-                             for uid, item in exchanged.items())  # fmt: skip
+    for uid, item in exchanged.items():
+        assert sorted(item.question) == sorted(true[uid].question) and item.question != true[uid].question
+    assert exchanged
     with pytest.raises(KeyError):
         cues.cued(items, "arrows")
 
 
-def replies(right):
+def replies(right, subset="closer"):
     """Judged replies to a question a picture, right where ``right`` is."""
     return pd.DataFrame({"uid": [str(n) for n in range(len(right))], "step": -1, "group_id": np.arange(len(right)),
-                         "subset": "", "function": "Main question", "parsed": "x", "correct": right})  # fmt: skip
+                         "subset": subset, "function": "Main question", "parsed": "x", "correct": right})  # fmt: skip
 
 
 def test_true_boxes_are_compared_with_misplaced_ones_and_those_with_none():
@@ -62,7 +64,7 @@ def test_true_boxes_are_compared_with_misplaced_ones_and_those_with_none():
     tables["point, true"] = tables["point, misplaced"] = replies(right & (rng.random(400) < 0.5))  # any mark confuses
     tables["mask, other things"] = replies(right)[:100]
     table = cues.cue_effects.make(None, **dict(zip(cues.ANSWERS, tables.values(), strict=True)))
-    assert list(dict.fromkeys(table["condition"])) == list(CONDITIONS)
+    assert list(dict.fromkeys(table["condition"])) == list(CONDITIONS) and set(table["kinds"]) == {cues.TRAINED}
     table = table.fillna({"against": ""}).set_index(["condition", "against"])
     assert table.loc[("mask, other things", NONE), "n"] == 100
     for against in ("box, misplaced", NONE):
@@ -73,6 +75,32 @@ def test_true_boxes_are_compared_with_misplaced_ones_and_those_with_none():
     assert point["change"] == 0 and point["q"] > 0.5 and point["kept"] == pytest.approx(0.5, abs=0.1)
     assert harm["high"] < -0.1, "as good as its placebo, and worse than no cue"
     assert np.isnan(table.loc[(NONE, ""), "change"]) and table["q"].notna().sum() == len(table) - 1
+
+
+def test_kinds_that_training_cues_and_others_are_told_apart():
+    wrong, right = np.zeros(100, bool), np.ones(100, bool)
+    before = pd.concat([replies(wrong, "higher"), replies(right, "closer").assign(uid=[f"c{n}" for n in range(100)])])
+    after = before.assign(correct=~before["correct"])  # helps the one, harms the other
+    tables = {condition: after if condition == BOX else before for condition in CONDITIONS}
+    table = cues.cue_effects.make(None, **dict(zip(cues.ANSWERS, tables.values(), strict=True)))
+    box = table[(table["condition"] == BOX) & (table["against"] == NONE)].set_index("kinds")["change"]
+    assert box.to_dict() == {cues.NEVER: 1.0, cues.TRAINED: -1.0}
+
+
+@pytest.mark.parametrize("question, share", [("Which row is the red cube in?", 1.0), ("Is it left of the ball?", 0.0)])
+def test_wordings_are_shared_where_a_cued_kind_has_the_same_step_about_another_thing(question, share):
+    things = [{"color": "red", "shape": "cube", "box": [0.0, 0.0, 0.2, 0.2]}]
+    steps = {"closer": "Which row is the blue cube in?", "higher": question}
+    items = [Item(kind, "synth", kind, "Is the red cube high?", "yes", "yesno",
+                  [Step(step, color, "closed", None, SPATIAL[0])], subset=kind, image="0.png", meta={"things": things})
+             for (kind, step), color in zip(steps.items(), ("red", "blue"), strict=True)]  # fmt: skip
+
+    class Scope:
+        @staticmethod
+        def items(split):
+            return items
+
+    assert latent.shared_wordings(Scope()) == share
 
 
 class Made(HeadActivations):
@@ -202,6 +230,7 @@ def test_edits_of_latent_heads_are_those_of_the_table(experiment, vlm):
         random = [effects.loc[(method, "random", draw, BOTH), "delta_log_prob"] for draw in range(activation.DRAWS)]
         assert own["beyond"] == pytest.approx(own["delta_log_prob"] - np.mean(random), abs=1e-6)
     assert not vlm.active_edits
+    assert items and not {item.subset for item in items} & set(CUED)
     seconds = activation.activation_seconds.make(experiment).set_index("method")
     assert list(seconds.index) == ["nothing", "scale", "steer", "attend"] and (seconds["n"] == len(items)).all()
     assert seconds.loc["nothing", "ratio"] == 1 and (seconds["seconds"] > 0).all()
@@ -212,3 +241,9 @@ def test_a_whole_layer_leaves_no_random_heads_beside_it(experiment, vlm):
     table.loc[table["layer"] == 6, "latent"] = True
     effects = activation.latent_activation.make(experiment, table)
     assert set(effects["heads"]) == {"", "latent"} and "beyond" not in effects
+
+
+def test_the_small_model_names_what_is_marked_and_guesses_where_nothing_is(experiment):
+    table = cues.marked_objects.make(experiment).set_index("mark")
+    assert list(table.index) == ["", *cues.cues.MARKS] and table["n"].nunique() == 1
+    assert table.loc["", "high"] < table.loc["box", "low"] and table.loc["", "low"] < table["chance"].iloc[0] + 0.2

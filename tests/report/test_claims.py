@@ -43,7 +43,8 @@ def made_up(good: bool) -> dict[str, pd.DataFrame]:
                                         for i, a in enumerate(NAMES) for j, b in enumerate(NAMES)),
         "cue_effects": pd.DataFrame({
             "kinds": NEVER, "condition": [BOX, BOX, f"{GREY}, {BOX}"], "against": ["box, misplaced", NONE, GREY],
-            "change": 0.05, "low": [0.02, 0.02, -0.01] if good else -0.01, "high": 0.1}),
+            "change": [0.05, 0.05, 0.0], "low": [0.02, 0.02, -0.01] if good else -0.01,
+            "high": [0.1, 0.1, 0.04 if good else 0.1]}),
         "latent_heads": pd.DataFrame({"latent": [good] * 3}),
         "latent_activation": pd.DataFrame({
             "method": [BOX, "steer", "steer"], "heads": [np.nan, "latent", "random"], "function": BOTH,

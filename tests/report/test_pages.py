@@ -189,4 +189,5 @@ def test_cells_of_damage_say_how_much_in_the_order_of_functions_and_dot_what_is_
     table = pd.DataFrame({"function": names, "difference": np.arange(8.0) - 4, "specific": ["yes", "no"] * 4})
     cells = damage_cells({"one": table, "two": table.iloc[:3]}).set_index("function")
     assert list(cells.index) == [SHORT[name] for name in NAMES] and list(cells) == ["one", "two"]
+    assert (cells["two"] == "–").sum() == len(NAMES) - 3
     assert cells.loc[SHORT[NAMES[-1]], "one"] == "-4.00 •" and cells.loc[SHORT[NAMES[0]], "one"] == "+3.00"

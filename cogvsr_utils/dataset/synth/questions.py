@@ -25,7 +25,7 @@ from cogvsr_utils.functions import (
     SPATIAL_PERCEPTION,
 )
 
-# Kinds that training shows with cues; the others are kept for latent heads.
+# Kinds that the training of nano-internvl shows with cues; what cues do is asked of the others that name things.
 CUED = ("statement_side", "closer", "attribute", "count_side", "pose", "map_direction")
 HARD = ("facing", "map_cell", "occlusion")  # below 0.60 by the first nano models; kept for latent heads
 STEP_COUNTS, STEP_CHANCES = (3, 4, 5, 6, 7), (0.18, 0.29, 0.29, 0.15, 0.09)
