@@ -26,21 +26,24 @@ from cogvsr_utils.dataset.synth.scenes import Thing, sample_scene
 from cogvsr_utils.dataset.synth.views import SceneView
 from cogvsr_utils.nano.architecture import IMAGE
 from cogvsr_utils.nano.chats import Chat, draw_question
-from cogvsr_utils.nano.data import draw_view
+from cogvsr_utils.nano.data import draw_view, patch_targets
 
 CUED_SEED = 3_000_000  # scenes without cues, and those of evaluations, are drawn below
-SORTS = {"chain": 0.6, "marked": 0.25, "grey": 0.15}
+SORTS = {"chain": 0.5, "marked": 0.35, "grey": 0.15}
 SHOWN = (*cues.MARKS, "words", "box and words")
+BEYOND = ("attribute", "count_side")  # kinds whose answer is not in the things that they name, so that a mask hides it
 IN_PLACES = ("statement_side", "map_direction")  # kinds whose answer is in the places of what they name
 DIRECT = 0.3  # of chains, asked without their steps
 
 
 @dataclass(frozen=True)
 class CuedChats:
-    """Chats with cues: each with its picture, ``images`` (chats, 64, 64, 3) uint8, and its scene."""
+    """Chats with cues: each with its picture, ``images`` (chats, 64, 64, 3) uint8, what its patches show, ``targets``
+    (chats, 64, targets), and its scene."""
 
     chats: Sequence[Chat]
     images: np.ndarray
+    targets: np.ndarray
     views: Sequence[SceneView]
 
 
@@ -48,19 +51,22 @@ def draw_cued(n_chats: int) -> CuedChats:
     """Chats with cues about as many scenes, always the same."""
     with Pool() as pool:
         drawn = tqdm(pool.imap(_draw, range(n_chats), chunksize=16), total=n_chats, desc="cued chats")
-        chats, images, views = zip(*drawn, strict=True)
-    return CuedChats(chats, np.stack(images), views)
+        chats, images, targets, views = zip(*drawn, strict=True)
+    return CuedChats(chats, np.stack(images), np.stack(targets), views)
 
 
-def _draw(index: int) -> tuple[Chat, np.ndarray, SceneView]:
-    """The chat of an index, its picture (64, 64, 3) and its scene; scenes are drawn until one allows a question."""
+def _draw(index: int) -> tuple[Chat, np.ndarray, np.ndarray, SceneView]:
+    """The chat of an index, its picture, what its patches show, and its scene; scenes are drawn until one allows a
+    question."""
     rng, asked = np.random.default_rng([CUED_SEED, index]), None
     sort = rng.choice(list(SORTS), p=list(SORTS.values()))
+    shown = "words" if sort == "grey" else str(rng.choice(cues.MARKS if sort == "marked" else SHOWN))
+    kinds = IN_PLACES if sort == "grey" else [kind for kind in CUED if shown != "mask" or kind not in BEYOND]
     while asked is None:
         scene, view = sample_scene(rng), draw_view(rng)
         scene_view, marked = SceneView.of(scene, view), None
         if sort != "marked":
-            asked = draw_question(IN_PLACES if sort == "grey" else CUED, scene_view, view, rng)
+            asked = draw_question(kinds, scene_view, view, rng)
         elif scene_view.things:
             marked = scene_view.things[rng.integers(len(scene_view.things))]
             asked = _about(marked, rng)
@@ -68,22 +74,30 @@ def _draw(index: int) -> tuple[Chat, np.ndarray, SceneView]:
     if sort == "grey":
         picture = np.full_like(picture, cues.GREY)
     places = zip(scene.things, boxes(owner, len(scene.things)), strict=True)
-    things = [{"color": thing.color, "shape": thing.shape, "box": box} for thing, box in places]
+    things = [{"color": thing.color, "shape": thing.shape, "box": box and tuple(box)} for thing, box in places]
     direct = sort == "grey" or (sort == "chain" and rng.random() < DIRECT)
     item = Item("", "synth", "", asked.question, asked.answer, "", [] if direct else asked.steps,
                 image=_png(picture), meta={"things": things})  # fmt: skip
+    named, _ = cues.boxes_asked_about([item])
     if marked is not None:
-        shown = cues.MARKS[rng.integers(len(cues.MARKS))]
         named = {"": [("", things[scene.things.index(marked)]["box"])]}
-    else:
-        shown, (named, _) = SHOWN[rng.integers(len(SHOWN))], cues.boxes_asked_about([item])
-    if named and ("words" in shown or sort == "grey"):
+    if named and "words" in shown:
         (item,) = cues.in_words([item], named)
-    if named and sort != "grey" and shown != "words":
-        (item,) = cues.drawn([item], named, shown.split(" ")[0])
+    mark, drawn_on = shown.split(" ")[0], []
+    if named and mark in cues.MARKS:
+        (item,) = cues.drawn([item], named, mark)
+        boxed = [box for _, box in named[""]]
+        drawn_on = [t for t, described in zip(scene.things, things, strict=True) if described["box"] in boxed]
+        if mark == "mask":
+            hidden = [number for number, thing in enumerate(scene.things) if thing not in drawn_on]
+            owner[np.isin(owner, hidden)] = -1
+    if sort == "grey":
+        owner[:] = -1
     # What the image processor leaves of a larger picture.
-    pixels = np.asarray(open_image(item)).reshape(IMAGE, SIZE // IMAGE, IMAGE, SIZE // IMAGE, 3).mean((1, 3))
-    return Chat(item.question, item.steps, item.answer), pixels.round().astype(np.uint8), scene_view
+    side = SIZE // IMAGE
+    pixels = np.asarray(open_image(item)).reshape(IMAGE, side, IMAGE, side, 3).mean((1, 3)).round().astype(np.uint8)
+    targets = patch_targets(scene, owner[side // 2 :: side, side // 2 :: side], drawn_on)
+    return Chat(item.question, item.steps, item.answer), pixels, targets, scene_view
 
 
 def _about(thing: Thing, rng: np.random.Generator) -> AskedQuestion:

@@ -3,6 +3,7 @@
 load_scenes(folder, n_scenes, seed)   images, patch targets, view names and scene views, rendered once and kept
 """
 
+from collections.abc import Sequence
 from multiprocessing import Pool
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import numpy as np
 from tqdm import tqdm
 
 from cogvsr_utils.dataset.synth.rendering import render
-from cogvsr_utils.dataset.synth.scenes import BOARD, COLORS, MATERIALS, SHAPES, SIZES, Scene, sample_scene
+from cogvsr_utils.dataset.synth.scenes import BOARD, COLORS, MATERIALS, SHAPES, SIZES, Scene, Thing, sample_scene
 from cogvsr_utils.dataset.synth.substeps import POINTS, SIDES
 from cogvsr_utils.dataset.synth.views import SceneView
 from cogvsr_utils.files import replacing
@@ -18,7 +19,7 @@ from cogvsr_utils.nano.architecture import IMAGE, PATCH
 
 TRAIN_SEED = 2_000_000  # evaluation scenes are drawn below one million, so none is ever trained on
 TARGETS = {"color": len(COLORS) + 1, "shape": len(SHAPES), "size": len(SIZES), "material": len(MATERIALS),
-           "heading": len(SIDES) + 1, "column": BOARD, "row": BOARD}  # fmt: skip
+           "heading": len(SIDES) + 1, "column": BOARD, "row": BOARD, "marked": 2}  # fmt: skip
 
 
 def draw(index: int) -> tuple[Scene, str, np.ndarray, np.ndarray]:
@@ -37,8 +38,9 @@ def draw_view(rng: np.random.Generator) -> str:
     return "map" if rng.random() < 0.28 else "picture"
 
 
-def patch_targets(scene: Scene, owner: np.ndarray) -> np.ndarray:
-    """For every 8 x 8 patch, what its main thing is: (64, targets) int8, -1 where there is nothing to learn."""
+def patch_targets(scene: Scene, owner: np.ndarray, marked: Sequence[Thing] = ()) -> np.ndarray:
+    """For every 8 x 8 patch, what its main thing is: (64, targets) int8, -1 where there is nothing to learn. ``owner``
+    (64, 64) is that of ``render``; ``marked`` are the things that a mark was drawn on."""
     side = IMAGE // PATCH
     patches = owner.reshape(side, PATCH, side, PATCH).swapaxes(1, 2).reshape(side * side, -1)
     counts = np.stack([(patches == i).sum(1) for i in range(len(scene.things))], axis=1)
@@ -46,7 +48,7 @@ def patch_targets(scene: Scene, owner: np.ndarray) -> np.ndarray:
     table = np.array([
         (list(COLORS).index(t.color) + 1, SHAPES.index(t.shape), list(SIZES).index(t.size),
          MATERIALS.index(t.material), SIDES.index(POINTS[t.heading]) + 1 if t.shape == "cone" else 0,
-         t.column - 1, t.row - 1) for t in scene.things])  # fmt: skip
+         t.column - 1, t.row - 1, t in marked) for t in scene.things])  # fmt: skip
     targets = table[best]
     targets[most < 5] = -1
     targets[most == 0, 0] = 0  # the ground is a colour of its own; nothing else is known of it
@@ -80,7 +82,7 @@ def load_scenes(
     Images and targets are kept in ``folder``; scenes and scene_views are exact and quick to draw again.
     """
     indices = range(start, start + n_scenes)
-    kept = folder / f"scenes_{start}_{n_scenes}.npz"
+    kept = folder / f"scenes_{start}_{n_scenes}_{len(TARGETS)}.npz"
     if not kept.exists():
         images, targets = (np.stack(column) for column in _map(_picture, indices, "render"))
         with replacing(kept) as partial:

@@ -2,14 +2,15 @@
 
 Three stages, each seeded and resumed from the checkpoint of a run with the same arguments in ``results/nano/``:
 
-1. the vision tower learns, densely, what every patch shows (colour, shape, size, material, heading, square);
+1. the vision tower learns, densely, what every patch shows (colour, shape, size, material, heading, square), and
+   whether a mark was drawn on it;
 2. the projector learns to put it in words: an image token comes to lie near the embeddings of its thing's words;
 3. with the tower frozen, the decoder learns to answer chains of steps, the right answers so far in view; at first
    mostly drills, plain questions that only the picture answers. What answers alone teach very slowly, early blocks
    learn densely: which way a cone points, wherever its colour is named; which number a word of a plan has, which number
-   a question asks for, and which task that is.
+   a question asks for, and which task that is. Chats with cues come last.
 
-A model can start from a smaller one (``--parent``), or go on from its own shipped weights.
+A model can start from a smaller one (``--parent``), or go on from its own shipped weights; it has a projector then.
 """
 
 import json
@@ -57,6 +58,7 @@ from cogvsr_utils.paths import NANO, RESULTS
 DENSE_WEIGHT = 0.5  # of what early blocks are to know beside the answers
 KNOWN_AFTER = {"heading": 1, "plan": 1, "number": 2, "task": 3}  # the block that is to know it
 RATES = {"scratch": (0.015, 1e-3), "grown": (0.01, 1e-3), "trained": (0.006, 5e-4)}  # of Muon and AdamW, by start
+TOWER_RATES = {"scratch": 0.01, "trained": 0.004}  # of Muon
 FAMILIES = {"nano-internvl": internvl, "nano-qwen2_5_vl": qwen2_5_vl, "nano-mllama": mllama}
 
 
@@ -148,9 +150,9 @@ def patch_loss(scores: dict[str, torch.Tensor], truth: torch.Tensor, ground: flo
 
 
 def train_tower(
-    training: Training, images: np.ndarray, targets: np.ndarray, n_steps: int, batch: int = 64
+    training: Training, images: np.ndarray, targets: np.ndarray, n_steps: int, muon: float = 0.01, batch: int = 64
 ) -> list[dict]:
-    """Stage one: every patch predicts what it shows."""
+    """Stage one: every patch predicts what it shows, and whether a mark was drawn on it."""
     family, model, device = training.family, training.model, training.device
     torch.manual_seed(training.seed)
     with torch.no_grad():
@@ -168,7 +170,7 @@ def train_tower(
         return total.item(), figures
 
     modules = {"tower": family.tower(model), "targets": heads}
-    return run_stage("tower", training.folder, modules, 0.01, 1.5e-3, 0.0, n_steps, loss_of)
+    return run_stage("tower", training.folder, modules, muon, 1.5e-3, 0.0, n_steps, loss_of)
 
 
 @torch.no_grad()
@@ -234,7 +236,10 @@ def train_decoder(
     family, model, tokenizer, device = training.family, training.model, training.tokenizer, training.device
     pad_id, learners = tokenizer.pad_token_id, family.learners(model)
     early = EarlyBlocks(learners["decoder"], model.get_input_embeddings().weight.shape[1]).to(device)
-    headings = cone_headings([*scene_views, *cued.views], tokenizer)
+    beside_cues = cone_headings(cued.views, tokenizer)
+    for number, color in enumerate(COLORS, 1):  # of cones that can be seen
+        beside_cues[(cued.targets[..., 0] != number).all(1), tokenizer.convert_tokens_to_ids(color)] = 0
+    headings = torch.cat([cone_headings(scene_views, tokenizer), beside_cues])
 
     def loss_of(step):
         rng = np.random.default_rng([training.seed, 2, step])
@@ -316,9 +321,16 @@ def main(
         trained = load_vlm(parent, device="cpu")
         grow(trained.model.float(), model, trained.tokenizer.get_vocab(), tokenizer.get_vocab())
         old, new = (m.config.get_text_config() for m in (trained.model, model))
-        start, log = "trained" if old.num_attention_heads == new.num_attention_heads else "grown", []
+        start, muon = (
+            "trained" if old.num_attention_heads == new.num_attention_heads else "grown",
+            TOWER_RATES["trained"],
+        )
     else:
-        start, log = "scratch", train_tower(training, images, targets, tower_steps)
+        start, muon = "scratch", TOWER_RATES["scratch"]
+    # As many pictures with cues as without, so that marks neither hide what is under them nor go unseen.
+    rows = np.resize(np.arange(len(cued.images)), len(images))
+    seen = (np.concatenate(pair) for pair in ((images, cued.images[rows]), (targets, cued.targets[rows])))
+    log = train_tower(training, *seen, tower_steps, muon)
     features = features_of(training, images)
     if not parent:
         log += train_projector(training, features, targets, projector_steps)

@@ -10,6 +10,7 @@ from cogvsr_utils.dataset.synth.rendering import render
 from cogvsr_utils.dataset.synth.scenes import COLORS, VIEWS
 from cogvsr_utils.nano.chats import Mixture, draw_chats
 from cogvsr_utils.nano.cued import draw_cued
+from cogvsr_utils.nano.data import TARGETS
 
 PLACES = re.compile(r"Places in percent, left, top, right, bottom: (.*?)\. ")
 
@@ -43,6 +44,19 @@ def test_beside_a_grey_picture_the_written_places_give_the_answer(cued):
             assert chat.answer == ("yes" if first_is_left == (side[1] == "left") else "no")
             n += 1
     assert n > 3
+
+
+def test_what_patches_show_is_marked_where_the_question_is_about_it_and_nothing_where_all_is_grey(cued):
+    n = 0
+    for chat, image, targets in zip(cued.chats, cued.images, cued.targets, strict=True):
+        color, marked = (targets[:, list(TARGETS).index(name)] for name in ("color", "marked"))
+        assert ((marked >= 0) == (color > 0)).all()
+        assert not (is_grey(image) and color.any())
+        if "marked" in chat.main:
+            asked = {step.question: step.answer for step in chat.steps}
+            assert set(color[marked == 1]) == {list(COLORS).index(asked["What color is the marked object?"]) + 1}
+            n += 1
+    assert n > 20
 
 
 def test_the_marked_object_is_the_one_in_the_outline(cued):
