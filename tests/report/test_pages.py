@@ -180,8 +180,10 @@ def test_shipped_measured_tables_are_of_these_weights():
         known = folder.name in measured.planted_models("light", "synth")
         assert known == (folder / "planted.json").is_file()
         wanted = planted.PLANTED if known else (validation.head_table,)
+        assert not known or {result.name for result in wanted} <= set(made["keys"])
         for result in wanted:
-            assert result.name in made["keys"] and set(measured.table(experiment, result)["function"]) == set(NAMES)
+            if result.name in made["keys"]:
+                assert set(measured.table(experiment, result)["function"]) == set(NAMES)
 
 
 def test_cells_of_damage_say_how_much_in_the_order_of_functions_and_dot_what_is_specific():
