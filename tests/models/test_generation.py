@@ -48,7 +48,7 @@ def test_same_replies(tiny, asked, n_items):
 
 @pytest.mark.parametrize("scope", SCOPES)
 def test_same_replies_under_edits(vlm, items, scope):
-    edit = mask([(layer, head) for layer in (0, 2, 4) for head in range(24)], scope=scope)
+    edit = mask(vlm.heads.pairs, scope=scope)
     chats, images, replies = converse(vlm, items, edit)
     assert replies == [at_once(vlm, turn, images, edit) for turn in chats]
     assert scope == "image" or replies != converse(vlm, items)[2]
