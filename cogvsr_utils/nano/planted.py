@@ -30,7 +30,7 @@ from cogvsr_utils.models.loading import load_vlm
 from cogvsr_utils.models.vlm import VLM
 from cogvsr_utils.nano.chats import EncodedChat, Mixture, draw_chats, encode, padded
 from cogvsr_utils.nano.data import load_scenes
-from cogvsr_utils.nano.optimization import run_stage
+from cogvsr_utils.nano.optimization import mixed_precision, run_stage
 from cogvsr_utils.nano.train import FAMILIES, Training, features_of, save
 from cogvsr_utils.paths import NANO, RESULTS
 
@@ -195,7 +195,7 @@ def plant(
         targets = Targets(ids[row, place + 1], unknown, function, ~(bereft & (function == MAIN)))
         switches["rows"], switches["reading"] = row_switches(vlm, conditions), answer_switches(vlm, conditions)
         switches["answers"] = row, place, function.clamp(max=MAIN)
-        with projection_hooks(vlm, hook_for):
+        with projection_hooks(vlm, hook_for), mixed_precision(model.device):
             seen = family.project(model, features[[chat.scene for chat in chats]].float())
             logits = model.lm_head(family.decode(model, ids, seen)[row, place]).float()
         loss = planting_loss(logits, targets, end_id)

@@ -52,7 +52,7 @@ from cogvsr_utils.nano.chats import (
 from cogvsr_utils.nano.cued import CuedChats, draw_cued
 from cogvsr_utils.nano.data import TARGETS, load_scenes
 from cogvsr_utils.nano.growth import grow
-from cogvsr_utils.nano.optimization import run_stage
+from cogvsr_utils.nano.optimization import mixed_precision, run_stage
 from cogvsr_utils.paths import NANO, RESULTS
 
 DENSE_WEIGHT = 0.5  # of what early blocks are to know beside the answers
@@ -161,7 +161,7 @@ def train_tower(
 
     def loss_of(step):
         rows = np.random.default_rng([training.seed, 1, step]).integers(len(images), size=batch)
-        with torch.autocast(device.type, dtype=torch.bfloat16):
+        with mixed_precision(device):
             hidden = family.tower_features(model, pixels(images[rows], device))[:, -64:]
         scores = heads(hidden.float()).flatten(0, 1).split(list(TARGETS.values()), dim=1)
         truth = torch.from_numpy(targets[rows]).to(device).long().flatten(0, 1)
@@ -178,7 +178,7 @@ def features_of(training: Training, images: np.ndarray, batch: int = 256) -> tor
     """The tower's features of every image, in half precision; the tower no longer changes."""
     family, model, device, out = training.family, training.model, training.device, []
     for i in tqdm(range(0, len(images), batch), desc="features"):
-        with torch.autocast(device.type, dtype=torch.bfloat16):
+        with mixed_precision(device):
             out.append(family.tower_features(model, pixels(images[i : i + batch], device)).to(torch.bfloat16).cpu())
     return torch.cat(out)
 
@@ -251,7 +251,7 @@ def train_decoder(
             some = chats[part * len(chats) // parts : (part + 1) * len(chats) // parts]
             ids, row, place, _ = padded(some, pad_id, device)
             target = ids[row, place + 1]
-            with torch.autocast(device.type, dtype=torch.bfloat16, enabled=device.type == "cuda"):
+            with mixed_precision(device):
                 seen = family.project(model, features[[chat.scene for chat in some]].to(device).float())
                 hidden = family.decode(model, ids, seen)
                 logits = model.lm_head(hidden[row, place]).float()
