@@ -1,6 +1,7 @@
 """A larger decoder that computes what a smaller, trained one computes: a start that has learnt to see already.
 
-grow(small, large, words)    copies a model's weights into one with more heads and layers and another vocabulary
+grow(small, large, words)      copies a model's weights into one with more heads and layers and another vocabulary
+inherit(small, large, words)   copies what it sees with and its words, but no layer of the decoder
 
 Each head becomes several with the same queries, keys and values, whose output projections divide its columns among
 them; layers that are new write nothing. So the large model's outputs are the small one's (Chen et al., Net2Net, arXiv
@@ -41,9 +42,7 @@ def grow(
             if name.endswith(("o_proj.weight", "down_proj.weight")):
                 weight.zero_()
         elif name.endswith(EMBEDDINGS):
-            for word, row in words.items():
-                if word in small_words:
-                    weight[row] = state[source][small_words[word]]
+            _copy_words(weight, state[source], small_words, words)
         elif ".q_proj." in name and "language_model" in name:
             heads = state[source].unflatten(0, (-1, width))
             weight.copy_(heads.repeat_interleave(times, 0).flatten(0, 1))
@@ -52,6 +51,27 @@ def grow(
         else:
             weight.copy_(state[source])
     return large
+
+
+@torch.no_grad()
+def inherit(
+    small: PreTrainedModel, large: PreTrainedModel, small_words: Mapping[str, int], words: Mapping[str, int]
+) -> PreTrainedModel:
+    """``large`` with the tower, the projector and the words of ``small``, whose layers of the decoder may have any
+    size; its own stay as they are. Arguments as ``grow``'s."""
+    state = small.state_dict()
+    for name, weight in large.state_dict().items():
+        if name.endswith(EMBEDDINGS):
+            _copy_words(weight, state[name], small_words, words)
+        elif "language_model.layers." not in name:
+            weight.copy_(state[name])
+    return large
+
+
+def _copy_words(weight: torch.Tensor, old: torch.Tensor, small_words: Mapping[str, int], words: Mapping[str, int]):
+    for word, row in words.items():
+        if word in small_words:
+            weight[row] = old[small_words[word]]
 
 
 def _shared_out(weight: torch.Tensor, width: int, times: int) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""``nano-mllama``: Llama 3.2 Vision with a tower of 3 + 1 layers, and a decoder of six layers and two of
+"""``nano-mllama``: Llama 3.2 Vision with a tower of 3 + 1 layers, and a decoder of 192 heads, six layers and two of
 cross-attention, through which it reads the picture."""
 
 import numpy as np
@@ -43,7 +43,6 @@ def build_model(tokenizer: PreTrainedTokenizerFast, seed: int = 0) -> MllamaForC
         ),
         text_config=dict(
             text_settings(tokenizer),
-            num_hidden_layers=8,
             cross_attention_layers=CROSS_ATTENTION,
             rope_parameters={"rope_type": "default", "rope_theta": 10_000.0},
             bos_token_id=tokenizer.bos_token_id,

@@ -51,7 +51,7 @@ from cogvsr_utils.nano.chats import (
 )
 from cogvsr_utils.nano.cued import CuedChats, draw_cued
 from cogvsr_utils.nano.data import TARGETS, load_scenes
-from cogvsr_utils.nano.growth import grow
+from cogvsr_utils.nano.growth import grow, inherit
 from cogvsr_utils.nano.optimization import mixed_precision, run_stage
 from cogvsr_utils.paths import NANO, RESULTS
 
@@ -298,16 +298,17 @@ def main(
     decoder_steps: int = 1_900,
     seed: int = 0,
     parent: str = "",
+    new_layers: bool = False,
     target: str = "",
     device: str = "",
 ) -> None:
     """Train the model NAME and save it under data/nano/NAME; PARENT is a smaller model to grow from, or one of the same
-    size to go on from."""
+    size to go on from, of which NEW_LAYERS keeps the tower, the projector and the words alone."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     if name not in FAMILIES:
         raise typer.BadParameter(f"no family {name!r}; there are {', '.join(FAMILIES)}")
-    settings = (n_scenes, tower_steps, projector_steps, decoder_steps, seed, parent)
+    settings = (n_scenes, tower_steps, projector_steps, decoder_steps, seed, parent, new_layers)
     folder = RESULTS / "nano" / f"{name}-{digest(str(settings))}"  # so that no run goes on from another's checkpoint
     folder.mkdir(parents=True, exist_ok=True)
     images, targets, view_names, scene_views = load_scenes(RESULTS / "nano" / "scenes", n_scenes)
@@ -319,18 +320,16 @@ def main(
     training = Training(family, model, tokenizer, folder, seed)
     if parent:
         trained = load_vlm(parent, device="cpu")
-        grow(trained.model.float(), model, trained.tokenizer.get_vocab(), tokenizer.get_vocab())
-        old, new = (m.config.get_text_config() for m in (trained.model, model))
-        start, muon = (
-            "trained" if old.num_attention_heads == new.num_attention_heads else "grown",
-            TOWER_RATES["trained"],
-        )
+        start_from = inherit if new_layers else grow
+        start_from(trained.model.float(), model, trained.tokenizer.get_vocab(), tokenizer.get_vocab())
+        old, new = (m.config.get_text_config().num_attention_heads for m in (trained.model, model))
+        start = "scratch" if new_layers else "trained" if old == new else "grown"
     else:
-        start, muon = "scratch", TOWER_RATES["scratch"]
+        start = "scratch"
     # As many pictures with cues as without, so that marks neither hide what is under them nor go unseen.
     rows = np.resize(np.arange(len(cued.images)), len(images))
     seen = (np.concatenate(pair) for pair in ((images, cued.images[rows]), (targets, cued.targets[rows])))
-    log = train_tower(training, *seen, tower_steps, muon)
+    log = train_tower(training, *seen, tower_steps, TOWER_RATES["trained" if parent else "scratch"])
     features = features_of(training, images)
     if not parent:
         log += train_projector(training, features, targets, projector_steps)

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
-from cogvsr_utils.nano.growth import grow
+from cogvsr_utils.nano.growth import EMBEDDINGS, grow, inherit
 
 WORDS = {"a": 0, "b": 1, "c": 2, "d": 3}
 
@@ -67,3 +67,17 @@ def test_copies_of_a_head_write_apart_so_that_training_can_part_them():
 def test_sizes_that_do_not_fit_are_refused(sizes):
     with pytest.raises(ValueError, match="expected a multiple of 4 heads of 6 in at least 2 layers"):
         grow(small(), Wrapped(**sizes), WORDS, WORDS)
+
+
+def test_inheriting_takes_words_and_norms_but_no_layer():
+    old, words = small(), {"b": 5, "e": 1}
+    new = Wrapped(num_attention_heads=6, num_hidden_layers=3, head_dim=4)
+    before = {name: weight.clone() for name, weight in new.state_dict().items()}
+    old.language_model.norm.weight.data.fill_(2)
+    after, given = inherit(old, new, WORDS, words).state_dict(), old.state_dict()
+    for name, weight in after.items():
+        if name.endswith(EMBEDDINGS):
+            assert torch.equal(weight[5], given[name][1])
+            assert torch.equal(weight[:5], before[name][:5]) and torch.equal(weight[6:], before[name][6:])
+        else:
+            assert torch.equal(weight, before[name] if ".layers." in name else given[name])
