@@ -46,7 +46,7 @@ wheel: $(READY)  ## build the wheel with the nano weights inside
 	$(BIN)/python -m build --quiet --wheel --outdir $(DIST) .
 	rm -rf build cogvsr_utils/data
 
-train: $(READY)  ## train the nano model again (hours on a CPU)
+train: $(READY)  ## train a nano model from scratch over data/nano/MODEL (hours on a CPU)
 	$(BIN)/python -m cogvsr_utils.nano.train $(MODEL)
 
 repository:  ## set the repository's address everywhere (URL=https://github.com/OWNER/NAME)

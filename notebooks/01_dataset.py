@@ -49,7 +49,7 @@ from cogvsr_utils.models.weights import nano_names
 from cogvsr_utils.pipeline import baselines
 from cogvsr_utils.pipeline.measured import table
 from cogvsr_utils.report.figures import scene_figure, share_figure
-from cogvsr_utils.report.pages import paragraph, quote, show, start, with_interval
+from cogvsr_utils.report.pages import measured_note, paragraph, quote, show, start, with_interval
 
 start()
 
@@ -175,7 +175,11 @@ pairs = [item for item in everything if item.split in CROSSED.values()]
 # %%
 first = Experiment(nano_names()[0], source=source)  # what the text tells is the same for every model
 parts = {"plain": "A", "crossed": CROSSED["A"]} if pairs else {}
-gate = [table(first, baselines.text_gate[split]).assign(steps=name) for name, split in parts.items()]
+gates = {name: baselines.text_gate[split] for name, split in parts.items()}
+measured_note([first], list(gates.values()))
+
+# %%
+gate = [table(first, each).assign(steps=name) for name, each in gates.items()]
 nothing = paragraph("*Nothing to show: this file has no steps in crossed wording.*")
 columns = ["steps", "predictor", "n", "accuracy"]
 show(with_interval(pd.concat(gate), "accuracy", "low", "high")[columns]) if pairs else nothing

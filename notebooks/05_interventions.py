@@ -61,7 +61,7 @@ start(experiment)
 # %% tags=["hide-input"]
 controls = ablation.matched_controls[selection.IMPORTANCE]
 shown = (controls, damage.specific_damage[selection.IMPORTANCE], emphasis.scaled, mistakes.output_edits)
-measured_note([experiment] if any(measured.is_measured(experiment, each) for each in shown) else [])
+measured_note([experiment], shown)
 
 # %% [markdown]
 # ## Ablating each function's heads

@@ -56,13 +56,18 @@ families = {name: Experiment(name, profile=profile, source=source) for name in n
 start()
 
 # %% tags=["hide-input"]
-measured_note([each for each in families.values() if measured.is_measured(each, validation.sparseness)])
+way = damage.specific_damage[selection.IMPORTANCE]
+measured_note(
+    families.values(),
+    (validation.head_table, validation.sparseness, validation.spatial_differences, ablation.ablation_matrix, way,
+     validation.quantization),
+)  # fmt: skip
 
 # %% [markdown]
 # ## The models
 #
-# Real `transformers` classes (`…ForConditionalGeneration`) of the paper's families, small, trained on the same scenes by
-# the same recipe. Heads are found from the modules; where a family has layers of cross-attention, these have heads as
+# Real `transformers` classes (`…ForConditionalGeneration`) of the paper's families, small, trained on the same kind of
+# scenes ([how](../data/README.md)). Heads are found from the modules; where a family has layers of cross-attention, these have heads as
 # well.
 
 # %% tags=["hide-input"]
@@ -152,7 +157,6 @@ show(pd.DataFrame(lines))
 # what is specific. Models stand here where this has been measured.
 
 # %% tags=["hide-input"]
-way = damage.specific_damage[selection.IMPORTANCE]
 tested = [
     n for n in families if n == next(iter(families)) or profile == "full" or measured.is_measured(families[n], way)
 ]

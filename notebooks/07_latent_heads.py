@@ -40,7 +40,7 @@ from cogvsr_utils import Experiment
 from cogvsr_utils.dataset.cues import MARKS
 from cogvsr_utils.functions import SPATIAL
 from cogvsr_utils.pipeline import activation, cues, latent
-from cogvsr_utils.pipeline.measured import is_measured, table
+from cogvsr_utils.pipeline.measured import table
 from cogvsr_utils.report.effect_figures import cue_figure, latent_figure
 from cogvsr_utils.report.figures import SHORT, forest_figure
 from cogvsr_utils.report.pages import measured_note, paragraph, quote, show, span, start, with_interval
@@ -50,7 +50,7 @@ experiment = cues.with_cues(Experiment(model, quantize, profile, source))
 start(experiment)
 
 # %% tags=["hide-input"]
-measured_note([experiment] if is_measured(experiment, cues.cue_effects) else [])
+measured_note([experiment], activation.LATENT)
 
 # %% [markdown]
 # ## What a cue is

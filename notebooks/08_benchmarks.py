@@ -201,8 +201,8 @@ sentences = [
 paragraph("\n".join([f"On {'your copies' if data_root else 'look-alikes'}, by the strict scorer:\n", *sentences]))
 
 # %% [markdown]
-# Look-alikes show that loaders, scorers and tables work, and say nothing about the benchmarks. The nano models know their wording
-# from training; they have never thought aloud, seen a box drawn or read one, or met the words of the last option, so there the
-# tables show what happens to a model that is asked for what it has not learnt.
+# Look-alikes show that loaders, scorers and tables work, and say nothing about the benchmarks. `nano-internvl` knows
+# their wording from training; it has never thought aloud or met the words of the last option, and cues it has seen beside six kinds
+# of question, so there the tables show what happens to a model that is asked for what it has not learnt.
 #
 # **What's next.** [Copies of your own](../book/benchmarks.md), or [what it all costs](A1_speed.ipynb).

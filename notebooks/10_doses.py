@@ -38,7 +38,7 @@ from cogvsr_utils import Experiment
 from cogvsr_utils.functions import NAMES
 from cogvsr_utils.models.collateral import PICTURES, TEXT
 from cogvsr_utils.pipeline import doses
-from cogvsr_utils.pipeline.measured import is_measured, table
+from cogvsr_utils.pipeline.measured import table
 from cogvsr_utils.report.effect_figures import dose_figure
 from cogvsr_utils.report.figures import SHORT, forest_figure
 from cogvsr_utils.report.pages import measured_note, paragraph, show, span, start, with_interval
@@ -48,7 +48,7 @@ experiment = Experiment(model, quantize, profile, source)
 start(experiment)
 
 # %% tags=["hide-input"]
-measured_note([experiment] if any(is_measured(experiment, each) for each in doses.DOSES) else [])
+measured_note([experiment], doses.DOSES)
 
 # %% [markdown]
 # ## More heads, larger factors, longer steps

@@ -47,7 +47,7 @@ from cogvsr_utils.report.pages import damage_cells, measured_note, paragraph, qu
 
 experiments = {name: Experiment(name, profile=profile, source=source) for name in planted_models(profile, source)}
 start()
-measured_note([each for each in experiments.values() if is_measured(each, planted.finder_scores)])
+measured_note(experiments.values(), planted.PLANTED)
 
 # %% [markdown]
 # ## Known heads carry their function
@@ -142,7 +142,6 @@ here = every[every["model"].map(variants) == variant]
 means = here.groupby("steps")[["change", "delta_log_prob"]].mean().reindex([OWN, ELSEWHERE, RANDOM])
 quote(
     planted_own=100 * means.loc[OWN, "change"], planted_others=100 * means.loc[ELSEWHERE, "change"],
-    planted_random=100 * means.loc[RANDOM, "change"],
     planted_best=best.loc[variant, "method"], planted_best_precision=best.loc[variant, "precision"],
     planted_paper_precision=paper.loc[variant, "precision"],
 )  # fmt: skip

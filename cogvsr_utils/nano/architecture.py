@@ -1,4 +1,4 @@
-"""What the nano models share: the words, the chat, the pictures' size and a decoder of one shape.
+"""What the nano models share: the words, the chat, the pictures' size and a decoder of 192 heads.
 
 Each family is a module of its own (``internvl``, ``qwen2_5_vl``, ``mllama``) with the same names in it:
 
@@ -23,9 +23,9 @@ SPECIAL = ("<pad>", "<unk>", "<|end|>", "<|user|>", "<|assistant|>")
 DECODER = dict(
     hidden_size=192,
     intermediate_size=512,
-    num_hidden_layers=8,
-    num_attention_heads=24,  # 192 in all, so that matched controls exist
-    num_key_value_heads=12,
+    num_hidden_layers=12,
+    num_attention_heads=16,  # 192 in all, so that matched controls exist
+    num_key_value_heads=8,
     max_position_embeddings=1024,
     initializer_range=0.05,
     tie_word_embeddings=False,

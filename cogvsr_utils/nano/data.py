@@ -1,6 +1,6 @@
 """Scenes that the nano models learn from, rendered, with what every patch shows.
 
-load_scenes(folder, n_scenes, seed)   images, patch targets, view names and scene views, rendered once and kept
+load_scenes(folder, n_scenes)         images, patch targets, view names and scene views, rendered once and kept
 """
 
 from collections.abc import Sequence

@@ -20,7 +20,7 @@ SPECIAL = ("<img>", "</img>", "<IMG_CONTEXT>", "<video>")
 NAMED = {"start_image_token": "<img>", "end_image_token": "</img>", "context_image_token": "<IMG_CONTEXT>",
          "video_token": "<video>"}  # fmt: skip
 IMAGE_TOKEN, IMAGE_TOKENS = "<IMG_CONTEXT>", 16
-HEADS = {"num_key_value_heads": 4, "head_dim": 24}
+HEADS = {"num_hidden_layers": 8, "num_attention_heads": 24, "num_key_value_heads": 4, "head_dim": 24}
 PREFIX = f"<|user|><img>{IMAGE_TOKEN * IMAGE_TOKENS}</img>"
 PATCHES = np.arange(64).reshape(4, 2, 4, 2).transpose(0, 2, 1, 3).reshape(IMAGE_TOKENS, 4)
 

@@ -1,5 +1,5 @@
-"""``nano-mllama``: Llama 3.2 Vision with a tower of 3 + 1 layers, and a decoder of 192 heads, six layers and two of
-cross-attention, through which it reads the picture."""
+"""``nano-mllama``: Llama 3.2 Vision with a tower of 3 + 1 layers, and a decoder of ten layers and two of
+cross-attention, through which it reads the picture, of 16 heads each."""
 
 import numpy as np
 import torch
@@ -20,7 +20,7 @@ NAMED = {"image_token": "<|image|>", "bos_token": "<|begin|>"}
 IMAGE_TOKENS = 65  # one for each patch and one for the whole
 PREFIX = "<|begin|><|user|><|image|>"
 PATCHES = np.arange(64).reshape(64, 1)
-CROSS_ATTENTION = [2, 5]
+CROSS_ATTENTION = [3, 7]
 
 
 def build_model(tokenizer: PreTrainedTokenizerFast, seed: int = 0) -> MllamaForConditionalGeneration:

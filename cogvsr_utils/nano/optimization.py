@@ -81,10 +81,15 @@ def schedule(step: int, n_steps: int, warm: int = 50, decay: float = 0.4) -> flo
 
 class _FloatAttention(TorchFunctionMode):
     def __torch_function__(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
         if func is not scaled_dot_product_attention:
-            return func(*args, **(kwargs or {}))
+            return func(*args, **kwargs)
         with torch.autocast(args[0].device.type, enabled=False):
-            return func(*(each.float() for each in args), **(kwargs or {}))
+            return func(*map(_in_full, args), **{name: _in_full(value) for name, value in kwargs.items()})
+
+
+def _in_full(value):
+    return value.float() if isinstance(value, torch.Tensor) and value.is_floating_point() else value
 
 
 @contextmanager

@@ -1,5 +1,5 @@
 """``nano-qwen2_5_vl``: Qwen2.5-VL with a 4-layer tower (windows of 32 pixels in two layers), 16 image tokens and a
-8-layer decoder of 192 heads with positions in time, height and width."""
+12-layer decoder of 192 heads with positions in time, height and width."""
 
 import numpy as np
 import torch
@@ -44,7 +44,7 @@ def build_model(tokenizer: PreTrainedTokenizerFast, seed: int = 0) -> Qwen2_5_VL
         ),
         text_config=dict(
             text_settings(tokenizer),
-            rope_parameters={"rope_type": "default", "rope_theta": 10_000.0, "mrope_section": [2, 1, 1]},
+            rope_parameters={"rope_type": "default", "rope_theta": 10_000.0, "mrope_section": [2, 2, 2]},
         ),
         image_token_id=name(IMAGE_TOKEN),
         video_token_id=name("<|video_pad|>"),

@@ -8,7 +8,8 @@ Three stages, each seeded and resumed from the checkpoint of a run with the same
 3. with the tower frozen, the decoder learns to answer chains of steps, the right answers so far in view; at first
    mostly drills, plain questions that only the picture answers. What answers alone teach very slowly, early blocks
    learn densely: which way a cone points, wherever its colour is named; which number a word of a plan has, which number
-   a question asks for, and which task that is. Chats with cues come last.
+   a question asks for, and which task that is. Chats with cues are learnt
+   when a trained model goes on.
 
 A model can start from a smaller one (``--parent``), or go on from its own shipped weights; it has a projector then.
 """
@@ -51,7 +52,7 @@ from cogvsr_utils.nano.chats import (
 )
 from cogvsr_utils.nano.cued import CuedChats, draw_cued
 from cogvsr_utils.nano.data import TARGETS, load_scenes
-from cogvsr_utils.nano.growth import grow, inherit
+from cogvsr_utils.nano.growth import grow
 from cogvsr_utils.nano.optimization import mixed_precision, run_stage
 from cogvsr_utils.paths import NANO, RESULTS
 
@@ -226,7 +227,7 @@ def train_decoder(
     n_steps: int,
     start: str = "scratch",
     batch: int = 40,
-    parts: int = 2,
+    parts: int = 4,
 ) -> list[dict]:
     """Stage three: the projector and the decoder learn to answer, the tower stays as it is. ``features`` are those of
     the scenes' pictures and, after them, of the chats with cues.
@@ -298,17 +299,16 @@ def main(
     decoder_steps: int = 1_900,
     seed: int = 0,
     parent: str = "",
-    new_layers: bool = False,
     target: str = "",
     device: str = "",
 ) -> None:
     """Train the model NAME and save it under data/nano/NAME; PARENT is a smaller model to grow from, or one of the same
-    size to go on from, of which NEW_LAYERS keeps the tower, the projector and the words alone."""
+    size to go on from."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     if name not in FAMILIES:
         raise typer.BadParameter(f"no family {name!r}; there are {', '.join(FAMILIES)}")
-    settings = (n_scenes, tower_steps, projector_steps, decoder_steps, seed, parent, new_layers)
+    settings = (n_scenes, tower_steps, projector_steps, decoder_steps, seed, parent)
     folder = RESULTS / "nano" / f"{name}-{digest(str(settings))}"  # so that no run goes on from another's checkpoint
     folder.mkdir(parents=True, exist_ok=True)
     images, targets, view_names, scene_views = load_scenes(RESULTS / "nano" / "scenes", n_scenes)
@@ -320,10 +320,9 @@ def main(
     training = Training(family, model, tokenizer, folder, seed)
     if parent:
         trained = load_vlm(parent, device="cpu")
-        start_from = inherit if new_layers else grow
-        start_from(trained.model.float(), model, trained.tokenizer.get_vocab(), tokenizer.get_vocab())
+        grow(trained.model.float(), model, trained.tokenizer.get_vocab(), tokenizer.get_vocab())
         old, new = (m.config.get_text_config().num_attention_heads for m in (trained.model, model))
-        start = "scratch" if new_layers else "trained" if old == new else "grown"
+        start = "trained" if old == new else "grown"
     else:
         start = "scratch"
     # As many pictures with cues as without, so that marks neither hide what is under them nor go unseen.

@@ -1,7 +1,7 @@
 """Figures of what ablation does, and of how well it can be predicted.
 
 ablation_figure(matrix)      head set by function answered: change of accuracy
-control_figure(tables)       a function's heads beside random sets
+control_figure(table, label) a function's heads beside random sets
 planted_figure(tables)       what ablating planted heads does, and as many others
 cue_figure(items)            one question's picture under several cues
 dose_figure(table)           what more of an edit does to spatial steps and others

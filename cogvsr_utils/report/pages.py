@@ -13,7 +13,7 @@ quote(name=value)          numbers that prose on any page can glue in
 
 import logging
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -23,8 +23,9 @@ from pandas.io.formats.style import Styler
 
 from cogvsr_utils.functions import NAMES
 from cogvsr_utils.pipeline.experiment import Experiment
-from cogvsr_utils.pipeline.measured import stamp
+from cogvsr_utils.pipeline.measured import is_measured, stamp
 from cogvsr_utils.pipeline.provenance import environment
+from cogvsr_utils.pipeline.store import Result
 from cogvsr_utils.report.figures import SHORT, use_style
 from cogvsr_utils.report.parameters import check, of_cells
 
@@ -51,20 +52,24 @@ def start(experiment: Experiment | None = None) -> Markdown | None:
     )
 
 
-def measured_note(experiments: list[Experiment]) -> Markdown:
-    """What made the measured tables of some models, and which of them rest on code that has changed since."""
-    if not experiments:
-        return Markdown("*Everything on this page was computed by this run.*")
+def measured_note(experiments: Iterable[Experiment], results: Sequence[Result]) -> Markdown:
+    """What made those tables of ``results`` that a page shows as measured, and which rest on code that has changed
+    since."""
     of_stamp: dict[str, list[str]] = {}
     for experiment in experiments:
+        names = {result.name for result in results if is_measured(experiment, result)}
+        if not names:
+            continue
         made = stamp(experiment)
-        changed = ", ".join(made["changed"]) or "none"
+        changed = ", ".join(n for n in made["changed"] if n in names or n not in made["keys"]) or "none"
         text = (
             f"*profile* {made['profile']}, *on* {made['device']}, *commit* `{made['commit']}`; "
             f"*tables whose code, data or weights have changed since:* {changed}."
         )
         of_stamp.setdefault(text, []).append(f"`{experiment.title}`")
-    lines = (f"{', '.join(names)}: {text}" for text, names in of_stamp.items())
+    if not of_stamp:
+        return Markdown("*Everything on this page was computed by this run.*")
+    lines = (f"{', '.join(titles)}: {text}" for text, titles in of_stamp.items())
     return Markdown("*Measured tables.* " + " ".join(lines))
 
 

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
-from cogvsr_utils.nano.growth import EMBEDDINGS, grow, inherit
+from cogvsr_utils.nano.growth import grow
 
 WORDS = {"a": 0, "b": 1, "c": 2, "d": 3}
 
@@ -65,19 +65,36 @@ def test_copies_of_a_head_write_apart_so_that_training_can_part_them():
     {"num_attention_heads": 8, "num_hidden_layers": 2, "head_dim": 12},
 ])  # fmt: skip
 def test_sizes_that_do_not_fit_are_refused(sizes):
-    with pytest.raises(ValueError, match="expected a multiple of 4 heads of 6 in at least 2 layers"):
+    with pytest.raises(ValueError, match="expected a multiple of 4 heads of 6, or parts of them, in at least 2 layers"):
         grow(small(), Wrapped(**sizes), WORDS, WORDS)
 
 
-def test_inheriting_takes_words_and_norms_but_no_layer():
-    old, words = small(), {"b": 5, "e": 1}
-    new = Wrapped(num_attention_heads=6, num_hidden_layers=3, head_dim=4)
-    before = {name: weight.clone() for name, weight in new.state_dict().items()}
-    old.language_model.norm.weight.data.fill_(2)
-    after, given = inherit(old, new, WORDS, words).state_dict(), old.state_dict()
-    for name, weight in after.items():
-        if name.endswith(EMBEDDINGS):
-            assert torch.equal(weight[5], given[name][1])
-            assert torch.equal(weight[:5], before[name][:5]) and torch.equal(weight[6:], before[name][6:])
-        else:
-            assert torch.equal(weight, before[name] if ".layers." in name else given[name])
+def attention(model, x):
+    """What the first layer's attention adds to ``x`` (tokens, hidden) where all attend alike, without queries."""
+    layer = model.language_model.layers[0].self_attn
+    values = layer.v_proj(x).mean(0).unflatten(0, (model.config.num_key_value_heads, -1))
+    groups = model.config.num_attention_heads // model.config.num_key_value_heads
+    return layer.o_proj(values.repeat_interleave(groups, 0).flatten())
+
+
+@settings(max_examples=8, deadline=None)
+@given(st.sampled_from([2, 3]), st.integers(0, 100))
+def test_parts_of_a_head_write_together_what_it_wrote_and_their_products_add_up(times, seed):
+    torch.manual_seed(seed)
+    sizes = {"head_dim": 12, "num_attention_heads": 4, "num_hidden_layers": 2}
+    old = Wrapped(**sizes)
+    divided = sizes | {"head_dim": 12 // times, "num_attention_heads": 4 * times, "num_key_value_heads": 2 * times}
+    new = grow(old, Wrapped(**divided), WORDS, WORDS)
+    x = torch.randn(5, 24)
+    with torch.no_grad():
+        torch.testing.assert_close(attention(new, x), attention(old, x), atol=1e-5, rtol=1e-4)
+        products = []
+        for model in (old, new):
+            layer, config = model.language_model.layers[0].self_attn, model.config
+            q = layer.q_proj(x).unflatten(1, (config.num_attention_heads, -1))
+            k = layer.k_proj(x).unflatten(1, (config.num_key_value_heads, -1))
+            k = k.repeat_interleave(config.num_attention_heads // config.num_key_value_heads, 1)
+            products.append(torch.einsum("ihd,jhd->hij", q, k) / config.head_dim**0.5)
+        whole, parts = products  # unrotated; parts in the order (keys, part, heads that share keys)
+        mean = parts.unflatten(0, (2, times, 2)).mean(1).flatten(0, 1)
+        torch.testing.assert_close(mean, whole, atol=1e-5, rtol=1e-4)

@@ -2,7 +2,7 @@
 
 write_lookalikes(items, folder)    a folder for each benchmark; ``load_items("vsr:FOLDER/vsr")`` reads it
 
-They try every loader, scorer and table on data that the small models can answer. Nothing of the benchmarks is in them.
+They try every loader, scorer and table on data that `nano-internvl` can answer. Nothing of the benchmarks is in them.
 """
 
 import json

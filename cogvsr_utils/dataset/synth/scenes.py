@@ -26,7 +26,6 @@ COLORS = {
     "orange": (0.95, 0.48, 0.08),
     "pink": (0.95, 0.50, 0.68),
 }
-HEADINGS = {"right": 0.0, "away": np.pi / 2, "left": np.pi, "toward": -np.pi / 2}
 BOARD = 5
 VIEWS = ("picture", "map")
 _SHAPE_BOUNDS = np.cumsum([0.23, 0.23, 0.23, 0.31])  # cones, which alone point somewhere, are a little commoner
