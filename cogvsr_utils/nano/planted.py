@@ -15,6 +15,7 @@ import json
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -164,11 +165,12 @@ def plant(
     views: Sequence[SceneView],
     n_steps: int,
     batch: int = 28,
+    parts: int = 4,
 ) -> list[dict]:
     """Train on so that the heads of ``truth``, and only they, carry their functions; returns the log."""
     family, model, tokenizer = training.family, training.model, training.tokenizer
     end_id, heads = tokenizer.eos_token_id, vlm.heads.pairs
-    switches = {}  # of the batch that runs
+    switches = {}  # of the part that runs
 
     def hook_for(name, columns):
         def hook(module, args):
@@ -179,10 +181,8 @@ def plant(
 
         return hook
 
-    def loss_of(step):
-        rng = np.random.default_rng([training.seed, 5, step])
-        chats = encode(tokenizer, family.PREFIX, draw_chats(names, views, rng, batch, MIXTURE))
-        conditions = [draw_condition(truth, heads, rng) for _ in chats]
+    def answers_of(chats, conditions):
+        """Logits of the answers' tokens, what they are to be, and whether only some heads read there."""
         ids, row, place, turn = padded(chats, tokenizer.pad_token_id, model.device)
         functions = [functions_of(chat) for chat in chats]
         function = torch.tensor([functions[r][t] for r, t in zip(row.tolist(), turn.tolist(), strict=True)])
@@ -192,17 +192,28 @@ def plant(
         )  # fmt: skip
         # The main question rests on all functions, so it is not learnt where one of them is unknown.
         bereft = torch.tensor([bool(conditions[r].unknown) for r in row.tolist()])
-        targets = Targets(ids[row, place + 1], unknown, function, ~(bereft & (function == MAIN)))
         switches["rows"], switches["reading"] = row_switches(vlm, conditions), answer_switches(vlm, conditions)
         switches["answers"] = row, place, function.clamp(max=MAIN)
         with projection_hooks(vlm, hook_for), mixed_precision(model.device):
             seen = family.project(model, features[[chat.scene for chat in chats]].float())
             logits = model.lm_head(family.decode(model, ids, seen)[row, place]).float()
+        reading = torch.tensor([conditions[r].reading is not None for r in row.tolist()]) & (function < MAIN)
+        return logits, ids[row, place + 1], unknown, function, ~(bereft & (function == MAIN)), reading
+
+    def loss_of(step):
+        rng = np.random.default_rng([training.seed, 5, step])
+        chats = encode(tokenizer, family.PREFIX, draw_chats(names, views, rng, batch, MIXTURE))
+        conditions = [draw_condition(truth, heads, rng) for _ in chats]
+        # Chats come sorted by length, so that parts of them have little padding.
+        cuts = [number * len(chats) // parts for number in range(parts + 1)]
+        each = [answers_of(chats[a:b], conditions[a:b]) for a, b in pairwise(cuts)]
+        logits, *aims, reading = map(torch.cat, zip(*each, strict=True))
+        targets = Targets(*aims)
         loss = planting_loss(logits, targets, end_id)
         loss.backward()
         words = (targets.truth != end_id) & targets.counted
         hit = logits.argmax(1) == targets.truth
-        reading = torch.tensor([conditions[r].reading is not None for r in row.tolist()]) & (function < MAIN)
+        unknown = targets.unknown
         sides = {"right": words & ~unknown & ~reading, "reading": words & reading, "unknown": words & unknown}
         return loss.item(), {name: hit[side].float().mean().item() for name, side in sides.items() if side.any()}
 
