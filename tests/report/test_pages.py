@@ -17,7 +17,7 @@ from cogvsr_utils.pipeline import measured, planted, validation
 from cogvsr_utils.pipeline.experiment import Experiment
 from cogvsr_utils.report import effect_figures, figures, head_figures
 from cogvsr_utils.report.figures import SHORT
-from cogvsr_utils.report.pages import agreement, damage_cells, paragraph, show, span, verdict
+from cogvsr_utils.report.pages import agreement, damage_cells, measured_note, paragraph, show, span, verdict
 
 RNG = np.random.default_rng(0)
 
@@ -180,11 +180,15 @@ def test_shipped_measured_tables_are_of_these_weights():
         known = folder.name in measured.planted_models("light", "synth")
         assert known == (folder / "planted.json").is_file()
         wanted = planted.PLANTED if known else (validation.head_table,)
-        # The tables of nano-internvl are of its present weights, and not all measured yet.
-        assert folder.name == "nano-internvl" or {result.name for result in wanted} <= set(made["keys"])
         for result in wanted:
-            if result.name in made["keys"]:
-                assert set(measured.table(experiment, result)["function"]) == set(NAMES)
+            assert set(measured.table(experiment, result)["function"]) == set(NAMES)
+
+
+def test_the_note_is_about_the_tables_that_a_page_shows_as_measured():
+    experiments = [Experiment("planted-joint"), Experiment("planted-joint", profile="full")]
+    assert "planted-joint" in measured_note(experiments, planted.PLANTED).data
+    for experiment, results in ((experiments[0], [validation.head_table]), (experiments[1], planted.PLANTED)):
+        assert measured_note([experiment], results).data == "*Everything on this page was computed by this run.*"
 
 
 def test_cells_of_damage_say_how_much_in_the_order_of_functions_and_dot_what_is_specific():
