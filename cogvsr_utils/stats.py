@@ -5,6 +5,7 @@ clustered_mean(values, groups)                 a mean with its bootstrap interva
 clustered_share(values, groups, lowest)        the same of shares and their differences, where groups do not vary too
 paired_difference(after, before, groups)       a mean difference, its interval, and a sign-flip p over groups
 percentile_interval(draws)                     the middle 95 % of bootstrap draws
+single_case_p(observed, controls)              p that one value is another draw of a few normal ones
 false_discovery_rate(p)                        Benjamini and Hochberg's q values
 max_t_test(observed, null)                     p, family-wise p and q of every function and head
 sign_flip_test(values, labels, groups)         family-wise p that a mean is below 0, by label and column
@@ -105,6 +106,24 @@ def two_sided_p(observed: float, null: ArrayLike) -> float:
     null = np.asarray(null, dtype=float)
     sides = (null <= observed).sum(), (null >= observed).sum()
     return float(min(1.0, 2 * (1 + min(sides)) / (1 + len(null))))
+
+
+def single_case_p(observed: float, controls: ArrayLike) -> float:
+    """Two-sided p that ``observed`` is one more of ``controls`` (draws,), which are taken to be normally distributed.
+
+    Crawford and Howell's t (1998, doi:10.1076/clin.12.4.482.7241). Unlike a place among few draws it can be small.
+    Raises ValueError for fewer than two controls.
+
+    >>> round(single_case_p(5.0, [0.0, 1.0, -1.0, 0.5, -0.5]), 4)
+    0.0044
+    """
+    from scipy.stats import t
+
+    controls = np.asarray(controls, dtype=float)
+    if len(controls) < 2:
+        raise ValueError(f"{len(controls)} controls; expected at least 2")
+    scale = controls.std(ddof=1) * np.sqrt(1 + 1 / len(controls))
+    return float(2 * t.sf(abs(observed - controls.mean()) / scale, len(controls) - 1))
 
 
 def false_discovery_rate(p: ArrayLike) -> np.ndarray:

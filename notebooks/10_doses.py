@@ -67,12 +67,13 @@ dose_figure(response)
 #
 # The slope over the doses on one side of no edit, with an intercept: an effect that is the same at every dose has no slope.
 # Per doubling of the heads ablated, per unit of the factor, per standard deviation of the step; the mean over scenes, with
-# the p that it is 0. And its place among the slopes of random heads and directions (*random* is their mean): p is how often one
-# of these is as far off, two-sided, so that it cannot be below 2 over their number and one; q over all rows.
+# the p that it is 0. Beside it the slopes of random heads and directions (*random* is their mean): p that the spatial heads' is
+# one of them, taken as normal ([Crawford and Howell's t](https://doi.org/10.1076/clin.12.4.482.7241)), and q over all rows. *p place* asks
+# no such shape, only how often one of them is as far off, but cannot be below 2 over their number and one.
 
 # %% tags=["hide-input"]
 trends = table(experiment, doses.dose_trends)
-columns = ["side", "slope", "p_slope", "against", "random", "draws", "p", "q"]
+columns = ["side", "slope", "p_slope", "against", "random", "draws", "p_place", "p", "q"]
 show(with_interval(trends, "slope", "low", "high", "+.3f")[columns], digits=3)
 
 # %% [markdown]
@@ -132,8 +133,8 @@ paragraph(
     f"With every doubling of the heads ablated the log-probability of spatial steps changes by {ablated['slope']:+.3f} "
     f"({span(ablated['low'], ablated['high'], '+.3f', 1)}). More does more or less on {len(sloping)} of {len(alone)} sides of "
     f"no edit (slope, p below {ALPHA}); beside what is random the spatial heads' slope is special in {len(special)} of "
-    f"{len(trends)} comparisons (q below {ALPHA}; {trends['draws'].min()} random draws cannot give a p below "
-    f"{2 / (1 + trends['draws'].min()):.2f}). Divergence of first tokens, in nats: {costs}."
+    f"{len(trends)} comparisons (q below {ALPHA}, "
+    f"beside {trends['draws'].min()} random draws). Divergence of first tokens, in nats: {costs}."
 )
 
 # %% [markdown]

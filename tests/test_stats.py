@@ -3,6 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import binomtest
+from statsmodels.api import OLS, add_constant
 
 from cogvsr_utils.stats import (
     bootstrap_means,
@@ -17,6 +18,7 @@ from cogvsr_utils.stats import (
     ranking_stability,
     shuffle_within,
     sign_flip_test,
+    single_case_p,
     wilson,
 )
 
@@ -25,6 +27,19 @@ from cogvsr_utils.stats import (
 def test_wilson_is_scipys(correct):
     low, high = binomtest(sum(correct), len(correct)).proportion_ci(method="wilson")
     assert wilson(correct) == pytest.approx((np.mean(correct), low, high), abs=1e-9)
+
+
+@given(st.lists(st.integers(-50, 50), min_size=3, max_size=30, unique=True), st.integers(-100, 100))
+def test_one_case_beside_controls_is_a_regression_on_being_the_case(controls, case):
+    values = np.array([*controls, case])
+    is_case = np.arange(len(values)) == len(controls)
+    fit = OLS(values, add_constant(is_case.astype(float))).fit()
+    assert single_case_p(case, controls) == pytest.approx(fit.pvalues[1], rel=1e-4, abs=1e-9)
+
+
+def test_one_control_is_too_few():
+    with pytest.raises(ValueError, match="1 controls; expected at least 2"):
+        single_case_p(1.0, [0.0])
 
 
 def test_clustering_widens_what_repeats_within_groups():

@@ -22,7 +22,14 @@ from cogvsr_utils.pipeline.recordings import activations
 from cogvsr_utils.pipeline.selection import Rankings
 from cogvsr_utils.pipeline.store import result
 from cogvsr_utils.pipeline.sweeps import scorer_of, some_items
-from cogvsr_utils.stats import clustered_mean, clustered_share, false_discovery_rate, paired_difference, two_sided_p
+from cogvsr_utils.stats import (
+    clustered_mean,
+    clustered_share,
+    false_discovery_rate,
+    paired_difference,
+    single_case_p,
+    two_sided_p,
+)
 
 SHARES = (0.02, 0.05, 0.1, 0.2)  # of all heads, ablated for each of the two spatial functions
 FACTORS = (0.0, 0.5, 2.0, 4.0)
@@ -118,8 +125,8 @@ def dose_trends(experiment: Experiment, dosed: DosedScores) -> pd.DataFrame:
     among the slopes of random heads, and of random directions.
 
     Columns: side, slope with low, high and p_slope (sign flips over scenes, two-sided, that it is 0), scenes, against
-    (what is random), draws, random (the mean of their slopes), p (two-sided, that a random one is as far off; with few
-    draws it cannot be small) and q over all rows.
+    (what is random), draws, random (the mean of their slopes), p_place (two-sided, that a random one is as far off;
+    with few draws it cannot be small), p (that it is one of them, by ``stats.single_case_p``) and q, p's over all rows.
     """
     cases, own = _cases(dosed), np.isin(dosed.function, SPATIAL)
     scenes, code = np.unique(dosed.group[own], return_inverse=True)
@@ -143,7 +150,8 @@ def dose_trends(experiment: Experiment, dosed: DosedScores) -> pd.DataFrame:
             others = [slope.mean() for (heads, _), slope in slopes.items() if heads == kind]
             if others:
                 rows.append({"side": name, **found, "scenes": len(scenes), "against": kind, "draws": len(others),
-                             "random": np.mean(others), "p": two_sided_p(mine.mean(), others)})  # fmt: skip
+                             "random": np.mean(others), "p_place": two_sided_p(mine.mean(), others),
+                             "p": single_case_p(mine.mean(), others)})  # fmt: skip
     table = pd.DataFrame(rows)
     return table.assign(q=false_discovery_rate(table["p"]))
 

@@ -48,14 +48,18 @@ def test_a_trend_is_the_slope_over_doses_and_its_place_among_random_ones():
     assert strong.loc[up, "slope"] == pytest.approx(-0.3, abs=0.01) and strong.loc[up, "p_slope"] < 0.01
     assert strong.loc[down, "slope"] == pytest.approx(0.3, abs=0.02), "smaller factors have larger doses"
     assert strong.loc[up, "random"] == pytest.approx(-0.09, abs=0.01) and strong.loc[up, "draws"] == 19
-    assert strong.loc[up, "p"] == pytest.approx(2 / 20) and (strong["low"] < strong["slope"]).all()
+    assert (
+        strong.loc[up, "p_place"] == pytest.approx(2 / 20)
+        and strong.loc[up, "p"] < 0.01
+        and (strong["low"] < strong["slope"]).all()
+    )
 
 
 def test_one_effect_at_every_dose_is_no_trend_and_one_of_many_sets_is_nothing_special():
     constant = trends(lambda heads, draw, dose: -0.5)
     assert (constant["slope"].abs() < 0.01).all() and (constant["p_slope"] > 0.01).all()
     middle = trends(lambda heads, draw, dose: -(0.1 if heads == doses.SPATIAL_HEADS else 0.0105 * draw) * (dose - 1))
-    assert middle.loc[doses.SIDES["scale", 1], "p_slope"] < 0.01 and (middle["p"] > 0.5).all()
+    assert middle.loc[doses.SIDES["scale", 1], "p_slope"] < 0.01 and (middle[["p", "p_place"]] > 0.5).all(axis=None)
 
 
 def test_responses_are_means_over_steps_and_draws():
