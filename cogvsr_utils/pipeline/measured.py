@@ -62,6 +62,7 @@ def publish(experiment: Experiment) -> Path:
     if not made:
         raise FileNotFoundError(f"no full results of {experiment.title}; expected some under {experiment.folder}")
     tables = {result: result(experiment) for result in made}  # all read before the older ones go
+    made_on = experiment.made_on()  # before the tables change the working tree
     for older in folder.glob("*.csv"):
         older.unlink()
     for result, values in tables.items():
@@ -71,7 +72,7 @@ def publish(experiment: Experiment) -> Path:
     if experiment.model in planted_names():
         shutil.copy(NANO / experiment.model / "planted.json", folder)
     with replacing(folder / "stamp.json") as partial:
-        partial.write_text(json.dumps({**experiment.made_on(), "keys": keys}, indent=1) + "\n")
+        partial.write_text(json.dumps({**made_on, "keys": keys}, indent=1) + "\n")
     return folder
 
 
