@@ -9,7 +9,7 @@ from cogvsr_utils.dataset.synth.build import built_stamp
 from cogvsr_utils.paths import ROOT
 from cogvsr_utils.pipeline.copies import Shard, copies_in, replies_path
 from cogvsr_utils.pipeline.experiment import Experiment
-from cogvsr_utils.pipeline.measured import MEASURED
+from cogvsr_utils.pipeline.measured import MEASURED, is_measured
 from cogvsr_utils.pipeline.plan import RESULTS, results_of, rules as rules_of
 from cogvsr_utils.report.book import PAGES, page_options, page_results
 
@@ -155,8 +155,10 @@ for name, page in PAGES.items():
 
 rule front:
     input:
-        local(RESULTS["ablation_matrix"].stamp_path(EXPERIMENTS[0])),
+        [local(each.stamp_path(EXPERIMENTS[0])) for each in (RESULTS["ablation_matrix"],)
+         if not is_measured(EXPERIMENTS[0], each)],
         CODE,
+        KEPT,
     output:
         "_build/front.png",
     params:

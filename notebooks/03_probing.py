@@ -36,15 +36,21 @@ source: str = "synth"  # "synth" or the path of a CogVSR .jsonl file
 # %% tags=["hide-input"]
 
 from cogvsr_utils import Experiment, top_heads
-from cogvsr_utils.functions import NAMES
-from cogvsr_utils.pipeline import attention, baselines, selection, validation
+from cogvsr_utils.functions import NAMES, SPATIAL
+from cogvsr_utils.models.attention import attention_example
+from cogvsr_utils.pipeline import baselines, measured, selection, validation
 from cogvsr_utils.pipeline.experiment import n_top
 from cogvsr_utils.report.head_figures import attention_figure, curve_figure, head_maps
-from cogvsr_utils.report.pages import paragraph, quote, show, start, with_interval
+from cogvsr_utils.report.pages import measured_note, paragraph, quote, show, start, with_interval
 from cogvsr_utils.stats import ALPHA
 
 experiment = Experiment(model, quantize, profile, source)
 start(experiment)
+
+# %% tags=["hide-input"]
+shown = (baselines.probe_baselines, validation.probe_accuracy, validation.head_table, validation.null_curves,
+         validation.stability, validation.ranking_agreement)  # fmt: skip
+measured_note([experiment], shown)
 
 # %% [markdown]
 # ## What a probe has to beat
@@ -55,7 +61,7 @@ start(experiment)
 # function: what a probe learns of that, it has memorised.
 
 # %%
-ground = baselines.probe_baselines(experiment)
+ground = measured.table(experiment, baselines.probe_baselines)
 explained = ground.assign(predictor=ground["predictor"] + ": " + ground["meaning"])
 explained = with_interval(explained, "accuracy", "low", "high")
 explained = with_interval(explained, "held_out", "held_low", "held_high")
@@ -69,7 +75,7 @@ show(explained[["predictor", "accuracy", "held_out"]].rename(columns={"held_out"
 # as the paper trains it, and strictly, stopped early on scenes kept out for that, the mean of five seeds.
 
 # %%
-probe, joint = selection.network_probe(experiment), validation.probe_accuracy(experiment)
+joint = measured.table(experiment, validation.probe_accuracy)
 show(with_interval(joint, "accuracy"))
 
 # %% [markdown]
@@ -78,11 +84,11 @@ show(with_interval(joint, "accuracy"))
 # Gradient × activation on the 40 % of split A that the probe was not fitted on.
 
 # %% mystnb={"image": {"alt": "Eight layer by head maps, one a function, darker where the joint probe uses a head more"}, "figure": {"caption": "Importance of every head for each function (absolute value, as a share of the function's strongest head).", "name": "fig-importance"}}
-table = validation.head_table(experiment)
+table = measured.table(experiment, validation.head_table)
 head_maps(table, "importance")
 
 # %% tags=["hide-input"] mystnb={"image": {"alt": "Eight curves of head importance sorted downwards, each with its elbow marked, over a grey band of labels moved between wordings"}, "figure": {"caption": "Sorted importance with the elbow (farthest point from the chord). The grey band is the same probe where every wording has the function of another.", "name": "fig-curves"}}
-curve_figure(table, probe.null, probe.functions)
+curve_figure(table, measured.table(experiment, validation.null_curves))
 
 # %% [markdown]
 # ## Each head on its own
@@ -120,7 +126,7 @@ paragraph(
 
 # %% tags=["hide-input"]
 k = n_top(len(table) // len(NAMES))
-stable = validation.stability(experiment).set_index("function").loc[list(NAMES)]
+stable = measured.table(experiment, validation.stability).set_index("function").loc[list(NAMES)]
 top = [", ".join(f"{layer}.{head}" for layer, head in top_heads(table, name, k)) for name in NAMES]
 show(stable.assign(heads=top).reset_index()[["function", "heads", "jaccard", "tau"]])
 
@@ -135,18 +141,18 @@ paragraph(f"Two random sets of {k} heads share {stable['chance'].iloc[0]:.2f} in
 # general; it is how to look at any head of any model (`attention_map`).
 
 # %% tags=["hide-input"] mystnb={"image": {"alt": "The picture of one question, and for each of four heads the same picture with the patches that the head attends to lit up"}, "figure": {"caption": "Attention of four heads for spatial perception (layer.head) before the answer to one step; lighter patches have more of it.", "name": "fig-attention"}}
-seen = attention.attention_example(experiment)
-item = next((item for item in experiment.items("A") if item.uid == str(seen.uid)), None)
-sinks = bool((seen.weights != seen.without_sinks).any())
-lines = {"attention": seen.weights} | ({"without sinks": seen.without_sinks} if sinks else {})
+seen = attention_example(experiment.vlm, experiment.items("A"), SPATIAL[0], top_heads(table, SPATIAL[0], k))
+item, step, found = seen or (None, 0, None)
+sinks = bool(seen) and bool((found.weights != found.without_sinks).any())
+lines = {"attention": found.weights} | ({"without sinks": found.without_sinks} if sinks else {}) if seen else {}
 (
-    attention_figure(item, seen.heads, lines)
-    if len(seen.heads)
+    attention_figure(item, found.heads, lines)
+    if seen
     else paragraph("*This model or these data have no picture in one grid of patches.*")
 )
 
 # %% tags=["hide-input"]
-paragraph(f"Asked: {item.steps[int(seen.step)].question} ({item.steps[int(seen.step)].answer})" if item else "")
+paragraph(f"Asked: {item.steps[step].question} ({item.steps[step].answer})" if seen else "")
 
 # %% [markdown]
 # ## Do the rankings agree?
@@ -155,7 +161,7 @@ paragraph(f"Asked: {item.steps[int(seen.step)].question} ({item.steps[int(seen.s
 # ablating the head costs on split C.
 
 # %% tags=["hide-input"]
-agree = validation.ranking_agreement(experiment).set_index("function").loc[list(NAMES)]
+agree = measured.table(experiment, validation.ranking_agreement).set_index("function").loc[list(NAMES)]
 show(agree.reset_index())
 
 # %% [markdown]

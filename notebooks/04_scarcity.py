@@ -39,14 +39,28 @@ import pandas as pd
 
 from cogvsr_utils import Experiment, top_heads
 from cogvsr_utils.functions import NAMES
-from cogvsr_utils.pipeline import validation
+from cogvsr_utils.pipeline import measured, validation
 from cogvsr_utils.pipeline.experiment import n_top
 from cogvsr_utils.report.figures import SHORT, forest_figure
 from cogvsr_utils.report.head_figures import count_figure, sharing_figure
-from cogvsr_utils.report.pages import NO_DIFFERENCE, paragraph, quote, show, span, start, with_interval
+from cogvsr_utils.report.pages import (
+    NO_DIFFERENCE,
+    measured_note,
+    paragraph,
+    quote,
+    show,
+    span,
+    start,
+    with_interval,
+)
 
 experiment = Experiment(model, quantize, profile, source)
 start(experiment)
+
+# %% tags=["hide-input"]
+shown = (validation.head_table, validation.sparseness, validation.spatial_differences, validation.thresholds,
+         validation.overlaps, validation.detectable, validation.null_curves)  # fmt: skip
+measured_note([experiment], shown)
 
 # %% [markdown]
 # ## Counts with their null
@@ -56,7 +70,7 @@ start(experiment)
 # test over all heads and functions.
 
 # %% mystnb={"image": {"alt": "For each function the elbow count of heads with its interval over a grey bar of the elbow count with permuted labels, and the count that passes the strict test with its interval"}, "figure": {"caption": "How many heads serve each function, as the paper counts (circles) and strictly (diamonds), with 95 % intervals over scenes.", "name": "fig-counts"}}
-counts, table = validation.sparseness(experiment), validation.head_table(experiment)
+counts, table = (measured.table(experiment, each) for each in (validation.sparseness, validation.head_table))
 n_heads = len(table) // len(NAMES)
 count_figure({experiment.title: counts}, {experiment.title: n_heads})
 
@@ -65,7 +79,7 @@ count_figure({experiment.title: counts}, {experiment.title: n_heads})
 # of the function's steps.
 
 # %% tags=["hide-input"]
-least = validation.detectable(experiment).set_index("function").loc[list(NAMES)]
+least = measured.table(experiment, validation.detectable).set_index("function").loc[list(NAMES)]
 show(least.rename(index=SHORT).reset_index(), percent=("detectable",))
 
 # %% [markdown]
@@ -77,7 +91,7 @@ show(least.rename(index=SHORT).reset_index(), percent=("detectable",))
 # function, since a test finds more the more it has. Left of 0 means fewer spatial heads.
 
 # %% mystnb={"image": {"alt": "Differences between spatial and other functions in the count of heads and in sparseness, with intervals, zero marked"}, "figure": {"caption": "Spatial functions less the others: counts of heads (left; left of 0 is scarcer) and measures of sparseness (right; right of 0 is scarcer).", "name": "fig-differences"}}
-differences = validation.spatial_differences(experiment)
+differences = measured.table(experiment, validation.spatial_differences)
 forest = pd.DataFrame({"label": differences["statistic"].replace("n_ablation", "ablation costs") + ", " + differences["reading"],
                        "value": differences["difference"], "low": differences["low"], "high": differences["high"]})  # fmt: skip
 in_heads = differences["statistic"].isin(["elbow", "participation", "n_ablation"])
@@ -106,7 +120,7 @@ show(pd.DataFrame(lines).rename(index=SHORT).reset_index())
 # importance, beside the elbow; then heads whose ablation costs accuracy with a family-wise p below a level.
 
 # %% tags=["hide-input"]
-passing = validation.thresholds(experiment)
+passing = measured.table(experiment, validation.thresholds)
 shares, levels = (
     passing[passing["rule"] == rule].pivot(index="function", columns="threshold", values="heads").loc[list(NAMES)]
     for rule in ("share of the strongest", "ablation, p below")
@@ -130,7 +144,7 @@ k = n_top(n_heads)
 sharing_figure({name: set(top_heads(table, name, k)) for name in NAMES})
 
 # %% tags=["hide-input"]
-shared = validation.overlaps(experiment)
+shared = measured.table(experiment, validation.overlaps)
 elbow = rules["elbow"]
 inside = ((elbow["value"] >= elbow["null_low"]) & (elbow["value"] <= elbow["null_high"])).sum()
 words = {"yes": "fewer", "no": "more", "open": NO_DIFFERENCE}
@@ -144,7 +158,7 @@ quote(
     elbow_inside_null=float(inside),
     paper_share=paper["heads"].mean() / n_heads,
     paper_null_share=paper["null"].mean() / n_heads,
-    null_curves=float(experiment.settings.null_fits * len(NAMES)),
+    null_curves=float(measured.table(experiment, validation.null_curves)["fits"].iloc[0] * len(NAMES)),
     strict_least=rules["n_ablation"]["value"].min(),
     strict_most=rules["n_ablation"]["value"].max(),
     spatial_difference=plain["difference"],

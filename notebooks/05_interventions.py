@@ -60,7 +60,13 @@ start(experiment)
 
 # %% tags=["hide-input"]
 controls = ablation.matched_controls[selection.IMPORTANCE]
-shown = (controls, damage.specific_damage[selection.IMPORTANCE], emphasis.scaled, mistakes.output_edits)
+shown = (
+    ablation.ablation_matrix,
+    controls,
+    damage.specific_damage[selection.IMPORTANCE],
+    emphasis.scaled,
+    mistakes.output_edits,
+)
 measured_note([experiment], shown)
 
 # %% [markdown]
@@ -70,7 +76,7 @@ measured_note([experiment], shown)
 # again. Columns are the steps that are answered; the diagonal is where the damage should be.
 
 # %% mystnb={"image": {"alt": "Matrix of accuracy changes in points: rows are the function whose heads are ablated, columns the function of the steps answered"}, "figure": {"caption": "Change of accuracy in points with a function's heads ablated (generated answers, split C). A dot marks q below 0.05, Benjamini–Hochberg over the matrix, sign flips over scenes.", "name": "fig-matrix"}}
-matrix = ablation.ablation_matrix(experiment)
+matrix = measured.table(experiment, ablation.ablation_matrix)
 ablation_figure(matrix)
 
 # %% tags=["hide-input"]

@@ -1,6 +1,7 @@
 """What heads attend to in a picture.
 
 attention_map(vlm, item, step, heads)   where some heads look before they answer a step, on the picture's grid
+attention_example(vlm, items, ...)      of some heads the four that attend most, before a function's first step
 attention_visited(vlm, visit)           inside, every attention of the text decoder shows its weights, one at a time
 attention_module(vlm, projection)       the attention that an output projection belongs to
 sink_tokens(state)                      tokens that attract attention whatever is asked
@@ -49,6 +50,26 @@ class AttentionMap:
         total, left = (each.sum((1, 2), keepdims=True) for each in (self.weights, kept))
         found = kept * total / np.where(left > 0, left, 1.0)
         return np.where(self.sinks.any((1, 2), keepdims=True), found, self.weights)
+
+
+def attention_example(
+    vlm: VLM, items: Sequence[Item], function: str, heads: Sequence[Head], n_heads: int = 4
+) -> tuple[Item, int, AttentionMap] | None:
+    """Of some ``heads`` the ``n_heads`` that attend to the picture most before the first step of ``function`` about a
+    picture: its item, its number, and where they look. None where no step is of that function, or there is no grid."""
+    asked = (
+        (item, number) for item in items if item.image is not None
+        for number, step in enumerate(item.steps) if step.function == function
+    )  # fmt: skip
+    item, step = next(asked, (None, -1))
+    if item is None:
+        return None
+    try:
+        found = attention_map(vlm, item, step)
+    except NoGrid:
+        return None
+    most = [i for i in np.argsort(-found.weights.sum((1, 2))) if found.heads[i] in set(heads)][:n_heads]
+    return item, step, AttentionMap([found.heads[i] for i in most], found.weights[most], found.sinks[most])
 
 
 @contextmanager

@@ -39,7 +39,8 @@ from cogvsr_utils.pipeline.store import Result
 
 MEASURED: tuple[Result, ...] = (
     baselines.probe_baselines, validation.probe_accuracy, validation.head_table, validation.sparseness,
-    validation.spatial_differences, validation.thresholds, ablation.ablation_matrix,
+    validation.spatial_differences, validation.thresholds, validation.null_curves, validation.stability,
+    validation.ranking_agreement, validation.overlaps, validation.detectable, ablation.ablation_matrix,
     *(damage.specific_damage[way] for way in damage.WAYS), *doses.DOSES,
     protocol.probe_deviations, protocol.ablation_deviations,
     ablation.matched_controls[selection.IMPORTANCE],

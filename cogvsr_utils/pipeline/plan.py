@@ -12,7 +12,6 @@ from pathlib import Path
 from cogvsr_utils.models.weights import planted_names
 from cogvsr_utils.pipeline import (  # noqa: F401
     activation,
-    attention,
     baselines,
     benchmarks,
     crossed,

@@ -3,6 +3,7 @@
 probe_accuracy          the joint probes on split C
 head_table              one row a function and head: A's scores and C's effects, side by side
 sparseness              how few heads, how sparse and where, with null and intervals
+null_curves             sorted importance where labels are permuted
 ranking_agreement       does importance agree with other measures of a head?
 stability, overlaps     is a function's order of heads stable, and do functions share their first?
 planted                 signals planted in known heads, every rule
@@ -93,6 +94,19 @@ def sparseness(
         sparsity.ablation_counts(masked, functions),
     ]
     return pd.concat(tables, ignore_index=True)
+
+
+@result()
+def null_curves(experiment: Experiment, network_probe: JointProbe) -> pd.DataFrame:
+    """The paper's importance of each function's heads, sorted, as shares of the strongest head's, where every wording
+    has the function of another: columns function, place (from 1), fits, low and high (95 % of the fits)."""
+    curves = -np.sort(-np.abs(network_probe.null), axis=2)  # (fits, functions, heads)
+    low, high = stats.percentile_interval(curves / curves[:, :, :1])  # (functions, heads) each
+    return pd.concat(
+        [pd.DataFrame({"function": name, "place": np.arange(1, curves.shape[2] + 1), "fits": len(curves),
+                       "low": low[f], "high": high[f]}) for f, name in enumerate(network_probe.functions)],
+        ignore_index=True,
+    )  # fmt: skip
 
 
 @result(needs=MASKED)

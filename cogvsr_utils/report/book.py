@@ -12,7 +12,6 @@ from cogvsr_utils.models.weights import nano_names, planted_names
 from cogvsr_utils.pipeline import (
     ablation,
     activation,
-    attention,
     baselines,
     benchmarks,
     crossed,
@@ -63,29 +62,29 @@ PAGES = {
         *(recordings.answers[split] for split in (SELECTION, TEST, "hard")), recordings.four_bit_answers,
         recordings.direct_answers, recordings.activations[SELECTION],
     )),
-    "03_probing": Page((
-        baselines.probe_baselines, selection.network_probe, selection.ridge_probes,
-        validation.probe_accuracy, validation.head_table, validation.stability, validation.ranking_agreement,
-        attention.attention_example,
-    )),
-    "04_scarcity": Page((
+    "03_probing": Page(
+        results=(selection.ridge_probes,),
+        heavy=(
+            baselines.probe_baselines, validation.probe_accuracy, validation.head_table, validation.null_curves,
+            validation.stability, validation.ranking_agreement,
+        ),
+    ),
+    "04_scarcity": Page(heavy=(
         validation.head_table, validation.sparseness, validation.spatial_differences, validation.thresholds,
-        validation.overlaps, validation.detectable,
+        validation.overlaps, validation.detectable, validation.null_curves,
     )),
     "05_interventions": Page(
-        results=(
-            ablation.ablation_matrix,
-        ),
         heavy=(
-            ablation.matched_controls[selection.IMPORTANCE], ablation.without_strongest, *damage.COMPARED,
-            damage.generated_and_forced, emphasis.scaled, emphasis.steered, emphasis.emphasis_controls,
-            mistakes.output_edits,
+            ablation.ablation_matrix, ablation.matched_controls[selection.IMPORTANCE], ablation.without_strongest,
+            *damage.COMPARED, damage.generated_and_forced, emphasis.scaled, emphasis.steered,
+            emphasis.emphasis_controls, mistakes.output_edits,
         ),
     ),
     "10_doses": Page(heavy=(doses.dose_response, doses.dose_trends, doses.side_effects)),
     "A2_validation": Page(
-        results=(validation.head_table, prediction.ranking_tests, validation.overlaps),
+        results=(recordings.answers[TEST],),
         heavy=(
+            validation.head_table, ablation.ablation_matrix, prediction.ranking_tests,
             prediction.ranking_quality, prediction.set_effects, validation.planted, validation.null_models,
             protocol.probe_deviations, protocol.ablation_deviations,
             *(result for result in claims.RESULTS if result in MEASURED),

@@ -9,7 +9,6 @@ sharing_figure               how many heads belong to exactly which functions
 scatter_figure               one measure of heads against another
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import matplotlib.pyplot as plt
@@ -21,7 +20,7 @@ from cogvsr_utils.dataset.images import open_image
 from cogvsr_utils.dataset.items import Item
 from cogvsr_utils.functions import NAMES
 from cogvsr_utils.report.figures import COLOR, DARK, GREY, SHORT, finish
-from cogvsr_utils.stats import elbow, percentile_interval
+from cogvsr_utils.stats import elbow
 
 
 @dataclass(frozen=True)
@@ -98,16 +97,15 @@ def family_maps(tables: dict[str, pd.DataFrame], column: str = "auroc") -> Figur
     return finish(figure)
 
 
-def curve_figure(table: pd.DataFrame, null: np.ndarray, functions: Sequence[str]) -> Figure:
-    """Sorted importance of every function's heads, the elbow marked, over its ``null`` (fits, functions, heads)."""
+def curve_figure(table: pd.DataFrame, null: pd.DataFrame) -> Figure:
+    """Sorted importance of every function's heads, the elbow marked, over its ``null``, a table of
+    ``validation.null_curves``."""
     figure, axes = plt.subplots(2, 4, figsize=(9.2, 4.4), sharex=True)
-    functions = list(functions)
-    for axis, name in zip(axes.flat, [n for n in NAMES if n in functions], strict=False):
+    for axis, name in zip(axes.flat, [n for n in NAMES if n in set(null["function"])], strict=False):
         values = np.sort(table.loc[table["function"] == name, "importance"].abs())[::-1]
-        shuffled = -np.sort(-np.abs(null[:, functions.index(name)]), axis=1)  # (fits, heads)
-        low, high = percentile_interval(shuffled / shuffled[:, :1])
-        x, k = np.arange(1, len(values) + 1), elbow(values)
-        axis.fill_between(x, low, high, color="#bbb", lw=0)
+        band = null[null["function"] == name]
+        x, k = band["place"], elbow(values)
+        axis.fill_between(x, band["low"], band["high"], color="#bbb", lw=0)
         axis.plot(x, values / values[0], color=COLOR[name], lw=1.8)
         axis.plot(k, values[k - 1] / values[0], "o", color=DARK)
         axis.annotate(f"{k}", (k, values[k - 1] / values[0]), xytext=(5, 5), textcoords="offset points", fontsize=9)

@@ -114,7 +114,7 @@ def front(parameter: list[str] = PARAMETER, output: Path = typer.Option(help="wh
     """Draw the picture of the front page."""
     experiment = Experiment(**parse_parameters(parameter))
     with replacing(output) as partial:
-        ablation_figure(ablation_matrix(experiment)).savefig(partial, dpi=150)
+        ablation_figure(measured.table(experiment, ablation_matrix)).savefig(partial, dpi=150)
 
 
 @app.command()

@@ -1,5 +1,7 @@
 """Attention maps against the weights that models hand over themselves, family by family."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -7,16 +9,19 @@ from families import FAMILIES, build
 
 from cogvsr_utils.dataset.images import open_image
 from cogvsr_utils.dataset.loading import load_items
-from cogvsr_utils.functions import MAIN, NAMES, SPATIAL
+from cogvsr_utils.functions import MAIN, SPATIAL
 from cogvsr_utils.models import attention
-from cogvsr_utils.models.attention import AttentionMap, NoGrid, attention_map, attention_visited, sink_tokens
+from cogvsr_utils.models.attention import (
+    AttentionMap,
+    NoGrid,
+    attention_example,
+    attention_map,
+    attention_visited,
+    sink_tokens,
+)
 from cogvsr_utils.models.chat import conversation
 from cogvsr_utils.models.loading import load_vlm
 from cogvsr_utils.models.vlm import attention_switched
-from cogvsr_utils.pipeline import experiment as experiments
-from cogvsr_utils.pipeline.attention import attention_example
-from cogvsr_utils.pipeline.experiment import Experiment
-from cogvsr_utils.pipeline.selection import IMPORTANCE, Rankings
 
 
 @pytest.mark.parametrize("name", FAMILIES)
@@ -120,15 +125,10 @@ def test_a_grid_of_patches_follows_the_pictures_shape(asked):
     assert grids[0][1] > grids[0][0] and grids[1][0] == grids[1][1]
 
 
-def test_the_example_shows_the_functions_heads_that_attend_to_the_picture_most(vlm, small_set, monkeypatch):
-    monkeypatch.setattr(experiments, "_load_vlm", lambda model, quantize: vlm)
-    experiment = Experiment("nano-internvl", source=str(small_set))
-    strength = np.zeros((8, len(vlm.heads)))
-    strength[sorted(NAMES).index(SPATIAL[0]), 100:130] = 1.0
-    rankings = Rankings(np.array(sorted(NAMES)), np.array(vlm.heads.pairs), {IMPORTANCE: strength})
-    seen = attention_example.make(experiment, rankings=rankings)
-    item = next(item for item in experiment.items("A") if item.uid == str(seen.uid))
-    assert item.steps[int(seen.step)].function == SPATIAL[0] and seen.weights.shape == (4, 4, 4)
-    top = vlm.heads.pairs[100:119]  # of equal ones the first, a tenth of 192
-    every = attention_map(vlm, item, int(seen.step), top).weights.sum((1, 2))
-    assert {tuple(head) for head in seen.heads} == {top[i] for i in np.argsort(-every)[:4]}
+def test_the_example_shows_the_heads_that_attend_to_the_picture_most(vlm, small_set):
+    items, some = load_items(small_set), vlm.heads.pairs[100:119]
+    item, step, found = attention_example(vlm, items, SPATIAL[0], some)
+    assert item.steps[step].function == SPATIAL[0] and found.weights.shape == (4, 4, 4)
+    every = attention_map(vlm, item, step, some).weights.sum((1, 2))
+    assert [tuple(head) for head in found.heads] == [some[i] for i in np.argsort(-every)[:4]]
+    assert attention_example(vlm, [replace(item, image=None) for item in items], SPATIAL[0], some) is None
