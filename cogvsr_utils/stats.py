@@ -115,7 +115,7 @@ def single_case_p(observed: float, controls: ArrayLike) -> float:
     Raises ValueError for fewer than two controls.
 
     >>> round(single_case_p(5.0, [0.0, 1.0, -1.0, 0.5, -0.5]), 4)
-    0.0044
+    0.0045
     """
     from scipy.stats import t
 
