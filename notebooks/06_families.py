@@ -67,7 +67,7 @@ measured_note(
 # ## The models
 #
 # Real `transformers` classes (`…ForConditionalGeneration`) of the paper's families, small, trained on the same kind of
-# scenes ([how](../data/README.md)). Heads are found from the modules; where a family has layers of cross-attention, these have heads as
+# scenes ([how](../book/data_card.md)). Heads are found from the modules; where a family has layers of cross-attention, these have heads as
 # well.
 
 # %% tags=["hide-input"]
