@@ -230,7 +230,8 @@ def test_a_kill_in_the_middle_loses_nothing(clone):
         time.sleep(0.05)
     os.killpg(child.pid, signal.SIGKILL)
     child.wait()
-    kept = {path: path.read_bytes() for path in (clone / "results").rglob("answers-*.json")}
+    made = [path for path in (clone / "results").rglob("answers-*.json") if ".begun." not in path.name]
+    kept = {path: path.read_bytes() for path in made}
     assert kept
     done = snakemake(clone, *arguments)
     assert done.returncode == 0, done.stderr[-3000:]
