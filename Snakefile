@@ -155,8 +155,8 @@ for name, page in PAGES.items():
 
 rule front:
     input:
-        [local(each.stamp_path(EXPERIMENTS[0])) for each in (RESULTS["ablation_matrix"],)
-         if not is_measured(EXPERIMENTS[0], each)],
+        [] if is_measured(EXPERIMENTS[0], RESULTS["ablation_matrix"])
+        else local(RESULTS["ablation_matrix"].stamp_path(EXPERIMENTS[0])),
         CODE,
         KEPT,
     output:

@@ -134,7 +134,7 @@ paragraph(
     f"({span(ablated['low'], ablated['high'], '+.3f', 1)}). More does more or less on {len(sloping)} of {len(alone)} sides of "
     f"no edit (slope, p below {ALPHA}); beside what is random the spatial heads' slope is special in {len(special)} of "
     f"{len(trends)} comparisons (q below {ALPHA}, "
-    f"beside {trends['draws'].min()} random draws). Divergence of first tokens, in nats: {costs}."
+    f"beside {trends['draws'].min()} random draws). Divergence of first tokens: {costs}."
 )
 
 # %% [markdown]
