@@ -226,17 +226,21 @@ def test_a_kill_in_the_middle_loses_nothing(clone):
     command = [sys.executable, "-m", "snakemake", "--nolock", "--rerun-incomplete", *arguments]
     child = subprocess.Popen(command, cwd=clone, env=environment(clone), start_new_session=True,
                              stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)  # fmt: skip
-    while child.poll() is None and not list((clone / "results").rglob("answers-*.parquet")):
+
+    def stamps():
+        """Those of whole results, which are written last."""
+        return [path for path in (clone / "results").rglob("answers-*.json") if ".begun." not in path.name]
+
+    while child.poll() is None and not stamps():
         time.sleep(0.05)
     os.killpg(child.pid, signal.SIGKILL)
     child.wait()
-    made = [path for path in (clone / "results").rglob("answers-*.json") if ".begun." not in path.name]
-    kept = {path: path.read_bytes() for path in made}
+    kept = {path: path.read_bytes() for path in stamps()}
     assert kept
     done = snakemake(clone, *arguments)
     assert done.returncode == 0, done.stderr[-3000:]
     assert {path: path.read_bytes() for path in kept} == kept, "seconds and all"
-    assert len(list((clone / "results").rglob("answers-*.json"))) == 3
+    assert len(stamps()) == 3
 
 
 def test_pages_declare_every_result_that_they_show():
