@@ -4,7 +4,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from transformers import Qwen2Config, Qwen2ForCausalLM
+from transformers import MllamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
+from transformers.models.mllama.configuration_mllama import MllamaTextConfig
 
 from cogvsr_utils.nano.growth import grow
 
@@ -98,3 +99,35 @@ def test_parts_of_a_head_write_together_what_it_wrote_and_their_products_add_up(
         whole, parts = products  # unrotated; parts in the order (keys, part, heads that share keys)
         mean = parts.unflatten(0, (2, times, 2)).mean(1).flatten(0, 1)
         torch.testing.assert_close(mean, whole, atol=1e-5, rtol=1e-4)
+
+
+class Crossed(torch.nn.Module):
+    """A decoder whose second layer reads a picture, under the name that Mllama gives it."""
+
+    def __init__(self, n_heads, n_keys):
+        super().__init__()
+        torch.manual_seed(n_heads)
+        self.config = MllamaTextConfig(
+            vocab_size=8, hidden_size=24, intermediate_size=32, num_hidden_layers=2, cross_attention_layers=[1],
+            num_attention_heads=n_heads, num_key_value_heads=n_keys, pad_token_id=0, bos_token_id=1, eos_token_id=2,
+        )  # fmt: skip
+        model = MllamaForCausalLM(self.config)
+        self.language_model, self.lm_head = model.model, model.lm_head
+
+
+def test_divided_cross_attention_reads_the_same_where_all_pairs_of_a_head_are_alike():
+    """Nothing is rotated there, and queries and keys are normed: a part's product, made as large again, is the
+    whole's."""
+    old = Crossed(4, 2)
+    attention = old.language_model.layers[1].cross_attn
+    with torch.no_grad():
+        for layer in (attention.v_proj, attention.o_proj):
+            layer.weight.normal_()
+        for layer in (attention.q_proj, attention.k_proj, attention.q_norm, attention.k_norm):
+            pairs = layer.weight.normal_().unflatten(0, (-1, 2, 3))  # (heads, halves, pairs, ...)
+            pairs.copy_(pairs[:, :, :1].expand_as(pairs).clone())
+        new = grow(old, Crossed(12, 6), WORDS, WORDS)
+        text, picture = torch.randn(2, 5, 24), torch.randn(2, 7, 24)
+        read = [model.language_model.layers[1].cross_attn(text, picture)[0] for model in (old, new)]
+    torch.testing.assert_close(read[1], read[0], atol=1e-4, rtol=1e-4)
+    assert read[0].std(1).mean() > 0.1, "and it reads other things at other words"
