@@ -73,7 +73,10 @@ def finished_chats(vlm: VLM, items: list[Item], batch_size: int = 16) -> list[Ba
 
 
 def methods(vlm: VLM) -> dict[str, Callable[[Batch], torch.Tensor | None]]:
-    """The bare pass, capture, and those peers that are installed, as functions of a batch."""
+    """The bare pass, capture, and those peers that are installed, as functions of a batch.
+
+    pyvene takes all forward hooks off the model, transformers' own too: it hands over no attention maps afterwards.
+    """
     found = {
         BARE: lambda batch: vlm.forward(batch.inputs) and None,
         CAPTURE: lambda batch: read_heads(vlm, batch.inputs, batch.flat, batch.owner, batch.n_rows),

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch
 
 from cogvsr_utils.checks.probe_speed import probe_benchmark
 from cogvsr_utils.checks.speed import (
@@ -19,9 +20,10 @@ from cogvsr_utils.models.loading import load_vlm
 from cogvsr_utils.models.recording import capture
 
 
-def test_peers_read_what_capture_reads(vlm, items):
+def test_peers_read_what_capture_reads(items):
     for peer in ("nnsight", "pyvene"):
         pytest.importorskip(peer, reason=f"{peer} is not installed; the extra `peers` removes this skip")
+    vlm = load_vlm("nano-internvl", dtype=torch.float32)  # of its own, since pyvene takes transformers' hooks off
     table = compare_methods(vlm, finished_chats(vlm, items[:4], batch_size=3), repeats=1).set_index("method")
     assert set(table.index) == {"bare forward pass", "capture", "nnsight", "pyvene"}
     assert (table["difference"].dropna() < 1e-5).all() and table["difference"].notna().sum() == 3
