@@ -46,13 +46,17 @@ from cogvsr_utils.analysis.benchmarks import FORCED, SPATIAL_SCORE
 from cogvsr_utils.dataset.loading import BENCHMARKS
 from cogvsr_utils.paths import PUBLISHED
 from cogvsr_utils.pipeline import benchmarks, copies, judging
+from cogvsr_utils.pipeline.measured import table
 from cogvsr_utils.report.figures import forest_figure
-from cogvsr_utils.report.pages import paragraph, show, span, start, verdict, with_interval
+from cogvsr_utils.report.pages import measured_note, paragraph, show, span, start, verdict, with_interval
 
 TITLES = {name: benchmark.title for name, benchmark in BENCHMARKS.items()}
 KIND = "your copy" if data_root else "look-alike"
 experiment = Experiment(model, quantize, profile, source)
 start(experiment)
+
+# %% tags=["hide-input"]
+measured_note([experiment], () if data_root else (benchmarks.lookalike_effects,))
 
 # %% [markdown]
 # ## Answers
@@ -60,7 +64,7 @@ start(experiment)
 # Greedy replies: to each main question alone, and in CogVSR to its steps first.
 
 # %%
-scores = copies.copy_effects(experiment, data_root) if data_root else benchmarks.lookalike_effects(experiment)
+scores = copies.copy_effects(experiment, data_root) if data_root else table(experiment, benchmarks.lookalike_effects)
 whole = scores[scores["subset"] == "all"].assign(benchmark=lambda rows: rows["benchmark"].map(TITLES))
 protocol = (", " + whole["protocol"]).where(whole["protocol"] != "single", "")
 whole = whole.assign(label=whole["benchmark"] + protocol, questions=whole["benchmark"] + f" ({KIND})" + protocol,
@@ -171,8 +175,8 @@ show(cells[columns], percent=("accuracy", "unread"), digits=4)
 items, replies = judging.step_replies(experiment, data_root) if judge else ([], None)
 judged = paragraph("There is no copy of CogVSR." if judge else "No judge was named.")
 if items:
-    table = judging.judged_scores(replies, items, judge, judge_url, experiment.folder / "judged")
-    judged = show(with_interval(table, "score", "low", "high"), percent=("agree",), digits=3)
+    scored = judging.judged_scores(replies, items, judge, judge_url, experiment.folder / "judged")
+    judged = show(with_interval(scored, "score", "low", "high"), percent=("agree",), digits=3)
 judged
 
 # %% [markdown]

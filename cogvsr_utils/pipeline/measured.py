@@ -22,6 +22,7 @@ from cogvsr_utils.pipeline import (
     ablation,
     activation,
     baselines,
+    benchmarks,
     crossed,
     damage,
     doses,
@@ -49,7 +50,7 @@ MEASURED: tuple[Result, ...] = (
     prediction.ranking_quality, prediction.ranking_tests, prediction.set_effects, validation.planted,
     validation.null_models, validation.quantization, *planted.PLANTED, *activation.LATENT,
     *(baselines.text_gate[split] for split in (SELECTION, CROSSED[SELECTION])),
-    baselines.crossed_baselines, *crossed.WORDING,
+    baselines.crossed_baselines, *crossed.WORDING, benchmarks.lookalike_effects,
 )  # fmt: skip
 MISSING = "nan"  # in the files; an empty text is one
 

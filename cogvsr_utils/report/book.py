@@ -109,7 +109,7 @@ PAGES = {
         *(baselines.text_gate[split] for split in (SELECTION, CROSSED[SELECTION])), recordings.answers[TEST],
         recordings.answers[CROSSED[TEST]], baselines.crossed_baselines, *crossed.WORDING, crossed.pair_probes,
     )),
-    "08_benchmarks": Page((benchmarks.lookalike_effects,)),
+    "08_benchmarks": Page(heavy=(benchmarks.lookalike_effects,)),
     "A1_speed": Page((recordings.answers[TUNING],), timed=True),
 }  # fmt: skip
 
