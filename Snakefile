@@ -20,7 +20,7 @@ if SETTINGS["source"] != "synth":
     SETTINGS["source"] = str(Path(SETTINGS["source"]).resolve())  # notebooks run in their own folder
 EXPERIMENTS = [Experiment(model, **SETTINGS) for model in (config.get("model") or "nano-internvl").split(",")]
 SHOWN = {name: page_results(name, EXPERIMENTS[0]) for name in PAGES}
-KEPT = sorted(str(path) for path in Path("data").rglob("*.csv"))
+KEPT = sorted(str(path) for path in Path("data").rglob("*") if path.is_file())  # tables, their stamps, weights
 CODE = sorted(str(path) for path in Path("cogvsr_utils").rglob("*.py"))
 
 
@@ -72,7 +72,8 @@ rule measured:  # write data/measured/ from full runs
          if result.name in results_of(each)],
     shell:
         " && ".join(
-            f"python -m cogvsr_utils.report.runner publish {page_options('A2_validation', each)}" for each in EXPERIMENTS
+            f"python -m cogvsr_utils.report.runner publish {page_options('A2_validation', each)}"
+            for each in EXPERIMENTS
         )
 
 
@@ -176,6 +177,7 @@ rule pages:
     output:
         OUT + "/_build/html/index.html",
     shell:
-        "mkdir -p {OUT}/data && cp -r book _config.yml _toc.yml CHANGELOG.md {OUT}/ && cp data/README.md {OUT}/data/ && "
+        "mkdir -p {OUT}/data && cp -r book _config.yml _toc.yml CHANGELOG.md {OUT}/ && "
+        "cp data/README.md {OUT}/data/ && "
         "cp {rules.front.output} {OUT}/book/_static/front.png && "
         "jupyter-book build {OUT} -W --keep-going --quiet"

@@ -144,8 +144,8 @@ show(
 # ## Can the label be guessed without a model?
 #
 # If the wording of a step gives its function away, a probe that reads the function from a model's activations proves
-# little. So naive Bayes guesses from the text alone. On the files of CogQA (arXiv 2512.10978), the text data set of the same
-# research line, we measured 58 to 63 % by the same kind of guess (eight functions; `data/published/paper.csv`).
+# little. So naive Bayes guesses from the text alone. On the files of CogQA (arXiv 2512.10978), the text data set of the
+# same research line, we measured 58 to 63 % by the same kind of guess (eight functions; `data/published/paper.csv`).
 
 # %%
 audit = audit_labels(items)
@@ -154,9 +154,9 @@ show(audit, percent=("accuracy", "balanced_accuracy"))
 # %% [markdown]
 # ## The same words, another function
 #
-# So a second part of the set asks in *crossed wording*. A plan numbers five tasks, each of another function; the column or
-# row of a thing tells which of them is asked for. The same text stands beside two pictures, and every step of it needs
-# another function in the one than in the other. Which function it is follows from the plan and the geometry.
+# So a second part of the set asks in *crossed wording*. A plan numbers five tasks, each of another function; the column
+# or row of a thing tells which of them is asked for. The same text stands beside two pictures, and every step of it
+# needs another function in the one than in the other. Which function it is follows from the plan and the geometry.
 
 # %% tags=["hide-input"] mystnb={"image": {"alt": "Two rendered table-top pictures, each beside the same plan and the same questions, which are labelled with different functions and have different answers"}, "figure": {"caption": "A pair of items in crossed wording: the text is the same to the letter, the function of every step is another.", "name": "fig-crossed"}}
 pairs = [item for item in everything if item.split in CROSSED.values()]
@@ -169,8 +169,8 @@ pairs = [item for item in everything if item.split in CROSSED.values()]
 # %% [markdown]
 # ## The gate: what a reader of the text alone can tell
 #
-# Two models read the whole transcript, the answers included, and no picture. In crossed wording neither may get more than
-# five points above the commonest function.
+# Two models read the whole transcript, the answers included, and no picture. In crossed wording neither may get more
+# than five points above the commonest function.
 
 # %%
 first = Experiment(nano_names()[0], source=source)  # what the text tells is the same for every model
@@ -195,7 +195,7 @@ if pairs:
     )
 paragraph(passed)
 
-# %% tags=["hide-input"]
+# %% tags=["remove-input"]
 by_name = audit.set_index("predictor")["accuracy"]
 quote(
     filler_share=steps["filler"].mean(),
@@ -207,10 +207,13 @@ quote(
 
 # %% tags=["hide-input"]
 paragraph(
-    f"{len(items)} questions about {len({i.group_id for i in items})} scenes, with {len(steps)} labelled steps of which "
-    f"{steps['filler'].mean():.0%} are filler; every function has at least {min(counts[f.name] for f in FUNCTIONS) / len(steps):.1%} of them. "
+    f"{len(items)} questions about {len({i.group_id for i in items})} scenes, with {len(steps)} labelled steps of "
+    "which "
+    f"{steps['filler'].mean():.0%} are filler; every function has at least "
+    f"{min(counts[f.name] for f in FUNCTIONS) / len(steps):.1%} of them. "
     f"Words of the question alone name a step's function in {by_name['question words']:.1%} of cases, its place in the "
-    f"chain in {by_name['step index']:.1%}, the commonest function is right in {by_name['majority']:.1%}. {passed} So a "
+    f"chain in {by_name['step index']:.1%}, the commonest function is right in {by_name['majority']:.1%}. {passed} "
+    "So a "
     "probe's accuracy never stands alone in this book: what heads *do* is tested by ablating them."
 )
 

@@ -103,8 +103,8 @@ heads.table[["layer", "head", "kind", "head_dim", "module"]].head(3)
 # %% [markdown]
 # ## Is that what the model computes?
 #
-# Before a number is relied on: the same activations, computed in two ways that must agree. Run `check_parity` on your own
-# model before you use it.
+# Before a number is relied on: the same activations, computed in two ways that must agree. Run `check_parity` on your
+# own model before you use it.
 
 # %%
 parity = check_parity(experiment.vlm, experiment.items("B")[:8])
@@ -120,7 +120,7 @@ show(parity.assign(**{name: parity[name].map("{:.1e}".format) for name in ("diff
 activations = recordings.activations["A"](experiment)
 activations.features.shape, activations.features.dtype, activations.header["not_located"]
 
-# %% tags=["hide-input"]
+# %% tags=["remove-input"]
 all_items = [item for split in experiment.present_splits for item in experiment.items(split)]
 rows, rows_packed = (t.set_index("function")["accuracy"] for t in (table, table_packed))
 quote(
@@ -140,10 +140,12 @@ quote(
 
 # %% tags=["hide-input"]
 paragraph(
-    f"After its own steps the model answers {rows['Main question']:.1%} of {len(stepwise)} main questions, asked directly "
+    f"After its own steps the model answers {rows['Main question']:.1%} of {len(stepwise)} main questions, asked "
+    "directly "
     f"{direct['correct'].mean():.1%}: a difference of {100 * gain['change']:+.1f} points "
     f"({span(gain['ci_low'], gain['ci_high'])}). In {name} it is {rows_packed['Main question']:.1%}. "
-    f"{int(parity['passed'].sum())} of {len(parity)} checks of what is read passed. {len(heads)} heads are on record at "
+    f"{int(parity['passed'].sum())} of {len(parity)} checks of what is read passed. {len(heads)} heads are on record "
+    "at "
     f"{len(activations.features)} steps of split A."
 )
 

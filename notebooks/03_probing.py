@@ -40,6 +40,7 @@ from cogvsr_utils.functions import NAMES, SPATIAL
 from cogvsr_utils.models.attention import attention_example
 from cogvsr_utils.pipeline import baselines, measured, selection, validation
 from cogvsr_utils.pipeline.experiment import n_top
+from cogvsr_utils.report.book import PAGES
 from cogvsr_utils.report.head_figures import attention_figure, curve_figure, head_maps
 from cogvsr_utils.report.pages import measured_note, paragraph, quote, show, start, with_interval
 from cogvsr_utils.stats import ALPHA
@@ -48,16 +49,14 @@ experiment = Experiment(model, quantize, profile, source)
 start(experiment)
 
 # %% tags=["hide-input"]
-shown = (baselines.probe_baselines, validation.probe_accuracy, validation.head_table, validation.null_curves,
-         validation.stability, validation.ranking_agreement)  # fmt: skip
-measured_note([experiment], shown)
+measured_note([experiment], PAGES["03_probing"].heavy)
 
 # %% [markdown]
 # ## What a probe has to beat
 #
 # One linear classifier, cross-validated by scene, on everything that might give a step's function away. *All heads* is
-# the model; every row above it is something else. The second column holds out wordings as well as scenes: questions that
-# differ in nothing but the things they are about are of one wording. The control task gives each wording a random
+# the model; every row above it is something else. The second column holds out wordings as well as scenes: questions
+# that differ in nothing but the things they are about are of one wording. The control task gives each wording a random
 # function: what a probe learns of that, it has memorised.
 
 # %%
@@ -71,8 +70,8 @@ show(explained[["predictor", "accuracy", "held_out"]].rename(columns={"held_out"
 # ## The paper's joint probe
 #
 # One network over all heads: each head's slice with its layer's mean goes through a shared map to 64 numbers, then 512
-# units, then eight functions. It is fitted on 60 % of split A's scenes and scored on split C, whose scenes it never saw:
-# as the paper trains it, and strictly, stopped early on scenes kept out for that, the mean of five seeds.
+# units, then eight functions. It is fitted on 60 % of split A's scenes and scored on split C, whose scenes it never
+# saw: as the paper trains it, and strictly, stopped early on scenes kept out for that, the mean of five seeds.
 
 # %%
 joint = measured.table(experiment, validation.probe_accuracy)
@@ -101,8 +100,8 @@ head_maps(table, "auroc")
 # %% [markdown]
 # ## What a head adds to the text
 #
-# The same probe, asked for what the text leaves open: it is fitted to the residuals of the text's own prediction, and its
-# gain is AUROC of text and head together less that of the text. The p value is for the best of *all* heads and
+# The same probe, asked for what the text leaves open: it is fitted to the residuals of the text's own prediction, and
+# its gain is AUROC of text and head together less that of the text. The p value is for the best of *all* heads and
 # functions, with residuals shuffled among steps of the same index.
 
 # %% tags=["hide-input"]
@@ -121,8 +120,9 @@ paragraph(
 # %% [markdown]
 # ## The heads that matter most for each function
 #
-# By the paper's importance, layer before the dot. Beside them, how stable such an order is, by the strict probe: the overlap of the top heads of
-# two draws of seed and scenes (Jaccard), and Kendall's rank correlation (tau) of the whole order.
+# By the paper's importance, layer before the dot. Beside them, how stable such an order is, by the strict probe: the
+# overlap of the top heads of two draws of seed and scenes (Jaccard), and Kendall's rank correlation (tau) of the whole
+# order.
 
 # %% tags=["hide-input"]
 k = n_top(len(table) // len(NAMES))
@@ -136,9 +136,9 @@ paragraph(f"Two random sets of {k} heads share {stable['chance'].iloc[0]:.2f} in
 # %% [markdown]
 # ## What do they attend to?
 #
-# Of the top heads for spatial perception, the four that attend to the picture most at the token before the answer to one
-# step: which patches, and how much of their attention goes to the picture at all (in per cent). One step shows nothing in
-# general; it is how to look at any head of any model (`attention_map`).
+# Of the top heads for spatial perception, the four that attend to the picture most at the token before the answer to
+# one step: which patches, and how much of their attention goes to the picture at all (in per cent). One step shows
+# nothing in general; it is how to look at any head of any model (`attention_map`).
 
 # %% tags=["hide-input"] mystnb={"image": {"alt": "The picture of one question, and for each of four heads the same picture with the patches that the head attends to lit up"}, "figure": {"caption": "Attention of four heads for spatial perception (layer.head) before the answer to one step; lighter patches have more of it.", "name": "fig-attention"}}
 seen = attention_example(experiment.vlm, experiment.items("A"), SPATIAL[0], top_heads(table, SPATIAL[0], k))
@@ -173,7 +173,7 @@ show(agree.reset_index())
 # %%
 table[["function", "layer", "head", "importance", "auroc", "effect"]].head(3)
 
-# %% tags=["hide-input"]
+# %% tags=["remove-input"]
 accuracy, held_out = (ground.set_index("predictor")[column] for column in ("accuracy", "held_out"))
 quote(
     probe_accuracy=joint["accuracy"].iloc[0],
@@ -192,8 +192,10 @@ paragraph(
     f"The paper's probe names the function of {joint['accuracy'].iloc[0]:.1%} of the steps of split C. On split A all "
     f"heads reach {accuracy['all heads']:.1%}, the text alone {accuracy['text']:.1%}, an untrained model's heads "
     f"{accuracy['untrained model']:.1%}; on wordings held out {held_out['all heads']:.1%}, {held_out['text']:.1%} and "
-    f"{held_out['untrained model']:.1%}. Above the text, {int(passed.sum())} of {len(table)} pairs of function and head "
-    f"pass. Importance agrees with each head's own probe at a median rank correlation of {agree['with_auroc'].median():.2f}, "
+    f"{held_out['untrained model']:.1%}. Above the text, {int(passed.sum())} of {len(table)} pairs of function and "
+    "head "
+    "pass. Importance agrees with each head's own probe at a median rank correlation of "
+    f"{agree['with_auroc'].median():.2f}, "
     f"with what ablation costs at {agree['with_cost'].median():.2f}."
 )
 

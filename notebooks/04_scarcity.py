@@ -41,6 +41,7 @@ from cogvsr_utils import Experiment, top_heads
 from cogvsr_utils.functions import NAMES
 from cogvsr_utils.pipeline import measured, validation
 from cogvsr_utils.pipeline.experiment import n_top
+from cogvsr_utils.report.book import PAGES
 from cogvsr_utils.report.figures import SHORT, forest_figure
 from cogvsr_utils.report.head_figures import count_figure, sharing_figure
 from cogvsr_utils.report.pages import (
@@ -58,16 +59,14 @@ experiment = Experiment(model, quantize, profile, source)
 start(experiment)
 
 # %% tags=["hide-input"]
-shown = (validation.head_table, validation.sparseness, validation.spatial_differences, validation.thresholds,
-         validation.overlaps, validation.detectable, validation.null_curves)  # fmt: skip
-measured_note([experiment], shown)
+measured_note([experiment], PAGES["04_scarcity"].heavy)
 
 # %% [markdown]
 # ## Counts with their null
 #
-# Circles are the paper's reading: heads before the elbow. The grey bar is the elbow of the same probe fitted to permuted
-# labels. Diamonds are the strict reading: heads whose ablation costs the function's steps accuracy on split C, by a max-T
-# test over all heads and functions.
+# Circles are the paper's reading: heads before the elbow. The grey bar is the elbow of the same probe fitted to
+# permuted labels. Diamonds are the strict reading: heads whose ablation costs the function's steps accuracy on split C,
+# by a max-T test over all heads and functions.
 
 # %% mystnb={"image": {"alt": "For each function the elbow count of heads with its interval over a grey bar of the elbow count with permuted labels, and the count that passes the strict test with its interval"}, "figure": {"caption": "How many heads serve each function, as the paper counts (circles) and strictly (diamonds), with 95 % intervals over scenes.", "name": "fig-counts"}}
 counts, table = (measured.table(experiment, each) for each in (validation.sparseness, validation.head_table))
@@ -75,10 +74,10 @@ n_heads = len(table) // len(NAMES)
 count_figure({experiment.title: counts}, {experiment.title: n_heads})
 
 # %% [markdown]
-# A count of 0 says little where few steps were asked: what a head's ablation has to cost at least to be counted, in shares
-# of the function's steps.
+# A count of 0 says little where few steps were asked: what a head's ablation has to cost at least to be counted, in
+# shares of the function's steps.
 
-# %% tags=["hide-input"]
+# %%
 least = measured.table(experiment, validation.detectable).set_index("function").loc[list(NAMES)]
 show(least.rename(index=SHORT).reset_index(), percent=("detectable",))
 
@@ -86,14 +85,16 @@ show(least.rename(index=SHORT).reset_index(), percent=("detectable",))
 # ## Are spatial heads the scarcest?
 #
 # The two spatial functions less the other six, with intervals over scenes. *As it is* takes the paper's probe;
-# *stratified* a strict one fitted and read on steps in which every function is as frequent as any other at each length of
-# answer and each difficulty; *strict* counts the heads whose ablation costs accuracy, with equally many steps of each
-# function, since a test finds more the more it has. Left of 0 means fewer spatial heads.
+# *stratified* a strict one fitted and read on steps in which every function is as frequent as any other at each length
+# of answer and each difficulty; *strict* counts the heads whose ablation costs accuracy, with equally many steps of
+# each function, since a test finds more the more it has. Left of 0 means fewer spatial heads.
 
 # %% mystnb={"image": {"alt": "Differences between spatial and other functions in the count of heads and in sparseness, with intervals, zero marked"}, "figure": {"caption": "Spatial functions less the others: counts of heads (left; left of 0 is scarcer) and measures of sparseness (right; right of 0 is scarcer).", "name": "fig-differences"}}
 differences = measured.table(experiment, validation.spatial_differences)
-forest = pd.DataFrame({"label": differences["statistic"].replace("n_ablation", "ablation costs") + ", " + differences["reading"],
-                       "value": differences["difference"], "low": differences["low"], "high": differences["high"]})  # fmt: skip
+statistic = differences["statistic"].replace("n_ablation", "ablation costs")
+forest = differences[["low", "high"]].assign(
+    label=statistic + ", " + differences["reading"], value=differences["difference"]
+)
 in_heads = differences["statistic"].isin(["elbow", "participation", "n_ablation"])
 forest_figure({"heads": forest[in_heads], "sparseness": forest[~in_heads]}, "spatial less others")
 
@@ -104,22 +105,25 @@ show(shown.assign(statistic=forest["label"])[["statistic", "difference", "scarce
 # %% [markdown]
 # ## How sparse, and where
 #
-# Gini is 0 where all heads matter alike and 1 where one is all. Participation is the number of equal heads that would be
-# spread as these are. Depth is the mean layer, weighted by importance: 0 is the first, 1 the last. With 95 % intervals.
+# Gini is 0 where all heads matter alike and 1 where one is all. Participation is the number of equal heads that would
+# be spread as these are. Depth is the mean layer, weighted by importance: 0 is the first, 1 the last. With 95 %
+# intervals; the last row has 95 % of permuted labels, which sparse functions would be beyond.
 
 # %% tags=["hide-input"]
 rules = {name: part.set_index("function").loc[list(NAMES)] for name, part in counts.groupby("statistic")}
 forms = {"gini": ".2f", "participation": ".0f", "depth": ".2f"}
 lines = {rule: with_interval(rules[rule], "value", "low", "high", form)["value"] for rule, form in forms.items()}
-show(pd.DataFrame(lines).rename(index=SHORT).reset_index())
+nulls = {rule: span(*rules[rule][["null_low", "null_high"]].iloc[0], form, 1) for rule, form in forms.items()}
+lines = pd.concat([pd.DataFrame(lines).rename(index=SHORT), pd.DataFrame(nulls, index=["permuted labels"])])
+show(lines.rename_axis("function").reset_index())
 
 # %% [markdown]
 # ## How much depends on the threshold?
 #
-# Heads above the paper's threshold, and how many pass it with permuted labels; heads above a share of the strongest head's
-# importance, beside the elbow; then heads whose ablation costs accuracy with a family-wise p below a level.
+# Heads above the paper's threshold, and how many pass it with permuted labels; heads above a share of the strongest
+# head's importance, beside the elbow; then heads whose ablation costs accuracy with a family-wise p below a level.
 
-# %% tags=["hide-input"]
+# %%
 passing = measured.table(experiment, validation.thresholds)
 shares, levels = (
     passing[passing["rule"] == rule].pivot(index="function", columns="threshold", values="heads").loc[list(NAMES)]
@@ -181,7 +185,8 @@ quote(
     chance_overlap=shared["chance"].iloc[0],
 )
 paragraph(
-    f"Of {len(shared)} pairs of functions {int((shared['jaccard'] > shared['chance_high']).sum())} share more heads than "
+    f"Of {len(shared)} pairs of functions {int((shared['jaccard'] > shared['chance_high']).sum())} share more heads "
+    "than "
     f"97.5 % of random pairs do; {len(shared) * float(shared['p_chance'].iloc[0]):.1f} would by chance."
 )
 
@@ -190,11 +195,16 @@ paragraph(
 
 # %% tags=["hide-input"]
 paragraph(
-    f"The elbow gives {elbow['value'].min():.0f} to {elbow['value'].max():.0f} heads of {n_heads}, with permuted labels "
-    f"{elbow['null'].median():.0f}; {inside} of {len(NAMES)} functions are within that null. Ablation costs accuracy for "
-    f"{rules['n_ablation']['value'].min():.0f} to {rules['n_ablation']['value'].max():.0f}. Are spatial heads scarcer? As "
-    f"it is: {words[plain['scarcer']]} ({plain['difference']:+.1f} heads, {span(plain['low'], plain['high'], scale=1)}); "
-    f"strictly: {words[strict['scarcer']]} ({strict['difference']:+.1f}, {span(strict['low'], strict['high'], scale=1)})."
+    f"The elbow gives {elbow['value'].min():.0f} to {elbow['value'].max():.0f} heads of {n_heads}, with permuted "
+    "labels "
+    f"{elbow['null'].median():.0f}; {inside} of {len(NAMES)} functions are within that null. Ablation costs accuracy "
+    "for "
+    f"{rules['n_ablation']['value'].min():.0f} to {rules['n_ablation']['value'].max():.0f}. Are spatial heads "
+    "scarcer? As "
+    f"it is: {words[plain['scarcer']]} ({plain['difference']:+.1f} heads, "
+    f"{span(plain['low'], plain['high'], scale=1)}); "
+    f"strictly: {words[strict['scarcer']]} ({strict['difference']:+.1f}, "
+    f"{span(strict['low'], strict['high'], scale=1)})."
 )
 
 # %% [markdown]

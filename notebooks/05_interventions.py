@@ -12,8 +12,8 @@
 # # What do the heads do?
 #
 # **Overview.** The heads that the paper's probe ranks first for a function are ablated, scaled and steered. Heads are
-# selected on split A; strengths are tuned on B; effects are measured on C, or on hard questions about scenes that neither A
-# nor B has.
+# selected on split A; strengths are tuned on B; effects are measured on C, or on hard questions about scenes that
+# neither A nor B has.
 #
 # **Prerequisites.** [Probing](03_probing.ipynb) and [scarcity](04_scarcity.ipynb).
 
@@ -40,6 +40,7 @@ import pandas as pd
 from cogvsr_utils import Experiment
 from cogvsr_utils.functions import MAIN_NAME, NAMES, SPATIAL
 from cogvsr_utils.pipeline import ablation, damage, emphasis, measured, mistakes, selection
+from cogvsr_utils.report.book import PAGES
 from cogvsr_utils.report.effect_figures import ablation_figure, control_figure
 from cogvsr_utils.report.figures import SHORT, forest_figure
 from cogvsr_utils.report.pages import (
@@ -59,15 +60,7 @@ experiment = Experiment(model, quantize, profile, source)
 start(experiment)
 
 # %% tags=["hide-input"]
-controls = ablation.matched_controls[selection.IMPORTANCE]
-shown = (
-    ablation.ablation_matrix,
-    controls,
-    damage.specific_damage[selection.IMPORTANCE],
-    emphasis.scaled,
-    mistakes.output_edits,
-)
-measured_note([experiment], shown)
+measured_note([experiment], PAGES["05_interventions"].heavy)
 
 # %% [markdown]
 # ## Ablating each function's heads
@@ -87,10 +80,10 @@ show(points[["function", "n", "accuracy_before", "change", "q"]], percent=("accu
 # %% [markdown]
 # ## Is the damage specific?
 #
-# A set may hurt all steps, and some steps are hurt by all sets. So function by function: what its set does to its own steps
-# beyond what the other sets do to them, less the same of other functions' steps; log-probability of right answers,
-# teacher-forced. Wordings are the units, and scenes as well: neither one wording nor one picture settles it, and over few
-# wordings only an even effect can be shown. Damage is specific where the difference is below 0.
+# A set may hurt all steps, and some steps are hurt by all sets. So function by function: what its set does to its own
+# steps beyond what the other sets do to them, less the same of other functions' steps; log-probability of right
+# answers, teacher-forced. Wordings are the units, and scenes as well: neither one wording nor one picture settles it,
+# and over few wordings only an even effect can be shown. Damage is specific where the difference is below 0.
 
 # %% tags=["hide-input"] mystnb={"image": {"alt": "For each function the interaction of its set with its steps, with an interval, zero marked"}, "figure": {"caption": "Specific damage by function: its set on its steps, beyond what the set does to other steps and other sets to these (means over wordings, 95 % intervals); left of 0 is specific.", "name": "fig-specific"}}
 by_way = {way: measured.table(experiment, damage.specific_damage[way]) for way in damage.WAYS if way != damage.TRUTH}
@@ -103,9 +96,10 @@ columns = ["function", "n", "wordings", "own", "other_steps", "other_sets", "q",
 show(by_function[columns].replace({"function": SHORT}), digits=3)
 
 # %% [markdown]
-# The same for sets chosen otherwise: by the strict probe, by ablating single heads on A, and the heads that are least by the
-# paper's importance, which should do nothing specific. Each cell is the difference; a dot marks what is specific. The first
-# column is of all of split C, the others of a part of it (four times the items of single heads), so that they have fewer dots for as much.
+# The same for sets chosen otherwise: by the strict probe, by ablating single heads on A, and the heads that are least
+# by the paper's importance, which should do nothing specific. Each cell is the difference; a dot marks what is
+# specific. The first column is of all of split C, the others of a part of it (four times the items of single heads), so
+# that they have fewer dots for as much.
 
 # %% tags=["hide-input"]
 show(damage_cells(by_way))
@@ -123,8 +117,8 @@ show(pd.DataFrame([specific]), points=("own", "other", "difference"), digits=4)
 #
 # A generated answer follows the model's own earlier answers, so a step may fail because the one before it did. The same
 # steps, scored with the right earlier answers in place (*teacher-forced*), show what the ablation does to the step
-# itself; the rest is inherited, but for what judges them: generated answers are judged, of teacher-forced ones every token
-# has to be the likeliest. *Before* is the accuracy without ablation, by either.
+# itself; the rest is inherited, but for what judges them: generated answers are judged, of teacher-forced ones every
+# token has to be the likeliest. *Before* is the accuracy without ablation, by either.
 
 # %%
 both = measured.table(experiment, damage.generated_and_forced)
@@ -147,18 +141,18 @@ forest_figure({"own steps": pd.DataFrame(rows)}, "change of accuracy, points", {
 # ## Against random sets
 #
 # Any heads may hurt when ablated: late ones, or those with a large output. So each function's heads stand beside three
-# kinds of random sets of as many heads: any heads, heads of the same layers, heads of like output norm. In every draw the
-# heads of the model change places at random, for all functions at once, so that sets overlap as the given ones do. The
-# outcome named beforehand is the log-probability of the right answers; a part of split C is scored, teacher-forced.
+# kinds of random sets of as many heads: any heads, heads of the same layers, heads of like output norm. In every draw
+# the heads of the model change places at random, for all functions at once, so that sets overlap as the given ones do.
+# The outcome named beforehand is the log-probability of the right answers; a part of split C is scored, teacher-forced.
 
 # %% mystnb={"image": {"alt": "For each function the change of log-probability with its heads ablated, beside three grey bars of what random sets of each kind do"}, "figure": {"caption": "Effect on a function's own steps: its heads (dot) and 95 % of the random sets of each kind (grey bars).", "name": "fig-controls"}}
-sets = measured.table(experiment, controls)
+sets = measured.table(experiment, ablation.matched_controls[selection.IMPORTANCE])
 matched = ablation.against_controls(sets)
 control_figure(matched, "change of log-probability")
 
 # %% [markdown]
-# Over all functions, first by log-probability, then by accuracy in points. The smallest p that so few sets can give is 2
-# over their number and one.
+# Over all functions, first by log-probability, then by accuracy in points. The smallest p that so few sets can give is
+# 2 over their number and one.
 
 # %% tags=["hide-input"]
 everywhere = ablation.all_against_controls(sets)
@@ -168,8 +162,8 @@ shown.loc[shown["outcome"] == "points", ["own", "mean", "low", "high"]] *= 100
 show(with_interval(shown, "mean", "low", "high", "+.2f")[["outcome", "kind", "own", "mean", "sets", "p"]], digits=3)
 
 # %% [markdown]
-# How random are they? For each function: the sets drawn that differ, the share of them that have the head that is in most,
-# and the share of the function's own heads in a set; beside it the p of the function alone, two-sided.
+# How random are they? For each function: the sets drawn that differ, the share of them that have the head that is in
+# most, and the share of the function's own heads in a set; beside it the p of the function alone, two-sided.
 
 # %% tags=["hide-input"]
 columns = ["kind", "function", "n", "distinct", "most_frequent", "overlap", "p"]
@@ -185,7 +179,7 @@ show(matched[columns].replace({"function": SHORT}), percent=("most_frequent", "o
 alone = measured.table(experiment, ablation.without_strongest)
 rows = [
     {"label": f"{row.function} ({row.layer}.{row.head})", "kind": kind,
-     "value": 100 * getattr(row, kind), "low": 100 * getattr(row, f"{kind}_low"), "high": 100 * getattr(row, f"{kind}_high")}
+     **{part: 100 * getattr(row, f"{kind}{end}") for part, end in (("value", ""), ("low", "_low"), ("high", "_high"))}}
     for row in alone.itertuples() for kind in ("whole", "strongest", "others")
 ]  # fmt: skip
 forest_figure(
@@ -195,12 +189,12 @@ forest_figure(
 # %% [markdown]
 # ## Two mistakes to avoid
 #
-# A head is a slice of the *input* of its layer's output projection. Published code has cut the projection's *output* into as
-# many slices and called those heads, or has moved activations behind the projection, where all heads are mixed. Both run
-# without an error. The same heads, ablated and moved towards their function by their mean difference, at the right place and
-# behind it, where a slice has as many numbers as the output over the heads (a vector is cut to that): change of the
-# log-probability of the function's own steps, teacher-forced. Behind the projection, head and slice of one number have nothing to
-# do with each other, so what is found there is no head's doing.
+# A head is a slice of the *input* of its layer's output projection. Published code has cut the projection's *output*
+# into as many slices and called those heads, or has moved activations behind the projection, where all heads are mixed.
+# Both run without an error. The same heads, ablated and moved towards their function by their mean difference, at the
+# right place and behind it, where a slice has as many numbers as the output over the heads (a vector is cut to that):
+# change of the log-probability of the function's own steps, teacher-forced. Behind the projection, head and slice of
+# one number have nothing to do with each other, so what is found there is no head's doing.
 
 # %% tags=["hide-input"] mystnb={"image": {"alt": "For each function the change of log-probability when its heads are edited at the input of the projection and when slices of its output are, with intervals"}, "figure": {"caption": "Edits of heads (projection's input) and of slices of the projection's output, on each function's own steps.", "name": "fig-mistakes"}}
 places = measured.table(experiment, mistakes.output_edits)
@@ -213,8 +207,9 @@ forest_figure(by_edit, "change of log-probability", {"input": "o", "output": "X"
 # %% [markdown]
 # ## Scaling and steering spatial heads
 #
-# The heads of the two spatial functions, made larger, and shifted along the direction from wrong towards correct answers
-# (measured on A). They are scaled at every token and shifted at the tokens that predict the answer. Factor and strength are those that did best on split B.
+# The heads of the two spatial functions, made larger, and shifted along the direction from wrong towards correct
+# answers (measured on A). They are scaled at every token and shifted at the tokens that predict the answer. Factor and
+# strength are those that did best on split B.
 
 # %%
 scaled, steered = measured.table(experiment, emphasis.scaled), measured.table(experiment, emphasis.steered)
@@ -226,9 +221,9 @@ show(points[["method", "strength", "function", "change", "p"]], digits=3)
 # %% [markdown]
 # ## Where there is room for it, beside other heads and other directions
 #
-# Steps that are nearly all right can gain little. So the same strengths on the questions that the models find hard, and what
-# does not need spatial heads: as many random heads that are not among them, all heads, random directions as long as the real
-# ones (three draws of each), and the opposite sign. Change of accuracy in points.
+# Steps that are nearly all right can gain little. So the same strengths on the questions that the models find hard, and
+# what does not need spatial heads: as many random heads that are not among them, all heads, random directions as long
+# as the real ones (three draws of each), and the opposite sign. Change of accuracy in points.
 
 # %% tags=["hide-input"]
 has_hard = emphasis.HARD in experiment.present_splits
@@ -237,7 +232,9 @@ emphasised = (
     if has_hard
     else pd.DataFrame(columns=[*tested.columns, "heads", "direction", "draw"])
 )
-asked = emphasised[emphasised["function"].isin([*SPATIAL, MAIN_NAME])].replace({"function": SHORT})
+half = emphasised.groupby("function")["accuracy_before"].first().between(0.5, 0.7)  # where much can be won and lost
+spatial_or_half = emphasised["function"].isin([*SPATIAL, *half[half].index])
+asked = emphasised[spatial_or_half].replace({"function": SHORT})
 cells = with_interval(asked, "change", form="+.1f", scale=100)
 key = ["method", "heads", "direction", "strength", "draw"]
 order = pd.MultiIndex.from_frame(cells[key].drop_duplicates())
@@ -249,9 +246,10 @@ show(wide.drop(columns="draw")) if len(wide) else paragraph(none)
 before = [
     f"{row.function} {row.accuracy_before:.1%} of {row.n}" for row in asked.drop_duplicates("function").itertuples()
 ]
-paragraph(f"Without any edit: {', '.join(before)}." if before else "")
+room = ", ".join(SHORT.get(name, name) for name in half[half].index) or "none"
+paragraph(f"Without any edit: {', '.join(before)}. Right in 50 to 70 %: {room}." if before else "")
 
-# %% tags=["hide-input"]
+# %% tags=["remove-input"]
 by_method = tested.set_index(["method", "function"])
 scale = by_method.loc[("scale", "Spatial Perception")]
 nothing = pd.Series(float("nan"), scale.index)  # no direction where all spatial answers of split A are right, or wrong
@@ -301,15 +299,19 @@ quote(
 paragraph(
     f"Ablating a function's heads changes its own steps by {100 * specific['own']:+.1f} points in the mean, others by "
     f"{100 * specific['other']:+.1f}; tested one by one, the damage is shown to be specific for "
-    f"{(by_function['specific'] == 'yes').sum()} of the {(by_function['specific'] != 'not tested').sum()} functions that "
+    f"{(by_function['specific'] == 'yes').sum()} of the {(by_function['specific'] != 'not tested').sum()} functions "
+    "that "
     f"can be tested. For Spatial Perception it is {100 * spatial['change']:+.1f} "
-    f"({span(spatial['ci_low'], spatial['ci_high'])}) generated, {100 * forced['forced']:+.1f} teacher-forced; its strongest "
+    f"({span(spatial['ci_low'], spatial['ci_high'])}) generated, {100 * forced['forced']:+.1f} teacher-forced; its "
+    "strongest "
     f"head {strongest} alone gives {100 * first['strongest']:+.1f}, the others without it "
-    f"{100 * first['others']:+.1f}. {beaten} of {len(NAMES)} functions lose more log-probability than under each kind of random sets (two-sided p < "
+    f"{100 * first['others']:+.1f}. {beaten} of {len(NAMES)} functions lose more log-probability than under each "
+    "kind of random sets (two-sided p < "
     f"{ALPHA} each, not corrected); over all of them accuracy changes by {in_points['own']:+.1f} points against "
     f"{in_points['mean']:+.1f} under random sets of {hardest['kind']}, the hardest kind (p {hardest['p']:.3f} in "
     f"log-probability). On Spatial Perception "
-    f"scaling {verdict(scale['ci_low'], scale['ci_high'], 'hurts', 'helps', 'makes no difference that this data can show')} "
+    "scaling "
+    f"{verdict(scale['ci_low'], scale['ci_high'], 'hurts', 'helps', 'makes no difference that this data can show')} "
     f"({100 * scale['change']:+.1f}) and steering {steering}."
 )
 

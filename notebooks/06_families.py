@@ -11,8 +11,8 @@
 # %% [markdown]
 # # Three families
 #
-# **Overview.** What is true of one model may not be of another. The same chain for the three small models that come with this
-# book, side by side; then one of them in 4-bit.
+# **Overview.** What is true of one model may not be of another. The same chain for the three small models that come
+# with this book, side by side; then one of them in 4-bit.
 #
 # **Prerequisites.** [Probing](03_probing.ipynb) and [interventions](05_interventions.ipynb).
 
@@ -67,8 +67,8 @@ measured_note(
 # ## The models
 #
 # Real `transformers` classes (`…ForConditionalGeneration`) of the paper's families, small, trained on the same kind of
-# scenes ([how](../book/data_card.md)). Heads are found from the modules; where a family has layers of cross-attention, these have heads as
-# well.
+# scenes ([how](../book/data_card.md)). Heads are found from the modules; where a family has layers of cross-attention,
+# these have heads as well.
 
 # %% tags=["hide-input"]
 tables = {name: measured.table(each, validation.head_table) for name, each in families.items()}
@@ -123,8 +123,8 @@ counts = {name: measured.table(each, validation.sparseness) for name, each in fa
 count_figure(counts, n_heads)
 
 # %% [markdown]
-# Spatial functions less the others, by the elbow (as it is and stratified) and by ablation (strict): left of 0 means that
-# spatial heads are scarcer.
+# Spatial functions less the others, by the elbow (as it is and stratified) and by ablation (strict): left of 0 means
+# that spatial heads are scarcer.
 
 # %% tags=["hide-input"] mystnb={"image": {"alt": "For each model the difference between spatial and other functions in three counts of heads, with intervals, zero marked"}, "figure": {"caption": "Spatial functions less the others, in heads, with 95 % intervals over scenes.", "name": "fig-family-differences"}}
 differences = {name: measured.table(each, validation.spatial_differences) for name, each in families.items()}
@@ -152,9 +152,9 @@ for name, matrix in matrices.items():
 show(pd.DataFrame(lines))
 
 # %% [markdown]
-# Is the damage specific? Function by function: what its set does to its own steps beyond what the other sets do to them, less
-# the same of other functions' steps, in log-probability, as [on the page of one model](05_interventions.ipynb). A dot marks
-# what is specific. Models stand here where this has been measured.
+# Is the damage specific? Function by function: what its set does to its own steps beyond what the other sets do to
+# them, less the same of other functions' steps, in log-probability, as [on the page of one
+# model](05_interventions.ipynb). A dot marks what is specific. Models stand here where this has been measured.
 
 # %% tags=["hide-input"]
 tested = [
@@ -163,8 +163,8 @@ tested = [
 show(damage_cells({name: measured.table(families[name], way) for name in tested}))
 
 # %% [markdown]
-# Would other heads do as much? That is asked of one model [on its page](05_interventions.ipynb): with fewer than 190 heads
-# random sets of a tenth of them repeat themselves too much.
+# Would other heads do as much? That is asked of one model [on its page](05_interventions.ipynb): with fewer than 190
+# heads random sets of a tenth of them repeat themselves too much.
 
 # %% [markdown]
 # ## 4-bit against full precision
@@ -177,7 +177,7 @@ first = next(iter(families))
 packed = measured.table(families[first], validation.quantization)
 show(packed.rename(columns={"value": first}), digits=3)
 
-# %% tags=["hide-input"]
+# %% tags=["remove-input"]
 alike = packed.set_index("measure")["value"]
 spatial = {
     name: matrix[(matrix["head_set"] == SPATIAL[0]) & (matrix["function"] == SPATIAL[0])].iloc[0]

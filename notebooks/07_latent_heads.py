@@ -11,10 +11,10 @@
 # %% [markdown]
 # # Can latent heads be activated?
 #
-# **Overview.** The paper shows a model where things are, in words or drawn on the picture, finds that answers get better and
-# that more heads serve spatial functions, and calls those heads *latent*. But a cue may also help because the answer is in
-# it, and any mark changes a picture. So here each cue stands beside a *placebo*: boxes of the same sizes, stroke and colour
-# where nothing is. What counts is true minus misplaced.
+# **Overview.** The paper shows a model where things are, in words or drawn on the picture, finds that answers get
+# better and that more heads serve spatial functions, and calls those heads *latent*. But a cue may also help because
+# the answer is in it, and any mark changes a picture. So here each cue stands beside a *placebo*: boxes of the same
+# sizes, stroke and colour where nothing is. What counts is true minus misplaced.
 #
 # **Prerequisites.** [Probing](03_probing.ipynb) and [ablation](05_interventions.ipynb).
 
@@ -38,7 +38,7 @@ source: str = "synth"  # "synth" or the path of a CogVSR .jsonl file; cues need 
 # %% tags=["hide-input"]
 from cogvsr_utils import Experiment
 from cogvsr_utils.dataset.cues import MARKS
-from cogvsr_utils.functions import SPATIAL
+from cogvsr_utils.functions import NAMES, SPATIAL
 from cogvsr_utils.pipeline import activation, cues, latent
 from cogvsr_utils.pipeline.measured import table
 from cogvsr_utils.report.effect_figures import cue_figure, latent_figure
@@ -55,9 +55,9 @@ measured_note([experiment], activation.LATENT)
 # %% [markdown]
 # ## What a cue is
 #
-# The things that a question names are outlined, marked by a dot, or left while all else is made grey. The same boxes can
-# also be written before the question. A placebo has them where nothing is, or on things that the question is not about; in
-# words, names can also change places.
+# The things that a question names are outlined, marked by a dot, or left while all else is made grey. The same boxes
+# can also be written before the question. A placebo has them where nothing is, or on things that the question is not
+# about; in words, names can also change places.
 #
 # What a mark means is learnt. `nano-internvl` was shown true cues in training beside six of the fifteen kinds of
 # question; what follows rests on the other kinds that name things. Their steps still share words with those of the six.
@@ -75,7 +75,7 @@ cue_figure({name: shown[name][uid] for name in names}, n_columns=3)
 # Pictures of split C, never seen in training, in which one of two things is marked in turn: what colour is "the marked
 # object"? Without a mark a model can only guess among the things; a mask leaves nothing else to see.
 
-# %% tags=["hide-input"]
+# %%
 known = table(experiment, cues.marked_objects).replace({"mark": {"": "no mark"}})
 shown = with_interval(known, "accuracy", low="low", high="high")[["mark", "n", "accuracy", "chance"]]
 show(shown, percent=("chance",))
@@ -84,9 +84,10 @@ show(shown, percent=("chance",))
 # ## Do cues help?
 #
 # Main questions that name things, asked alone, without steps. Each true cue against the same cue misplaced, on the same
-# questions: the difference is what the cue says. A placebo may do harm, though: a misplaced mask hides what is asked about,
-# misplaced words say what is false, a true mask hides what a count is about, and lines drawn round a thing hide some of it. So
-# a cue helps where it is better than its placebo *and* better than no cue. The kinds of question that the training of
+# questions: the difference is what the cue says. A placebo may do harm, though: a misplaced mask hides what is asked
+# about, misplaced words say what is false, a true mask hides what a count is about, and lines drawn round a thing hide
+# some of it. So a cue helps where it is better than its placebo *and* better than no cue. The kinds of question that
+# the training of
 # `nano-internvl` showed with cues are beside; most of these need none.
 
 # %% tags=["hide-input"] mystnb={"image": {"alt": "Change of accuracy by cue with intervals, zero marked: true boxes against misplaced ones, and every cue and placebo against no cue"}, "figure": {"caption": "Change of accuracy in points, 95 % over pictures, for the kinds of question that training shows with cues and for all others. Left: true cues less misplaced ones. Right: true cues and placebos less no cue.", "name": "fig-cue-effects"}}
@@ -101,9 +102,9 @@ forest_figure(panels, "change of accuracy, points", {cues.NEVER: "o", cues.TRAIN
 
 # %% [markdown]
 # The other kinds. Placebos are nowhere (*misplaced*), on *other things*, or have the names exchanged (*shuffled*, which
-# states the opposite of a relation); each pair of rows is of the questions that both have. *Kept* is the share still right
-# of what is right without a cue: what a cue costs where none was needed. q is Benjamini and Hochberg's over all rows of
-# both sorts of kinds.
+# states the opposite of a relation); each pair of rows is of the questions that both have. *Kept* is the share still
+# right of what is right without a cue: what a cue costs where none was needed. q is Benjamini and Hochberg's over all
+# rows of both sorts of kinds.
 
 # %% tags=["hide-input"]
 never = effects[effects["kinds"] == cues.NEVER]
@@ -114,10 +115,10 @@ show(cells[columns], percent=("accuracy", "kept"), digits=3)
 # %% [markdown]
 # ## Is the answer in the cue?
 #
-# On a grey picture nothing can be seen but the cue. If a cue alone lifts accuracy there, it gives the answer away, and its
-# help says nothing about heads.
+# On a grey picture nothing can be seen but the cue. If a cue alone lifts accuracy there, it gives the answer away, and
+# its help says nothing about heads.
 
-# %% tags=["hide-input"]
+# %%
 grey = effects[effects["condition"].str.startswith(cues.GREY)]
 cells = with_interval(grey, "change", form="+.1f", scale=100, low="low", high="high")
 show(cells[["kinds", "condition", "against", "n", "accuracy", "change"]], percent=("accuracy",))
@@ -125,15 +126,26 @@ show(cells[["kinds", "condition", "against", "n", "accuracy", "change"]], percen
 # %% [markdown]
 # ## Which heads are latent?
 #
-# Two things are asked of a head, on split A. *Does it read more?* With true cues it tells steps of a spatial function from
-# others better than with misplaced ones (*rise*) and than without (*over none*), by probes on wordings that took no part in
-# fitting. *Does it carry what helps?* Patched from the cued run into the run without, it raises the log-probability of right
-# answers (*patch*), more than from the misplaced run (*beyond*), and that more than the others of its layer (*above*). A
-# latent head passes all five tests, corrected over all heads and both functions.
+# Two things are asked of a head, on split A. *Does it read more?* With true cues it tells steps of a spatial function
+# from others better than with misplaced ones (*rise*) and than without (*over none*), by probes on wordings that took
+# no part in fitting. *Does it carry what helps?* Patched from the cued run into the run without, it raises the
+# log-probability of right answers (*patch*), more than from the misplaced run (*beyond*), and that more than the others
+# of its layer (*above*). A latent head passes all five tests, corrected over all heads and both functions.
 
 # %% mystnb={"image": {"alt": "Scatter of heads for each spatial function: rise of decodability under true cues against what patching the head changes beyond its layer; latent heads are filled"}, "figure": {"caption": "Each head by the rise of its decodability and by what patching it adds beyond its layer; latent heads, if any, are filled.", "name": "fig-latent"}}
 heads = table(experiment, latent.latent_heads)
 latent_figure(heads)
+
+# %% [markdown]
+# More heads that tell a function with cues than without need not mean anything: by noise alone about half of them do.
+# So how many rise at all stands beside how many do so beyond chance.
+
+# %% tags=["hide-input"]
+rising = heads.assign(beyond_placebo=heads["rise"] > 0, beyond_none=heads["rise_over_none"] > 0,
+                      rise_tested=heads["p_rise"] < ALPHA, patch_tested=heads["p_patch"] < ALPHA)  # fmt: skip
+parts = ["beyond_placebo", "beyond_none", "rise_tested", "patch_tested", "latent"]
+n_rising = rising.groupby("function", sort=False)[parts].sum().rename(index=SHORT).reset_index()
+show(n_rising.assign(heads=len(heads) // len(SPATIAL)))
 
 # %% [markdown]
 # The three heads of each function that come nearest, by the larger of their two p values.
@@ -148,20 +160,21 @@ show(best[columns].replace({"function": SHORT}), digits=3)
 # ## Would gradients have told?
 #
 # Patching every head takes a pass for each. Integrated gradients between the two pictures predict it from a few passes.
-# *Spearman* is their agreement over heads; *saturated* the share of steps that are already certain, where little can change.
+# *Spearman* is their agreement over heads; *saturated* the share of steps that are already certain, where little can
+# change.
 
-# %% tags=["hide-input"]
+# %%
 check = table(experiment, latent.attribution_check)
 show(check.replace({"function": SHORT}), percent=("saturated",))
 
 # %% [markdown]
 # ## Without any cue
 #
-# If heads are latent, they should work when they are activated directly: made larger, moved as the cue moves them (where answers
-# are predicted), or made to attend to the picture. Beside them random heads of the same layers, and the cues themselves.
-# Spatial and relational steps of split C, teacher-forced; *elsewhere* is the mean over the six other functions. Where no head is
-# latent, the heads that come nearest stand in. *Time* is that of a question with the edit over that without, replies included. Steering was
-# named beforehand as the one that counts.
+# If heads are latent, they should work when they are activated directly: made larger, moved as the cue moves them
+# (where answers are predicted), or made to attend to the picture. Beside them random heads of the same layers, and the
+# cues themselves. Spatial and relational steps of split C, teacher-forced; *elsewhere* is the mean over the six other
+# functions. Where no head is latent, the heads that come nearest stand in. *Time* is that of a question with the edit
+# over that without, replies included. Steering was named beforehand as the one that counts.
 
 # %% tags=["hide-input"]
 activated = table(experiment, activation.latent_activation)
@@ -169,10 +182,25 @@ spatial, key = activated[activated["function"] == activation.BOTH], ["method", "
 wide = with_interval(spatial, "delta_log_prob", "low", "high", "+.2f").set_index(key)[["k", "n", "delta_log_prob"]]
 others = activated[~activated["function"].isin([*SPATIAL, activation.BOTH])]
 wide["elsewhere"] = others.groupby(key)["delta_log_prob"].mean()
-costs = table(experiment, activation.activation_seconds).set_index("method")["ratio"]
+costs = table(experiment, activation.activation_seconds).set_index("method")
 shown = wide.rename(columns={"delta_log_prob": "spatial steps"}).reset_index()
-shown["time"] = shown["method"].map(costs).where(shown["heads"].isin(["latent", "nearest"]))
+shown["time"] = shown["method"].map(costs["ratio"]).where(shown["heads"].isin(["latent", "nearest"]))
 show(shown[shown["draw"] == 0].drop(columns="draw"))
+
+# %% tags=["hide-input"]
+times = ", ".join(f"{1000 * row.seconds:.0f} ms with {row.Index}" for row in costs.itertuples())
+paragraph(f"Seconds a question, median of {costs['n'].iloc[0]:.0f}: {times}.")
+
+# %% [markdown]
+# Function by function: the change that each method makes with the chosen heads, with its interval.
+
+# %% tags=["hide-input"]
+chosen = activated[activated["heads"].isin(["latent", "nearest"]) | (activated["heads"].isna())]
+chosen = with_interval(chosen, "delta_log_prob", "low", "high", "+.2f").pivot(
+    index="function", columns="method", values="delta_log_prob"
+)
+methods = list(dict.fromkeys(activated["method"]))
+show(chosen.reindex([*NAMES, activation.BOTH])[methods].rename(index=SHORT).reset_index())
 
 # %% [markdown]
 # The chosen heads less the mean of all draws of random ones, step by step.
@@ -182,7 +210,7 @@ own = spatial[spatial["heads"].isin(["latent", "nearest"])].set_index("method")
 own = own if "beyond" in own else own.assign(beyond=float("nan"), beyond_low=float("nan"), beyond_high=float("nan"))
 show(with_interval(own.reset_index(), "beyond", "beyond_low", "beyond_high", "+.3f")[["method", "heads", "beyond"]])
 
-# %% tags=["hide-input"]
+# %% tags=["remove-input"]
 by_pair = effects.set_index(["kinds", "condition", "against"])
 box, trained = (by_pair.loc[(kinds, cues.BOX, f"box, {cues.MISPLACED}")] for kinds in (cues.NEVER, cues.TRAINED))
 over = by_pair.loc[(cues.NEVER, cues.BOX, cues.NONE)]
@@ -190,7 +218,8 @@ n_latent, steered = int(heads["latent"].sum()), own.loc[activation.METHOD]
 quote(
     cue_box=100 * box["change"], cue_box_low=100 * box["low"], cue_box_high=100 * box["high"], n_cued=int(box["n"]),
     cue_over_none=100 * over["change"], n_latent=n_latent, activated_spatial=steered["delta_log_prob"],
-    shared_words=latent.shared_wordings(experiment), activated_beyond=steered["beyond"], activated_low=steered["beyond_low"], activated_high=steered["beyond_high"],
+    shared_words=latent.shared_wordings(experiment), activated_beyond=steered["beyond"],
+    activated_low=steered["beyond_low"], activated_high=steered["beyond_high"],
 )  # fmt: skip
 
 # %% [markdown]
@@ -202,15 +231,20 @@ n_against = points[points["kinds"] == cues.NEVER].groupby("condition")["against"
 helps = better.groupby("condition")["against"].nunique()
 helped = [name for name, n in helps.items() if n == n_against[name] > 1]
 paragraph(
-    f"What is marked with a box is named rightly in {known.set_index('mark')['accuracy'].get('box', float('nan')):.0%}. "
+    "What is marked with a box is named rightly in "
+    f"{known.set_index('mark')['accuracy'].get('box', float('nan')):.0%}. "
     f"In kinds of question that training did not cue, boxes drawn around what is named change accuracy by "
     f"{100 * box['change']:+.1f} points beyond misplaced ones "
     f"({span(box['low'], box['high'])}; n {box['n']:.0f}) and by {100 * over['change']:+.1f} beyond no cue "
-    f"({span(over['low'], over['high'])}); in the kinds that it cued, by {100 * trained['change']:+.1f} beyond misplaced "
-    f"ones ({span(trained['low'], trained['high'])}; n {trained['n']:.0f}). Of {over_placebo['condition'].nunique()} true "
+    f"({span(over['low'], over['high'])}); in the kinds that it cued, by {100 * trained['change']:+.1f} beyond "
+    "misplaced "
+    f"ones ({span(trained['low'], trained['high'])}; n {trained['n']:.0f}). Of {over_placebo['condition'].nunique()} "
+    "true "
     f"cues {len(helped)} are better than no cue and every placebo in the former"
-    f"{': ' + ', '.join(helped) if helped else ''}. {n_latent} of {len(heads) // len(SPATIAL)} heads are latent. Steering "
-    f"{'them' if n_latent else 'the heads that come nearest'} without a cue changes the log-probability of spatial steps by "
+    f"{': ' + ', '.join(helped) if helped else ''}. {n_latent} of {len(heads) // len(SPATIAL)} heads are latent. "
+    "Steering "
+    f"{'them' if n_latent else 'the heads that come nearest'} without a cue changes the log-probability of spatial "
+    "steps by "
     f"{steered['delta_log_prob']:+.3f}, {steered['beyond']:+.3f} beyond random heads of their layers "
     f"({span(steered['beyond_low'], steered['beyond_high'], '+.3f', 1)})."
 )

@@ -11,9 +11,9 @@
 # %% [markdown]
 # # The paper's benchmarks
 #
-# **Overview.** Five benchmarks, scored by their own rules and by a strict one: as they are, with the spatial heads ablated,
-# scaled and replaced by random ones, and asked otherwise. Unless you give copies of your own, the questions are
-# *look-alikes*: CogVSR-Synth in the files of the benchmark that each question is modelled on.
+# **Overview.** Five benchmarks, scored by their own rules and by a strict one: as they are, with the spatial heads
+# ablated, scaled and replaced by random ones, and asked otherwise. Unless you give copies of your own, the questions
+# are *look-alikes*: CogVSR-Synth in the files of the benchmark that each question is modelled on.
 #
 # **Prerequisites.** [Interventions](05_interventions.ipynb); what the loaders and scorers do is on
 # [the page about them](../book/benchmarks.md).
@@ -73,10 +73,10 @@ whole = whole.assign(label=whole["benchmark"] + protocol, questions=whole["bench
 # %% [markdown]
 # ## Scores
 #
-# *Strict* takes what a reply states by the type of its answer; *official* is the benchmark's own rule, faults included. A reply
-# that a scorer cannot read is wrong and counted. *Forced choice* takes the likeliest option, of questions that have options;
-# `covered` is the share of probability that all options had together. 3DSRBench's four protocols ask for more and more to be
-# right together; CogVSR's *Spatial Score* counts the steps of the two spatial functions.
+# *Strict* takes what a reply states by the type of its answer; *official* is the benchmark's own rule, faults included.
+# A reply that a scorer cannot read is wrong and counted. *Forced choice* takes the likeliest option, of questions that
+# have options; `covered` is the share of probability that all options had together. 3DSRBench's four protocols ask for
+# more and more to be right together; CogVSR's *Spatial Score* counts the steps of the two spatial functions.
 
 # %% tags=["hide-input"]
 base = with_interval(whole[whole["condition"] == benchmarks.BASE], "accuracy")
@@ -86,8 +86,8 @@ show(base.sort_values("benchmark", kind="stable")[columns], percent=("chance", "
 # %% [markdown]
 # ## With the spatial heads ablated, and scaled
 #
-# The top heads of both spatial functions by the paper's importance, selected on split A, multiplied by 0.001 or by the factor
-# that was best on B.
+# The top heads of both spatial functions by the paper's importance, selected on split A, multiplied by 0.001 or by the
+# factor that was best on B.
 
 # %% mystnb={"image": {"alt": "Change of accuracy in points on each benchmark, of replies and of forced choice, spatial heads ablated on the left and scaled on the right, with intervals and zero marked"}, "figure": {"caption": "Change of accuracy, paired by question, of replies scored strictly and of forced choice, in points, with 95 % intervals over groups. Rows are benchmarks; 3DSRBench once for each protocol.", "name": "fig-benchmarks"}}
 points = whole.assign(value=100 * whole["change"], low=100 * whole["change_low"],
@@ -102,36 +102,38 @@ columns = ["condition", "questions", "scorer", "n", "change", "p", "unread", "co
 show(cells[columns], percent=("unread", "covered"), digits=4)
 
 # %% [markdown]
-# Does an edit make answers wrong, or unreadable? `unread` above is the share that the strict scorer could not read. Where it
-# grows with an edit, accuracy falls below chance without any spatial skill being lost. Forced choice cannot be unread: what it
-# loses is what the model would choose otherwise.
+# Does an edit make answers wrong, or unreadable? `unread` above is the share that the strict scorer could not read.
+# Where it grows with an edit, accuracy falls below chance without any spatial skill being lost. Forced choice cannot be
+# unread: what it loses is what the model would choose otherwise.
 
 # %% tags=["hide-input"]
 published = pd.read_csv(PUBLISHED / "benchmarks.csv")
 masked = published.loc[published["metric"] == "accuracy with heads masked", "value"]
-paragraph(f"VSR has two classes; {masked.min():.1f} to {masked.max():.1f} %, as was published for it with heads masked, is so "
+paragraph(f"VSR has two classes; {masked.min():.1f} to {masked.max():.1f} %, as was published for it with heads "
+          "masked, is so "
           "far below one half that it can hardly be anything else.")  # fmt: skip
 
 # %% [markdown]
 # ### Beside random heads
 #
-# The change with the spatial heads ablated, beside random sets of as many heads of the same layers, which may have some of them.
-# *p* is two-sided, of the ablation among the sets; with *n* sets it is at least 2 / (1 + *n*), so 40, as the full profile takes,
-# are the fewest that can tell.
+# The change with the spatial heads ablated, beside random sets of as many heads of the same layers, which may have some
+# of them. *p* is two-sided, of the ablation among the sets; with *n* sets it is at least 2 / (1 + *n*), so 40, as the
+# full profile takes, are the fewest that can tell.
 
 # %% tags=["hide-input"]
 PROTOCOLS = ("single", "vanilla", SPATIAL_SCORE)  # the others of 3DSRBench are above
 beside = benchmarks.beside_random(whole[(whole["scorer"] != "official") & whole["protocol"].isin(PROTOCOLS)])
-beside = beside.assign(sets=[span(low, high) for low, high in zip(beside["random_low"], beside["random_high"], strict=True)],
-                       ablated=100 * beside["change"], random=100 * beside["random"])  # fmt: skip
+beside["sets"] = [span(low, high) for low, high in zip(beside["random_low"], beside["random_high"], strict=True)]
+beside = beside.assign(ablated=100 * beside["change"], random=100 * beside["random"])
 show(beside[["questions", "scorer", "ablated", "random", "sets", "n_random", "p_random"]], digits=2)
 
 # %% [markdown]
 # ## Asked otherwise
 #
-# **With steps or without.** The paper's first claim is that steps help. CogVSR's questions are asked without their steps too; the
-# others after a turn in which the model may think aloud (`thought`: its mean number of words). **Another attention.** Published scores of one model differ between
-# implementations of attention, so `same` is the share of replies that eager attention leaves as they were.
+# **With steps or without.** The paper's first claim is that steps help. CogVSR's questions are asked without their
+# steps too; the others after a turn in which the model may think aloud (`thought`: its mean number of words). **Another
+# attention.** Published scores of one model differ between implementations of attention, so `same` is the share of
+# replies that eager attention leaves as they were.
 
 # %% tags=["hide-input"]
 changed = points[points["protocol"].isin(PROTOCOLS)].dropna(subset="change")
@@ -141,8 +143,9 @@ columns = ["condition", "questions", "scorer", "n", "change", "unread", "same", 
 show(cells.sort_values("condition", kind="stable")[columns], percent=("unread", "same"))
 
 # %% [markdown]
-# **Without a picture.** With one option more, that the answer *cannot be determined*, a model that looks should take it when the
-# picture is grey, and only then. Asked are questions that only the picture answers, of 3DSRBench in one order of the options.
+# **Without a picture.** With one option more, that the answer *cannot be determined*, a model that looks should take it
+# when the picture is grey, and only then. Asked are questions that only the picture answers, of 3DSRBench in one order
+# of the options.
 
 # %% tags=["hide-input"]
 opened = whole[whole["condition"].isin([benchmarks.TRUE_PICTURE, benchmarks.GREY_PICTURE])]
@@ -153,10 +156,10 @@ show(opened[["questions", "scorer", "condition", "n", "undetermined", "accuracy"
 # %% [markdown]
 # ## Latent heads activated: places given
 #
-# The paper activates latent spatial heads on the input. Here the model is given where the things are, in words before the question
-# or drawn on the picture, from `boxes.json` in a copy's folder. What counts is the change from *misplaced* boxes of the same sizes
-# and names, which say what is false, so that the change has both the help of true places and the harm of false ones; accuracy
-# stands beside it.
+# The paper activates latent spatial heads on the input. Here the model is given where the things are, in words before
+# the question or drawn on the picture, from `boxes.json` in a copy's folder. What counts is the change from *misplaced*
+# boxes of the same sizes and names, which say what is false, so that the change has both the help of true places and
+# the harm of false ones; accuracy stands beside it.
 
 # %% tags=["hide-input"]
 given = changed[changed["condition"].str.contains("boxes", regex=False)]
@@ -167,9 +170,9 @@ show(cells[columns], percent=("accuracy", "unread"), digits=4)
 # %% [markdown]
 # ## CogVSR's Spatial Score, judged
 #
-# The paper lets a language model judge replies, as answers in one's own words need. The strict scorer above stands for it unless
-# you name one: `-p judge MODEL`, with `-p judge_url ADDRESS` for an endpoint.
-# [How judges are asked](../book/language_models.md).
+# The paper lets a language model judge replies, as answers in one's own words need. The strict scorer above stands for
+# it unless you name one: `-p judge MODEL`, with `-p judge_url ADDRESS` for an endpoint. [How judges are
+# asked](../book/language_models.md).
 
 # %%
 items, replies = judging.step_replies(experiment, data_root) if judge else ([], None)
@@ -182,8 +185,8 @@ judged
 # %% [markdown]
 # ## What was published
 #
-# Printed beside ours only where protocol and metric are stated to be the same, which they are for none of the paper's own
-# figures: no source says for which model its five main figures are.
+# Printed beside ours only where protocol and metric are stated to be the same, which they are for none of the paper's
+# own figures: no source says for which model its five main figures are.
 
 # %% tags=["hide-input"]
 published = published.assign(benchmark=published["benchmark"].map(TITLES))
@@ -206,7 +209,8 @@ paragraph("\n".join([f"On {'your copies' if data_root else 'look-alikes'}, by th
 
 # %% [markdown]
 # Look-alikes show that loaders, scorers and tables work, and say nothing about the benchmarks. `nano-internvl` knows
-# their wording from training; it has never thought aloud or met the words of the last option, and cues it has seen beside six kinds
-# of question, so there the tables show what happens to a model that is asked for what it has not learnt.
+# their wording from training; it has never thought aloud or met the words of the last option, and cues it has seen
+# beside six kinds of question, so there the tables show what happens to a model that is asked for what it has not
+# learnt.
 #
 # **What's next.** [Copies of your own](../book/benchmarks.md), or [what it all costs](A1_speed.ipynb).

@@ -14,8 +14,8 @@
 # **Overview.** On the plain steps each kind of step has its own words, so a probe of the function may be a probe of the
 # words. Here the same words ask for different functions, by the picture. What heads still tell is theirs.
 #
-# **Prerequisites.** [Probing](03_probing.ipynb) and [ablation](05_interventions.ipynb); how the steps are made is in the
-# [data card](../book/data_card.md).
+# **Prerequisites.** [Probing](03_probing.ipynb) and [ablation](05_interventions.ipynb); how the steps are made is in
+# the [data card](../book/data_card.md).
 
 # %% tags=["remove-cell"]
 import importlib.util
@@ -57,8 +57,8 @@ measured_note([experiment], (*gates, baselines.crossed_baselines, *crossed.WORDI
 # %% [markdown]
 # ## The same words about two pictures
 #
-# A plan numbers five tasks, each of another function; the square of a thing tells which one is asked for. So neither the
-# words nor the picture alone tell the function: only both together do. Below are two pictures with the same text.
+# A plan numbers five tasks, each of another function; the square of a thing tells which one is asked for. So neither
+# the words nor the picture alone tell the function: only both together do. Below are two pictures with the same text.
 
 # %% tags=["hide-input"] mystnb={"image": {"alt": "Two rendered table-top pictures, each beside the same plan and the same questions, which are labelled with different functions and have different answers"}, "figure": {"caption": "A pair: the text is the same to the letter, the function of every step is another.", "name": "fig-pair"}}
 items = experiment.items(CROSSED_C)
@@ -100,9 +100,10 @@ explained = with_interval(explained, "held_out", "held_low", "held_high")
 show(explained[["predictor", "accuracy", "held_out"]].rename(columns={"held_out": "wordings held out"}))
 
 # %% [markdown]
-# Now on split C, whose words and scenes none of the predictors has seen. The paper's joint probe, fitted on plain steps,
-# shows what it learnt there: functions, or words. That a probe fitted on such steps reads them is no surprise in
-# `nano-internvl`, which was [taught to know the task](../book/limitations.md); whether that of plain steps does is open.
+# Now on split C, whose words and scenes none of the predictors has seen. The paper's joint probe, fitted on plain
+# steps, shows what it learnt there: functions, or words. That a probe fitted on such steps reads them is no surprise
+# in `nano-internvl`, which was [taught to know the task](../book/limitations.md); whether that of plain steps does is
+# open.
 
 # %%
 transfer = table(experiment, crossed.wording_transfer)
@@ -142,13 +143,14 @@ forest_figure(panels, "own less same words, log-probability")
 columns = ["ranking", "function", "n", "own", "same_words", "difference", "q"]
 show(effects[columns].replace({"function": SHORT}), digits=3)
 
-# %% tags=["hide-input"]
+# %% tags=["remove-input"]
 accuracy = ground.set_index("predictor")["accuracy"]
 by_words = gate.set_index("predictor")["accuracy"]
 moved = transfer.set_index(["predictor", "trained_on"])["accuracy"]
 specific = effects[(effects["q"] < ALPHA) & (effects["difference"] < 0)].groupby("ranking").size()
 quote(
-    crossed_n=float(probes.n_steps), crossed_majority=by_words["majority"], crossed_text=by_words.drop("majority").max(),
+    crossed_n=float(probes.n_steps), crossed_majority=by_words["majority"],
+    crossed_text=by_words.drop("majority").max(),
     crossed_heads=accuracy["all heads"], crossed_joint=moved["joint probe (paper)", "plain A"],
 )  # fmt: skip
 
@@ -159,9 +161,12 @@ quote(
 paragraph(
     f"On {probes.n_steps} steps whose wording does not tell the function ({probes.n_pairs} pairs), the text reaches "
     f"{by_words.drop('majority').max():.1%}, the commonest function {by_words['majority']:.1%}, all heads "
-    f"{accuracy['all heads']:.1%}, an untrained model's {accuracy['untrained model']:.1%}. The paper's probe, fitted on "
-    f"plain steps, reaches {moved['joint probe (paper)', 'plain A']:.1%} of those of split C. {int(rows['heads_that_pass'].sum())} of "
-    f"{probes.auroc.size} pairs of function and head tell more than the words. Ablating a function's heads costs its own "
+    f"{accuracy['all heads']:.1%}, an untrained model's {accuracy['untrained model']:.1%}. The paper's probe, fitted "
+    "on "
+    f"plain steps, reaches {moved['joint probe (paper)', 'plain A']:.1%} of those of split C. "
+    f"{int(rows['heads_that_pass'].sum())} of "
+    f"{probes.auroc.size} pairs of function and head tell more than the words. Ablating a function's heads costs its "
+    "own "
     f"steps more than others in the same words for {int(specific.sum())} of {len(effects)} sets (q < {ALPHA})."
 )
 
@@ -169,9 +174,11 @@ paragraph(
 steps_c = answered["crossed"].set_index("function").loc[list(NAMES)]
 right, by_chance = (steps_c[column] @ steps_c["n"] / steps_c["n"].sum() for column in ("accuracy", "chance"))
 paragraph(
-    f"The model answers {right:.1%} of the steps in crossed wording; guessing among what is offered gives {by_chance:.1%}. "
+    f"The model answers {right:.1%} of the steps in crossed wording; guessing among what is offered gives "
+    f"{by_chance:.1%}. "
     + (
-        "Heads of a model that hardly answers such steps need not carry their functions, so nothing follows for one that does."
+        "Heads of a model that hardly answers such steps need not carry their functions, so nothing follows for one "
+        "that does."
         if right - by_chance < 0.15
         else "So it does tell which function a step needs, and its heads had reason to carry them."
     )

@@ -11,8 +11,9 @@
 # %% [markdown]
 # # How much, and at what cost?
 #
-# **Overview.** If spatial heads matter, more of an edit should do more, and more than the same edit of random heads. And an
-# edit is only worth something if it leaves the rest as it was: other functions' steps, and texts without a picture.
+# **Overview.** If spatial heads matter, more of an edit should do more, and more than the same edit of random heads.
+# And an edit is only worth something if it leaves the rest as it was: other functions' steps, and texts without a
+# picture.
 #
 # **Prerequisites.** [What the heads do](05_interventions.ipynb).
 
@@ -53,10 +54,10 @@ measured_note([experiment], doses.DOSES)
 # %% [markdown]
 # ## More heads, larger factors, longer steps
 #
-# The heads that the paper's probe ranks first for the two spatial functions: ablated, from a few to a fifth of all heads for
-# each; the top tenth scaled; and moved along the direction from wrong towards right answers, or away from it. All at every
-# token, on split C, teacher-forced. Beside them random heads, as many of each layer, and random directions as long (means
-# over the draws).
+# The heads that the paper's probe ranks first for the two spatial functions: ablated, from a few to a fifth of all
+# heads for each; the top tenth scaled; and moved along the direction from wrong towards right answers, or away from it.
+# All at every token, on split C, teacher-forced. Beside them random heads, as many of each layer, and random directions
+# as long (means over the draws).
 
 # %% mystnb={"image": {"alt": "Three panels, heads ablated, factor and strength: change of log-probability of spatial steps under spatial heads, random heads and random directions, and of other steps under spatial heads"}, "figure": {"caption": "Change of the log-probability of right answers against the dose; bands are 95 % over scenes.", "name": "fig-doses"}}
 response = table(experiment, doses.dose_response)
@@ -65,13 +66,14 @@ dose_figure(response)
 # %% [markdown]
 # ## Does more do more?
 #
-# The slope over the doses on one side of no edit, with an intercept: an effect that is the same at every dose has no slope.
-# Per doubling of the heads ablated, per unit of the factor, per standard deviation of the step; the mean over scenes, with
-# the p that it is 0. Beside it the slopes of random heads and directions (*random* is their mean): p that the spatial heads' is
-# one of them, taken as normal ([Crawford and Howell's t](https://doi.org/10.1076/clin.12.4.482.7241)), and q over all rows. *p place* asks
-# no such shape, only how often one of them is as far off, but cannot be below 2 over their number and one.
+# The slope over the doses on one side of no edit, with an intercept: an effect that is the same at every dose has no
+# slope. Per doubling of the heads ablated, per unit of the factor, per standard deviation of the step; the mean over
+# scenes, with the p that it is 0. Beside it the slopes of random heads and directions (*random* is their mean): p that
+# the spatial heads' is one of them, taken as normal ([Crawford and Howell's
+# t](https://doi.org/10.1076/clin.12.4.482.7241)), and q over all rows. *p place* asks no such shape, only how often one
+# of them is as far off, but cannot be below 2 over their number and one.
 
-# %% tags=["hide-input"]
+# %%
 trends = table(experiment, doses.dose_trends)
 columns = ["side", "slope", "p_slope", "against", "random", "draws", "p_place", "p", "q"]
 show(with_interval(trends, "slope", "low", "high", "+.3f")[columns], digits=3)
@@ -80,9 +82,9 @@ show(with_interval(trends, "slope", "low", "high", "+.3f")[columns], digits=3)
 # ## What else changes?
 #
 # The first token of every step's reply, with the edit and without: the Kullback–Leibler divergence between the two
-# distributions, on each function's steps, as they are asked and without their picture. Emphasis is at the strengths tuned on
-# split B; as many random heads of the same layers are ablated beside the spatial ones (one draw). A divergence is never below
-# 0, so it is to be compared: between functions, and with the random heads.
+# distributions, on each function's steps, as they are asked and without their picture. Emphasis is at the strengths
+# tuned on split B; as many random heads of the same layers are ablated beside the spatial ones (one draw). A divergence
+# is never below 0, so it is to be compared: between functions, and with the random heads.
 
 # %% tags=["hide-input"] mystnb={"image": {"alt": "For each function the divergence of the reply's first token under ablation of spatial and of random heads, scaling and steering, with pictures and without, with intervals"}, "figure": {"caption": "Divergence of the first token of replies, in nats, by function and edit; 95 % over scenes.", "name": "fig-side-effects"}}
 effects = table(experiment, doses.side_effects)
@@ -95,8 +97,8 @@ markers = {"ablate": "o", doses.OTHER_HEADS: "X", "scale": "s", "steer": "^"}
 forest_figure({kind: part.replace({"label": SHORT}) for kind, part in panels.items()}, "divergence, nats", markers)
 
 # %% [markdown]
-# Beside it how many replies begin with another token, what that does to accuracy, and whether replies become all alike: how
-# often the commonest first token is the likeliest, without the edit and with it. Means over the functions.
+# Beside it how many replies begin with another token, what that does to accuracy, and whether replies become all alike:
+# how often the commonest first token is the likeliest, without the edit and with it. Means over the functions.
 
 # %% tags=["hide-input"]
 effects["steps"] = effects["function"].isin(doses.SPATIAL).map({True: "spatial", False: "others"})
@@ -125,13 +127,15 @@ ablated, sloping = alone.loc[doses.SIDES["ablate", 1]], alone[alone["p_slope"] <
 special = trends[trends["q"] < ALPHA]
 cells = by_kind.set_index(["edit", "prompts", "steps"])["kl"]
 costs = "; ".join(
-    f"{edit}: {cells[edit, PICTURES, 'spatial']:.3f} on spatial steps, {cells[edit, PICTURES, 'others']:.3f} on others, "
+    f"{edit}: {cells[edit, PICTURES, 'spatial']:.3f} on spatial steps, {cells[edit, PICTURES, 'others']:.3f} on "
+    "others, "
     f"{cells[edit, TEXT, 'others']:.3f} on others without a picture"
     for edit in dict.fromkeys(by_kind["edit"])
 )
 paragraph(
     f"With every doubling of the heads ablated the log-probability of spatial steps changes by {ablated['slope']:+.3f} "
-    f"({span(ablated['low'], ablated['high'], '+.3f', 1)}). More does more or less on {len(sloping)} of {len(alone)} sides of "
+    f"({span(ablated['low'], ablated['high'], '+.3f', 1)}). More does more or less on {len(sloping)} of {len(alone)} "
+    "sides of "
     f"no edit (slope, p below {ALPHA}); beside what is random the spatial heads' slope is special in {len(special)} of "
     f"{len(trends)} comparisons (q below {ALPHA}, "
     f"beside {trends['draws'].min()} random draws). Divergence of first tokens: {costs}."

@@ -12,8 +12,8 @@
 # # What it costs
 #
 # **Overview.** How long reading every head takes, beside a bare forward pass, beside other tools doing the same, and
-# beside the method of the paper's predecessors. Seconds differ from machine to machine; the *ratios* are the result, all
-# from this run.
+# beside the method of the paper's predecessors. Seconds differ from machine to machine; the *ratios* are the result,
+# all from this run.
 #
 # **Prerequisites.** [Answers and activations](02_capture.ipynb).
 
@@ -83,10 +83,10 @@ show(shown[["method", "median", "ratio", "difference"]], digits=3)
 # ## Steps a second
 #
 # Answering and reading, by this package and by a sequential baseline: one question at a time, a hook on every generated
-# token, all of them kept, as in the code of Cognitive Mirrors. And a sweep that ablates single heads, beside one run of all
-# items for each head: image features are computed once, and so are the layers before the ablated one. Where the decoder is
-# nearly all of a pass, as in these small models on a CPU, that saves about half at best; the larger the vision tower's share,
-# the more. Medians of three turns.
+# token, all of them kept, as in the code of Cognitive Mirrors. And a sweep that ablates single heads, beside one run of
+# all items for each head: image features are computed once, and so are the layers before the ablated one. Where the
+# decoder is nearly all of a pass, as in these small models on a CPU, that saves about half at best; the larger the
+# vision tower's share, the more. Medians of three turns.
 
 # %%
 here = speed.throughput(vlm, some, scratch / "throughput")
@@ -102,17 +102,17 @@ show(pd.concat(kept)[["device", "task", "method", "steps_per_second", "ratio"]],
 )
 
 # %% [markdown]
-# What a model of 7B takes, measured once with a prototype of this package on one H100 (torch 2.11, CUDA 13, bitsandbytes 0.50;
-# random weights at the shape of Qwen2.5-VL-7B, 448-pixel pictures, chats of 365 tokens). These numbers are
-# kept in the repository and not measured by this run.
+# What a model of 7B takes, measured once with a prototype of this package on one H100 (torch 2.11, CUDA 13,
+# bitsandbytes 0.50; random weights at the shape of Qwen2.5-VL-7B, 448-pixel pictures, chats of 365 tokens). These
+# numbers are kept in the repository and not measured by this run.
 
 # %% tags=["hide-input"]
 once = pd.read_csv(PUBLISHED / "gpu.csv", keep_default_na=False)
 show(once[["quantity", "quantize", "value", "unit"]], digits=3)
 
 # %% [markdown]
-# Where the time of answering goes. What batches do not lessen on a CPU are the matrix products of the decoder over prompts,
-# so their share bounds what batching can gain here; on a GPU they are what batches fill.
+# Where the time of answering goes. What batches do not lessen on a CPU are the matrix products of the decoder over
+# prompts, so their share bounds what batching can gain here; on a GPU they are what batches fill.
 
 # %%
 parts = speed.answering_parts(vlm, some)
@@ -121,8 +121,8 @@ show(parts, percent=("share",))
 # %% [markdown]
 # ## Windows of the vision tower
 #
-# Towers of Qwen's line attend window after window in a Python loop. All windows of equal length can go in one call (`equal`: the
-# same bits); it is on by default for every model that has them.
+# Towers of Qwen's line attend window after window in a Python loop. All windows of equal length can go in one call
+# (`equal`: the same bits); it is on by default for every model that has them.
 
 # %%
 tower = speed.tower_benchmark(load_vlm("nano-qwen2_5_vl"), some)
@@ -131,22 +131,24 @@ show(tower, digits=4)
 # %% [markdown]
 # ## Probing every head
 #
-# Cross-validated probes of eight functions for 1,024 heads of width 128 over 2,000 steps, the shape of a 7B model, on drawn
-# numbers: all heads at once, and scikit-learn's logistic regression in a loop, timed on four heads; medians of three runs.
-# Then the max-T test of all of them: CPU minutes of 1,000 permutations, by the cost of the next ones at the full size.
+# Cross-validated probes of eight functions for 1,024 heads of width 128 over 2,000 steps, the shape of a 7B model, on
+# drawn numbers: all heads at once, and scikit-learn's logistic regression in a loop, timed on four heads; medians of
+# three runs. Then the max-T test of all of them: CPU minutes of 1,000 permutations, by the cost of the next ones at the
+# full size.
 
 # %% tags=["hide-input"]
 probing = probe_speed.probe_benchmark(repeats=3)
 show(probing[["method", "heads", "ms_a_head", "accuracy"]], percent=("accuracy",))
 
-# %% tags=["hide-input"]
+# %% tags=["remove-input"]
 minutes = probe_speed.permutation_minutes()
 ratio = methods.set_index("method")["ratio"]
 times = here.set_index(["task", "method"])["ratio"].xs("batched", level="method")
 gpu = once[once["quantize"] == "4bit"].set_index("quantity")["value"]
 quote(
     gpu_weights=gpu["weights in memory"], gpu_answering=gpu["most memory while answering 64 chats at once"],
-    gpu_reading=gpu["most memory while reading every head of 16 chats"], gpu_steps=gpu["answering and reading together"],
+    gpu_reading=gpu["most memory while reading every head of 16 chats"],
+    gpu_steps=gpu["answering and reading together"],
     gpu_minutes=sum(len(item.steps) for split in ("A", "B", "C") for item in load_items("synth", split=split))
     / gpu["answering and reading together"] / 60,
 )  # fmt: skip
@@ -156,10 +158,13 @@ quote(
 
 # %% tags=["hide-input"]
 paragraph(
-    f"Reading every head takes {ratio[speed.CAPTURE]:.2f} times the bare pass. Beside the sequential baseline, answering and "
+    f"Reading every head takes {ratio[speed.CAPTURE]:.2f} times the bare pass. Beside the sequential baseline, "
+    "answering and "
     f"reading together are {times['answering and reading']:.1f} times as fast, reading with the replies known "
-    f"{times['reading, the replies known']:.1f} times. A sweep over heads is {times['sweep over single heads']:.1f} times as fast as "
-    f"one run a head. A vision tower with all its windows at once is {tower['ratio'].iloc[1]:.2f} times as fast as with one by one. 1,000 "
+    f"{times['reading, the replies known']:.1f} times. A sweep over heads is {times['sweep over single heads']:.1f} "
+    "times as fast as "
+    f"one run a head. A vision tower with all its windows at once is {tower['ratio'].iloc[1]:.2f} times as fast as "
+    "with one by one. 1,000 "
     f"permutations of the max-T test at a 7B model's shape take {minutes:.1f} CPU minutes."
 )
 

@@ -11,9 +11,9 @@
 # %% [markdown]
 # # Can the selection be relied on?
 #
-# **Overview.** A way of finding heads is only as good as what it finds. Here the truth is known: what ablating each head
-# alone does is measured; signals can be planted in known heads; and there are models in which there is nothing to find.
-# First what to rely on, then the evidence.
+# **Overview.** A way of finding heads is only as good as what it finds. Here the truth is known: what ablating each
+# head alone does is measured; signals can be planted in known heads; and there are models in which there is nothing to
+# find. First what to rely on, then the evidence.
 #
 # **Prerequisites.** [Probing](03_probing.ipynb) and [interventions](05_interventions.ipynb).
 
@@ -71,8 +71,8 @@ show(relied)
 # %% [markdown]
 # ## The claims, one by one
 #
-# A claim *holds* where all that was asked of it came out as it says, *partly* where some did. What is asked of each, and
-# could have come out either way, is written in `cogvsr_utils/report/claims.py`; [more words](../book/claims.md).
+# A claim *holds* where all that was asked of it came out as it says, *partly* where some did. What is asked of each,
+# and could have come out either way, is written in `cogvsr_utils/report/claims.py`; [more words](../book/claims.md).
 
 # %%
 by_claim = claim_table(experiment)
@@ -99,10 +99,11 @@ scatter_figure(table, "importance", "effect", "importance", "change of\nlog-prob
 # %% [markdown]
 # ## Which ranking predicts it?
 #
-# Every way of ranking heads, from split A alone, against that measure. Ticks are means over the eight functions, dots the
-# functions, grey lines their intervals over scenes; the dotted line is chance. *Ablation on split A* is the same
+# Every way of ranking heads, from split A alone, against that measure. Ticks are means over the eight functions, dots
+# the functions, grey lines their intervals over scenes; the dotted line is chance. *Ablation on split A* is the same
 # measurement on other scenes, the reference for the others. Attribution patching reads log-odds; see the
-# [limitations](../book/limitations.md).
+# [limitations](../book/limitations.md). The same rankings where the right heads are known:
+# [planted heads](A3_planted.ipynb).
 
 # %% mystnb={"image": {"alt": "For each way of ranking heads its precision among the top heads and its rank correlation with the measured effect of ablation, a dot for each function, with the mean"}, "figure": {"caption": "How well each ranking, made on split A, predicts the effect of ablating a head on split C.", "name": "fig-quality"}}
 quality = measured.table(experiment, prediction.ranking_quality)
@@ -136,9 +137,9 @@ show(by_model("spearman", "{:.2f}"))
 # %% [markdown]
 # ## Whole sets
 #
-# Ablating one head may be compensated by others, so sets are ablated as well: the first of each ranking, and a greedy set
-# (of the six strongest single heads, four times the one that costs most beside those already ablated). Selected on A;
-# means over the eight functions of what happens to a function's steps on C under its own set, and under the other
+# Ablating one head may be compensated by others, so sets are ablated as well: the first of each ranking, and a greedy
+# set (of the six strongest single heads, four times the one that costs most beside those already ablated). Selected on
+# A; means over the eight functions of what happens to a function's steps on C under its own set, and under the other
 # functions' sets.
 
 # %% tags=["hide-input"] mystnb={"image": {"alt": "For each way of choosing sets a dot for the change of accuracy on the function's own steps, with its interval, and a ring for the change of the same steps under the other functions' sets"}, "figure": {"caption": "Change of accuracy with a function's set ablated (dots, 95 % over scenes), and of the same steps with the other functions' sets ablated (rings).", "name": "fig-sets"}}
@@ -146,8 +147,8 @@ sets = measured.table(experiment, prediction.set_effects).sort_values("change")
 set_figure(sets[sets["edit"] == "mask"])
 
 # %% [markdown]
-# How much more than under other functions' sets (0 for a set that is the same for all), where heads are masked and where
-# each head's mean replaces it; in points.
+# How much more than under other functions' sets (0 for a set that is the same for all), where heads are masked and
+# where each head's mean replaces it; in points.
 
 # %% tags=["hide-input"]
 lines = {}
@@ -159,18 +160,19 @@ show(pd.DataFrame(lines.values()))
 # %% [markdown]
 # ## What departs from the paper, and what it changes
 #
-# The paper's protocol is followed as far as it is known, but for what the table says. Some departures are undone, one at a
-# time and then together; another start of the probe's weights, and other scenes kept out of its fit, show what chance alone
-# changes. *Spearman* and *shared* compare importance, and the top tenth of the heads, with those of this book.
+# The paper's protocol is followed as far as it is known, but for what the table says. Some departures are undone, one
+# at a time and then together; another start of the probe's weights, and other scenes kept out of its fit, show what
+# chance alone changes. *Spearman* and *shared* compare importance, and the top tenth of the heads, with those of this
+# book.
 
 # %% tags=["hide-input"]
 deviations = measured.table(experiment, protocol.probe_deviations)
 show(departures())
 
 # %% [markdown]
-# The joint probe: its accuracy on scenes of split A that it was not fitted on, heads before the elbow (mean over the two
-# spatial functions and over the others; what an elbow finds in noise stands [on its page](04_scarcity.ipynb)), and the share
-# of all heads above the paper's threshold.
+# The joint probe: its accuracy on scenes of split A that it was not fitted on, heads before the elbow (mean over the
+# two spatial functions and over the others; what an elbow finds in noise stands [on its page](04_scarcity.ipynb)), and
+# the share of all heads above the paper's threshold.
 
 # %% tags=["hide-input"]
 chance = deviations["chance"].iloc[0]
@@ -180,7 +182,8 @@ show(deviations.drop(columns="chance"), percent=("accuracy", "shared", "above"))
 paragraph(f"Two rankings that have nothing to do with each other share {chance:.0%} of their top tenth.")
 
 # %% [markdown]
-# The ablation of spatial heads: which, how many and where, and what it costs, in points, on split C (generated answers).
+# The ablation of spatial heads: which, how many and where, and what it costs, in points, on split C (generated
+# answers).
 
 # %% tags=["hide-input"]
 ablated = measured.table(experiment, protocol.ablation_deviations)
@@ -191,8 +194,8 @@ show(wide.reset_index())
 # %% [markdown]
 # ## Planted truth
 #
-# Labels are shuffled among steps of the same index, so that nothing depends on a function; then, for each function, three
-# heads are moved by a known number of standard deviations. Which rule finds them, and what else does it find?
+# Labels are shuffled among steps of the same index, so that nothing depends on a function; then, for each function,
+# three heads are moved by a known number of standard deviations. Which rule finds them, and what else does it find?
 
 # %% tags=["hide-input"] mystnb={"image": {"alt": "Share of planted heads found and share of false ones among the selected against planted strength, a line for each rule"}, "figure": {"caption": "Power (left) and false discoveries (right) of each rule, by planted strength. At 0 nothing is planted.", "name": "fig-power"}}
 trials = measured.table(experiment, validation.planted)
@@ -232,11 +235,11 @@ else:
     shown = paragraph("*Nothing is kept of this model to compare with.*")
 shown
 
-# %% tags=["hide-input"]
+# %% tags=["remove-input"]
 means, size = tests[experiment.title], nothing.set_index("rule").loc["max-T"]
 quote(
-    profiles=f"Numbers are of this run of {experiment.title}, profile {experiment.profile}, but for those that a page's "
-    "first lines say are from measured tables of full runs.",
+    profiles=f"Numbers are of this run of {experiment.title}, profile {experiment.profile}, but for those that a "
+    "page's first lines say are from measured tables of full runs.",
     **{claim[:2].lower(): verdict for claim, verdict in zip(by_claim["claim"], by_claim["verdict"], strict=True)},
     precision_joint=means.loc[selection.IMPORTANCE, "precision"],
     precision_ablation=means.loc[selection.ABLATION, "precision"],
@@ -249,11 +252,14 @@ quote(
 # %% tags=["hide-input"]
 chance = float(quality.loc[quality["k"] == k, "chance"].iloc[0])
 paragraph(
-    f"Of the top heads by the paper's importance {means.loc[selection.IMPORTANCE, 'precision']:.0%} are among those whose "
+    f"Of the top heads by the paper's importance {means.loc[selection.IMPORTANCE, 'precision']:.0%} are among those "
+    "whose "
     f"ablation costs most, with chance {chance:.0%}; of those by ablation on other scenes "
     f"{means.loc[selection.ABLATION, 'precision']:.0%}. With nothing planted the elbow of the joint probe selects "
-    f"{nothing.set_index('rule').loc['elbow, joint probe', 'heads_a_function']:.1f} heads a function, and max-T selects any "
-    f"head in {size['any_selected']:.1%} of {int(size['repeats'])} repeats ({size['ci_low']:.1%} to {size['ci_high']:.1%})."
+    f"{nothing.set_index('rule').loc['elbow, joint probe', 'heads_a_function']:.1f} heads a function, and max-T "
+    "selects any "
+    f"head in {size['any_selected']:.1%} of {int(size['repeats'])} repeats ({size['ci_low']:.1%} to "
+    f"{size['ci_high']:.1%})."
 )
 
 # %% [markdown]

@@ -11,11 +11,11 @@
 # %% [markdown]
 # # Do methods find heads that are known?
 #
-# **Overview.** In a planted model it is known which heads carry a function, because training made it so. First the proof
-# that they do, then how well every way of finding heads finds them.
+# **Overview.** In a planted model it is known which heads carry a function, because training made it so. First the
+# proof that they do, then how well every way of finding heads finds them.
 #
-# **Prerequisites.** [Probing](03_probing.ipynb) and [ablation](05_interventions.ipynb); how such models are trained is in
-# the [data card](../book/data_card.md).
+# **Prerequisites.** [Probing](03_probing.ipynb) and [ablation](05_interventions.ipynb); how such models are trained is
+# in the [data card](../book/data_card.md).
 
 # %% tags=["remove-cell"]
 import importlib.util
@@ -37,32 +37,33 @@ import pandas as pd
 
 from cogvsr_utils import Experiment, planted_truth
 from cogvsr_utils.functions import NAMES
-from cogvsr_utils.models.weights import planted_names
 from cogvsr_utils.pipeline import damage, planted
 from cogvsr_utils.pipeline.measured import is_measured, planted_models, table
 from cogvsr_utils.pipeline.selection import IMPORTANCE
+from cogvsr_utils.report.book import PAGES
 from cogvsr_utils.report.effect_figures import planted_figure
 from cogvsr_utils.report.figures import SHORT
 from cogvsr_utils.report.pages import damage_cells, measured_note, paragraph, quote, show, start, with_interval
 
 experiments = {name: Experiment(name, profile=profile, source=source) for name in planted_models(profile, source)}
 start()
-measured_note(experiments.values(), planted.PLANTED)
+measured_note(experiments.values(), PAGES["A3_planted"].planted)
 
 # %% [markdown]
 # ## Known heads carry their function
 #
-# While the model was trained, a function's heads were off in some rows: there its steps were to be answered as if nothing
-# were known, all others rightly. Other heads were off in other rows, where everything was to be answered rightly. Each
-# square is the change of a function's steps when some heads are ablated; the last row has random sets of as many others.
+# While the model was trained, a function's heads were off in some rows: there its steps were to be answered as if
+# nothing were known, all others rightly. Other heads were off in other rows, where everything was to be answered
+# rightly. Each square is the change of a function's steps when some heads are ablated; the last row has random sets of
+# as many others.
 
-# %% tags=["hide-input"] mystnb={"image": {"alt": "Matrix of changes of log-probability: rows are the planted heads ablated, by function, and random other heads; columns are the steps answered"}, "figure": {"caption": "Change of the right answer's log-probability with the planted heads of a function ablated, and in the last row the mean of random sets of as many other heads. Teacher-forced, split C.", "name": "fig-planted"}}
+# %% mystnb={"image": {"alt": "Matrix of changes of log-probability: rows are the planted heads ablated, by function, and random other heads; columns are the steps answered"}, "figure": {"caption": "Change of the right answer's log-probability with the planted heads of a function ablated, and in the last row the mean of random sets of as many other heads. Teacher-forced, split C.", "name": "fig-planted"}}
 effects = {name: table(each, planted.planted_effects) for name, each in experiments.items()}
 planted_figure(effects, "delta_log_prob", "change of log-probability")
 
 # %% [markdown]
-# In accuracy, with the smallest own effect and the largest elsewhere. A function that is guessed well without any knowledge
-# loses little accuracy, however little is known: that is why log-probability comes first.
+# In accuracy, with the smallest own effect and the largest elsewhere. A function that is guessed well without any
+# knowledge loses little accuracy, however little is known: that is why log-probability comes first.
 
 # %% tags=["hide-input"]
 every = pd.concat([each.assign(model=name) for name, each in effects.items()], ignore_index=True)
@@ -109,19 +110,22 @@ show(
 # %% [markdown]
 # ## How many heads rules select
 #
-# Some ways do not rank but select. Their counts beside the truth, summed over functions.
+# Some ways do not rank but select. Their counts beside the truth, summed over functions; *bias* is how many more are
+# selected than are planted.
 
-# %% tags=["hide-input"]
+# %%
 rules = scores[scores["selected"].notna()].groupby(["variant", "method"])[["planted", "selected", "false"]].sum()
 rules["found"] = (rules["selected"] - rules["false"]) / rules["planted"]
-show(rules.astype({"selected": int, "false": int}).reset_index(), percent=("found",))
+rules["bias"] = rules["selected"] - rules["planted"]
+show(rules.astype({"selected": int, "false": int, "bias": int}).reset_index(), percent=("found",))
 
 # %% [markdown]
 # ## Does the ablation table find what is there?
 #
-# The test of [what the heads do](05_interventions.ipynb), on a model where the answer is known: a set's effect on its own
-# function's steps, beyond what the other sets do to them and it does to others. The planted heads are the yardstick; the
-# other sets are a tenth of all heads each, and stand here where they have been measured. A dot marks what is specific.
+# The test of [what the heads do](05_interventions.ipynb), on a model where the answer is known: a set's effect on its
+# own function's steps, beyond what the other sets do to them and it does to others. The planted heads are the
+# yardstick; the other sets are a tenth of all heads each, and stand here where they have been measured. A dot marks
+# what is specific.
 
 # %% tags=["hide-input"]
 ways = {
@@ -134,7 +138,7 @@ ways = {
 }
 show(pd.concat({name: damage_cells(found) for name, found in ways.items()}, names=["model"]).reset_index("model"))
 
-# %% tags=["hide-input"]
+# %% tags=["remove-input"]
 best = by_method.dropna(subset="precision").sort_values("precision").groupby("variant").last()
 paper = by_method[by_method["method"] == IMPORTANCE].set_index("variant")
 variant = "joint" if "joint" in best.index else best.index[0]
@@ -159,7 +163,7 @@ def later_layers_first(vlm, items):
     return [vlm.heads.table["layer"].tolist() for _ in NAMES]  # (functions, heads)
 
 
-mine = score_method(later_layers_first, planted_names(), load_items("synth", split="A", limit=10))
+mine = score_method(later_layers_first, items=load_items("synth", split="A", limit=10))
 mine.groupby("variant")[["precision", "chance_precision", "rank", "chance_rank"]].mean()
 
 # %% [markdown]
@@ -175,11 +179,14 @@ sentence = "; ".join(f"{name} selects {row.selected}, {row.false} of them falsel
 sentence = f"Where {counts['planted'].iloc[0]} pairs of function and head are true: {sentence}."
 paragraph(
     f"Ablating a function's planted heads changes the log-probability of its own steps by "
-    f"{means.loc[OWN, 'delta_log_prob']:+.2f} in the mean and their accuracy by {100 * means.loc[OWN, 'change']:+.1f} points, "
+    f"{means.loc[OWN, 'delta_log_prob']:+.2f} in the mean and their accuracy by "
+    f"{100 * means.loc[OWN, 'change']:+.1f} points, "
     f"other functions' steps by {means.loc[ELSEWHERE, 'delta_log_prob']:+.2f} and "
     f"{100 * means.loc[ELSEWHERE, 'change']:+.1f} (at worst "
-    f"{100 * here.loc[here['steps'] == ELSEWHERE, 'change'].min():+.1f}); random sets of as many other heads change any "
-    f"steps by {means.loc[RANDOM, 'delta_log_prob']:+.2f} and {100 * means.loc[RANDOM, 'change']:+.1f}. Of the planted heads, "
+    f"{100 * here.loc[here['steps'] == ELSEWHERE, 'change'].min():+.1f}); random sets of as many other heads change "
+    "any "
+    f"steps by {means.loc[RANDOM, 'delta_log_prob']:+.2f} and {100 * means.loc[RANDOM, 'change']:+.1f}. Of the "
+    "planted heads, "
     f"{best.loc[variant, 'method']} finds {best.loc[variant, 'precision']:.0%}, the paper's importance "
     f"{paper.loc[variant, 'precision']:.0%}, chance {paper.loc[variant, 'chance_precision']:.0%} (variant *{variant}*, "
     f"{n_models} model{'s' * (n_models > 1)}). {sentence} Damage is specific to their function, of "

@@ -19,8 +19,10 @@ import pandas as pd
 from scipy.stats import rankdata
 from sklearn.metrics import average_precision_score, roc_auc_score
 
+from cogvsr_utils.dataset.loading import load_items
+from cogvsr_utils.dataset.splits import SELECTION
 from cogvsr_utils.functions import NAMES
-from cogvsr_utils.models.weights import find_weights
+from cogvsr_utils.models.weights import find_weights, planted_names
 from cogvsr_utils.paths import MEASURED
 from cogvsr_utils.stats import descending_places
 
@@ -91,24 +93,28 @@ def score_heads(scores: np.ndarray, truth: PlantedTruth, pairs: Sequence[tuple[i
 
 
 def score_method(
-    method: Callable[[VLM, list[Item]], np.ndarray], models: Sequence[str], items: list[Item]
+    method: Callable[[VLM, list[Item]], np.ndarray],
+    models: Sequence[str] | None = None,
+    items: list[Item] | None = None,
 ) -> pd.DataFrame:
     """How well a way of finding heads finds those that were planted.
 
     ``method(vlm, items)`` gives a score, or whether it selects, for each (function in the order of ``NAMES``, head);
-    ``models`` are planted models. Returns ``score_heads``'s columns after model and variant.
+    ``models`` are planted models, all shipped ones if none are named; ``items`` those of CogVSR-Synth's split A unless
+    others are given. Returns ``score_heads``'s columns after model and variant.
 
-    >>> from cogvsr_utils import load_items, score_method
+    >>> from cogvsr_utils import score_method
     >>> def first_heads(vlm, items):
     ...     return -np.tile(np.arange(len(vlm.heads.pairs)), (8, 1))
-    >>> table = score_method(first_heads, ["planted-joint"], [])
+    >>> table = score_method(first_heads, items=[])
     >>> bool(table["recall"].between(0, 1).all())
     True
     """
     from cogvsr_utils.models.loading import load_vlm
 
+    items = load_items("synth", split=SELECTION) if items is None else items
     tables = []
-    for name in models:
+    for name in planted_names() if models is None else models:
         vlm, truth = load_vlm(name), planted_truth(name)
         table = score_heads(method(vlm, items), truth, vlm.heads.pairs)
         table.insert(0, "model", name)

@@ -3,6 +3,7 @@
     HeadMap.of(model)     found by structure: the text decoder, its attention output projections, their widths
     heads.table           one row a head: layer, head, kind, n_heads, key_head, head_dim, module, start, stop
     heads.elsewhere       attention that is not the text decoder's: vision towers and connectors
+    heads_of(heads, ...)  all heads of a layer, or those that share a key-value head
 
 A head is the slice of the *input* of its layer's output projection that the projection's columns mix back into the
 residual stream; heads are query heads. ``start`` and ``stop`` are columns of the features that ``capture`` stores, in
@@ -115,6 +116,24 @@ class HeadMap:
     @cached_property
     def _by_head(self) -> dict[tuple[int, int], tuple[str, int, int]]:
         return {(r.layer, r.head): (r.module, r.start, r.stop) for r in self.table.itertuples()}
+
+
+def heads_of(heads: HeadMap, layer: int, key_head: int | None = None) -> list[tuple[int, int]]:
+    """(layer, head) of all heads of a layer or, with ``key_head``, of those that read its keys and values.
+
+    Raises KeyError for a layer or a key-value head that the model does not have.
+
+    >>> from cogvsr_utils import load_vlm
+    >>> heads_of(load_vlm("nano-internvl").heads, layer=2, key_head=1)[:3]
+    [(2, 6), (2, 7), (2, 8)]
+    """
+    own = heads.table[heads.table["layer"] == layer]
+    if own.empty:
+        raise KeyError(f"no heads in layer {layer}; layers are {sorted(set(heads.table['layer']))}")
+    chosen = own if key_head is None else own[own["key_head"] == key_head]
+    if chosen.empty:
+        raise KeyError(f"no key-value head {key_head} in layer {layer}; expected one of {sorted(set(own['key_head']))}")
+    return list(chosen[["layer", "head"]].itertuples(index=False, name=None))
 
 
 def _decoder(model):

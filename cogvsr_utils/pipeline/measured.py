@@ -74,7 +74,7 @@ def publish(experiment: Experiment) -> Path:
     if experiment.model in planted_names():
         shutil.copy(NANO / experiment.model / "planted.json", folder)
     with replacing(folder / "stamp.json") as partial:
-        partial.write_text(json.dumps({**made_on, "keys": keys}, indent=1) + "\n")
+        partial.write_text(json.dumps({**made_on, "weights": experiment.weights_digest, "keys": keys}, indent=1) + "\n")
     return folder
 
 

@@ -79,16 +79,22 @@ def _probing(experiment: Experiment) -> Finding:
 
 
 def _sparsity(experiment: Experiment) -> Finding:
-    """C3: are as few heads as the paper says above its threshold? Is the elbow of most functions below that of labels
-    that mean nothing?"""
+    """C3: are as few heads as the paper says above its threshold? For most functions, is the elbow below that of labels
+    that mean nothing, and importance more unequal, by Gini's index and by the number of heads that take part?"""
     passing = table(experiment, validation.thresholds).query("rule == 'importance above'")
     n_heads = len(table(experiment, validation.head_table)) / len(NAMES)
     share, of_null = passing["heads"].mean() / n_heads, passing["null"].mean() / n_heads
-    elbow = table(experiment, validation.sparseness).query("statistic == 'elbow'")
-    below = int((elbow["value"] < elbow["null_low"]).sum())
-    here = f"{share:.0%} of the heads above the paper's threshold; {below} of {len(elbow)} elbows below their null"
-    beside = f"at most {PAPER_SHARE:.0%} in the paper; {of_null:.0%} with permuted labels"
-    return here, beside, [share <= PAPER_SHARE, 2 * below > len(elbow)]
+    by_statistic = dict(iter(table(experiment, validation.sparseness).groupby("statistic")))
+    elbow, gini, taking_part = (by_statistic[name] for name in ("elbow", "gini", "participation"))
+    sparser = {"elbow": elbow["value"] < elbow["null_low"], "Gini": gini["value"] > gini["null_high"],
+               "participation": taking_part["value"] < taking_part["null_low"]}  # fmt: skip
+    counts = ", ".join(f"{name} {beyond.sum()}" for name, beyond in sparser.items())
+    denser = int((taking_part["value"] > taking_part["null_high"]).sum())
+    here = (
+        f"{share:.0%} of the heads above the paper's threshold; of {len(elbow)} functions sparser than noise: {counts}"
+    )
+    beside = f"at most {PAPER_SHARE:.0%} in the paper; {of_null:.0%} with permuted labels; denser than noise: {denser}"
+    return here, beside, [share <= PAPER_SHARE, *(bool(beyond.mean() > 0.5) for beyond in sparser.values())]
 
 
 def _differences(experiment: Experiment) -> Finding:

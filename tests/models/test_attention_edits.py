@@ -41,7 +41,11 @@ def written_out(vlm, change):
         key, value = (x.repeat_interleave(times, 1) for x in (key, value))
         scores, mask = torch.einsum("bhqd,bhkd->bhqk", query, key) * kwargs["scaling"], attention_mask
         n, m = scores.shape[-2:]
-        sees = torch.ones(n, m, dtype=torch.bool).tril(m - n)[None, None] if mask is None else mask[..., :m]
+        sees = (
+            torch.ones(n, m, dtype=torch.bool, device=scores.device).tril(m - n)[None, None]
+            if mask is None
+            else mask[..., :m]
+        )
         sees = sees if sees.dtype == torch.bool else sees >= 0
         return torch.einsum("bhqk,bhkd->bqhd", change(layers[id(owner)], scores, sees), value), None
 
@@ -71,7 +75,7 @@ def plain_edit(edit, picture, queries):
             for h in own:
                 for q in torch.arange(scores.shape[2])[queries]:
                     s = scores[b, h, q, keys[b]]
-                    w = torch.tensor(edit.tokens) if edit.tokens else torch.ones_like(s)
+                    w = torch.tensor(edit.tokens).to(s) if edit.tokens else torch.ones_like(s)
                     new[b, h, q, keys[b]] = {"add": s + edit.amount * w, "boost": s + edit.amount * w * s.abs(),
                                              "multiply": s + (edit.amount - 1) * w * s}[edit.operation]  # fmt: skip
         return softmax(new, sees)
@@ -250,6 +254,42 @@ def test_published_methods_are_what_their_papers_say(vlm, asked):
     kept = visual_sinks(vlm)
     assert {layer for layer, _ in kept.heads} == {2, 3, 4, 5, 6} and kept.amount == 0.6
     assert kept.reading == (0.2, 0.5)
+
+
+@pytest.mark.parametrize("method", ["PASTA", "PAI", "unsure AdaptVis", "sure AdaptVis"])
+def test_published_methods_change_the_first_token_as_their_formulas_say(vlm, items, method):
+    """Written out here as the papers state them, for the first new token: PASTA on the weights, the others on the
+    scores of the prompt's last token."""
+    inputs, last_layer = inputs_of(vlm, items[:1]), 4
+    picture = (inputs["input_ids"] == vlm.image_token_id)[0]
+    edit, changed = {
+        "PASTA": (pasta([(2, 0), (5, 7)]), None),
+        "PAI": (pai(vlm, 0.2), lambda s: s + 0.2 * s.abs()),
+        "unsure AdaptVis": (adaptvis(vlm, 0.3, last_layer=last_layer), lambda s: 0.5 * s),
+        "sure AdaptVis": (adaptvis(vlm, 0.31, last_layer=last_layer), lambda s: 1.5 * s),
+    }[method]
+
+    def change(layer, scores, sees):
+        if method == "PASTA":
+            weights = softmax(scores, sees)
+            for head in [head for at, head in ((2, 0), (5, 7)) if at == layer]:
+                weights[:, head][..., ~picture] *= 0.01
+                weights[:, head] /= weights[:, head].sum(-1, keepdim=True)
+            return weights
+        new = scores.clone()
+        if (layer > 1) if method == "PAI" else layer <= last_layer:
+            new[:, :, -1, picture] = changed(scores[:, :, -1, picture])
+        return softmax(new, sees)
+
+    asked = {"max_new_tokens": 1, "do_sample": False, "output_logits": True, "return_dict_in_generate": True}
+    with torch.inference_mode():
+        before = vlm.model.generate(**inputs, **asked).logits[0]
+        with attending(vlm, edit):
+            found = vlm.model.generate(**inputs, **asked).logits[0]
+        with written_out(vlm, change):
+            expected = vlm.model(**inputs).logits[:, -1]
+    torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-3)
+    assert (found - before).abs().max() > 0.01
 
 
 def test_a_region_weighs_the_patches_in_it(vlm, items):

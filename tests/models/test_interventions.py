@@ -15,7 +15,10 @@ from cogvsr_utils.models.attention_edits import attend
 from cogvsr_utils.models.chat import conversation
 from cogvsr_utils.models.edited_attention import attending
 from cogvsr_utils.models.head_edits import SCOPES, Edit, mask, mean_ablate, patch, resample, scale, steer
+from cogvsr_utils.models.head_map import heads_of
+from cogvsr_utils.models.hooks import projection_hooks
 from cogvsr_utils.models.interventions import intervene
+from cogvsr_utils.models.loading import load_vlm
 from cogvsr_utils.models.positions import chat_spans
 from cogvsr_utils.models.recording import capture
 from cogvsr_utils.models.scorer import TeacherForcedScorer
@@ -74,6 +77,50 @@ def test_steering_is_a_bias_on_the_projection(vlm, inputs):
     torch.testing.assert_close(edited, expected, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("key_head", [None, 1])
+def test_a_layer_or_a_group_without_its_heads_is_one_without_its_values(vlm, inputs, key_head):
+    heads = heads_of(vlm.heads, 2, key_head)
+    found = logits(vlm, inputs, mask(heads, 0.0))
+
+    def emptied(module, args, out):
+        out = out.clone()
+        out[..., slice(None) if key_head is None else slice(24 * key_head, 24 * (key_head + 1))] = 0
+        return out
+
+    values = vlm.model.get_decoder().layers[2].self_attn.v_proj
+    hook = values.register_forward_hook(emptied)
+    expected = logits(vlm, inputs)
+    hook.remove()
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+    assert len(heads) == (24 if key_head is None else 6)
+
+
+def test_layers_and_groups_that_are_not_there_are_named(vlm):
+    with pytest.raises(KeyError, match=r"no heads in layer 8; layers are \[0, 1, "):
+        heads_of(vlm.heads, 8)
+    with pytest.raises(KeyError, match="no key-value head 9 in layer 0; expected one of"):
+        heads_of(vlm.heads, 0, key_head=9)
+
+
+def test_in_4bit_an_edit_is_of_what_the_packed_projection_is_given(inputs):
+    four = load_vlm("nano-internvl", quantize="4bit", dtype=torch.float32)
+    head = (4, 7)
+    ((name, start, stop),) = four.heads.locate([head])
+    start, stop = (column - four.heads.projections[name][0] for column in (start, stop))
+    found = logits(four, inputs, steer([head], [np.ones(stop - start)], 2.0, scope="all"))
+
+    def moved(module, args):
+        x = args[0].clone()
+        x[..., start:stop] += 2.0
+        return (x,)
+
+    hook = four.model.get_submodule(name).register_forward_pre_hook(moved)
+    expected = logits(four, inputs)
+    hook.remove()
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+    assert not torch.allclose(found, logits(four, inputs), atol=1e-2)
+
+
 def test_each_row_of_a_batch_may_carry_its_own_edit(vlm, inputs):
     mixed = logits(vlm, inputs, rows=[[], [mask(HEADS)], [scale(HEADS, 2.0)]])
     plain, masked, doubled = (logits(vlm, inputs, e) for e in (None, mask(HEADS), scale(HEADS, 2.0)))
@@ -111,6 +158,47 @@ def test_scopes_touch_their_tokens_only(vlm, items):
         assert torch.equal(zero, tokens), scope
         assert bool((seen[1] == 0).all()) == (scope in ("all", "answer")), scope
         assert fired[scope] == (2 if scope in ("all", "answer") else 1)
+
+
+@pytest.mark.parametrize("scope", ["all", "prompt_last", "answer"])
+@pytest.mark.parametrize("method", [{"num_beams": 3}, {"do_sample": True, "num_return_sequences": 3}])
+def test_beams_and_samples_have_the_edit_at_every_token(vlm, items, scope, method):
+    """The log-probability of each new token is the one that the whole text has in one pass, head by head set by hand;
+    top tokens and temperatures are left out, so that samples come from that distribution."""
+    torch.manual_seed(0)
+    inputs = vlm.encode([vlm.render(conversation(items[0], [], 0), prompt=True)], [open_image(items[0])])
+    n_prompt, edit = inputs["input_ids"].shape[1], mask([(layer, 5) for layer in range(8)], scope=scope)
+    with torch.inference_mode(), intervene(vlm, edit):
+        given = vlm.model.generate(**{"do_sample": False, "top_k": 0, "max_new_tokens": 4} | method, **inputs,
+                                   output_scores=True, return_dict_in_generate=True)  # fmt: skip
+    given_log_prob = vlm.model.compute_transition_scores(
+        given.sequences, given.scores, getattr(given, "beam_indices", None), normalize_logits="num_beams" not in method
+    )
+    n = len(given.sequences)
+    whole = {"input_ids": given.sequences, "attention_mask": torch.ones_like(given.sequences),
+             "pixel_values": inputs["pixel_values"].repeat(n, 1, 1, 1)}  # fmt: skip
+    edited = torch.zeros(given.sequences.shape[1], dtype=torch.bool, device=vlm.device)
+    edited[0 if scope == "all" else n_prompt - 1 : n_prompt if scope == "prompt_last" else None] = True
+
+    def hook_for(name, *_):
+        (start,) = (vlm.heads.locate([head])[0][1] for head in edit.heads if vlm.heads.locate([head])[0][0] == name)
+        start -= vlm.heads.projections[name][0]
+
+        def hook(module, args):
+            x = args[0].clone()
+            x[:, edited, start : start + 24] *= edit.factor
+            return (x, *args[1:])
+
+        return hook
+
+    with torch.inference_mode(), projection_hooks(vlm, hook_for):
+        expected = vlm.model(**whole).logits[:, n_prompt - 1 : -1].log_softmax(-1)
+    words = given.sequences[:, n_prompt:]
+    expected = expected.gather(2, words[..., None])[..., 0]
+    ends = (words == vlm.tokenizer.eos_token_id).cumsum(1)
+    scored = (ends == 0) | ((ends == 1) & (words == vlm.tokenizer.eos_token_id))  # up to the first end mark
+    torch.testing.assert_close(given_log_prob[scored], expected[scored], rtol=1e-3, atol=1e-3)
+    assert scored.sum() >= len(words)
 
 
 def test_scopes_that_need_a_prompt_s_end_are_refused_where_none_ends(vlm, inputs):

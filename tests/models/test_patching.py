@@ -161,7 +161,7 @@ def test_moved_heads_are_moved_where_answers_are_predicted_alone(vlm, items):
 
             def move(module, args, here=slice(start - first, stop - first), by=by, at=(row, token - 1)):
                 x = args[0].clone()
-                x[*at, here] += torch.as_tensor(by, dtype=x.dtype)
+                x[*at, here] += torch.as_tensor(by, dtype=x.dtype, device=x.device)
                 return (x,)
 
             hooks.append(modules[name].register_forward_pre_hook(move))
@@ -169,5 +169,18 @@ def test_moved_heads_are_moved_where_answers_are_predicted_alone(vlm, items):
             logits = vlm.model(**inputs).logits[row, token - 1].double().log_softmax(1)
         for hook in hooks:
             hook.remove()
-        np.add.at(expected, owner, logits.gather(1, inputs["input_ids"][row, token][:, None])[:, 0].numpy())
+        right = logits.gather(1, inputs["input_ids"][row, token][:, None])[:, 0]
+        np.add.at(expected, owner, right.cpu().numpy())
     np.testing.assert_allclose(found, expected, atol=2e-4)
+
+
+def test_attribution_of_a_frozen_case_is_what_it_was(asked):
+    """Of a tiny seeded model, by figures of its first run: another release of a library must not change them unseen."""
+    vlm = build("internvl")
+    target, source = TeacherForcedScorer(vlm, grey_pictures(asked)), TeacherForcedScorer(vlm, asked)
+    found = path_attribution(target, source, ["Low-Level Visual Perception", "Knowledge Recall"], 4)
+    frozen = [
+        [-0.01211, -0.15759, 0.05280, -0.16158, 0.05578, -0.02616, 0.04644, -0.00242],
+        [0.04956, -0.13708, 0.02379, -0.14392, -0.04176, 0.28030, 0.01454, -0.09450],
+    ]
+    np.testing.assert_allclose(found, frozen, atol=2e-3)

@@ -16,7 +16,7 @@ from cogvsr_utils.pipeline.selection import IMPORTANCE, Rankings
 def test_slices_of_the_output_are_cut_by_the_number_of_heads(vlm):
     """24 heads of 24 numbers, an output of 192: slice h is 8 numbers, from 8 h on."""
     name = next(iter(vlm.heads.projections))
-    module, given = vlm.model.get_submodule(name), torch.randn(2, 3, 24 * 24)
+    module, given = vlm.model.get_submodule(name), torch.randn(2, 3, 24 * 24, device=vlm.device)
     whole = module(given)
     with torch.no_grad(), projection_hooks(vlm, mistakes.output_slices(vlm.heads, [(0, 5)]), after=True):
         cut = module(given)
@@ -26,8 +26,8 @@ def test_slices_of_the_output_are_cut_by_the_number_of_heads(vlm):
     shift = [np.arange(24.0)]
     with torch.no_grad(), projection_hooks(vlm, mistakes.output_slices(vlm.heads, [(0, 5)], shift), after=True):
         moved = module(given)
-    there = torch.zeros(192)
-    there[40:48] = torch.arange(8.0)
+    there = torch.zeros(192, device=vlm.device)
+    there[40:48] = torch.arange(8.0, device=vlm.device)
     torch.testing.assert_close(moved, whole + there)
     torch.testing.assert_close(module(given), whole)
 

@@ -34,8 +34,11 @@ def made_up(good: bool) -> dict[str, pd.DataFrame]:
         "ranking_tests": pd.DataFrame({"ranking": [IMPORTANCE], "precision": 0.5, "p_precision": [0.5, 0.01][good]}),
         "head_table": pd.DataFrame({"head": range(8 * 192)}),
         "thresholds": pd.DataFrame({"rule": "importance above", "heads": counts, "null": 60.0}),
-        "sparseness": pd.DataFrame({"statistic": "elbow", "function": NAMES, "value": counts, "low": counts - 0.1,
-                                    "high": counts + 0.1, "null_low": 20.0}),
+        "sparseness": pd.concat(
+            pd.DataFrame({"statistic": name, "function": NAMES, "value": value, "low": value - 0.1,
+                          "high": value + 0.1, "null_low": 20.0, "null_high": 40.0})
+            for name, value in (("elbow", counts), ("gini", 60 - counts), ("participation", counts))
+        ),
         "overlaps": pd.DataFrame({"jaccard": [0.0 if good else 0.9] * 28, "chance_high": 0.2, "p_chance": 0.02}),
         "spatial_differences": pd.DataFrame({"scarcer": ["yes" if good else "no"] * 7}),
         CONTROLS.name: pd.concat([own, *random]),
@@ -69,7 +72,8 @@ def test_every_verdict_goes_both_ways(verdicts):
     assert verdicts(made_up(False)) == ["not tested", *["not supported"] * 6]
 
 
-@pytest.mark.parametrize("name, claim", [("wording_transfer", 1), ("thresholds", 2), ("overlaps", 3), ("scaled", 6),
+@pytest.mark.parametrize("name, claim", [("wording_transfer", 1), ("thresholds", 2), ("sparseness", 2),
+                                         ("overlaps", 3), ("scaled", 6),
                                          (CONTROLS.name, 6), ("specific_damage-importance_paper", 6),
                                          ("cue_effects", 5), ("latent_heads", 5),
                                          ("latent_activation", 5)])  # fmt: skip

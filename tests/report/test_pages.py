@@ -13,6 +13,7 @@ from cogvsr_utils.analysis.sparsity import scarcity
 from cogvsr_utils.checks.planting import power
 from cogvsr_utils.dataset.scoring import judge
 from cogvsr_utils.functions import FUNCTIONS, NAMES
+from cogvsr_utils.paths import NANO
 from cogvsr_utils.pipeline import measured, planted, validation
 from cogvsr_utils.pipeline.experiment import Experiment
 from cogvsr_utils.report import effect_figures, figures, head_figures
@@ -188,6 +189,8 @@ def test_shipped_measured_tables_are_of_these_weights():
             assert not shipped or len(measured.table(experiment, result)) > 0
         known = folder.name in measured.planted_models("light", "synth")
         assert known == (folder / "planted.json").is_file()
+        if "weights" in made and folder.name in {path.name for path in NANO.iterdir()}:
+            assert made["weights"] == experiment.weights_digest, f"measure {folder.name} anew, or say that it is older"
         wanted = planted.PLANTED if known else (validation.head_table,)
         for result in wanted:
             assert set(measured.table(experiment, result)["function"]) == set(NAMES)

@@ -1,5 +1,6 @@
 """The project's own files: environments, settings, pairs, README, wheel."""
 
+import os
 import re
 import subprocess
 import sys
@@ -154,7 +155,13 @@ def test_the_page_on_your_model_edits_saves_and_reads_edits(tmp_path):
     assert done.returncode == 0, done.stderr
     changed, same = done.stdout.splitlines()
     assert int(changed.split()[3]) > 0 and same == "the same edits: True - the same replies: True"
-    assert same == (snippet.parent / "edits_output.txt").read_text().splitlines()[1]
+
+
+@pytest.mark.parametrize("name", ["reuse", "edits", "adaptvis"])
+def test_what_the_pages_print_is_of_the_present_weights(name, tmp_path):
+    snippet, on_cpu = ROOT / "book" / "snippets" / f"{name}.py", os.environ | {"CUDA_VISIBLE_DEVICES": ""}
+    done = subprocess.run([sys.executable, snippet], capture_output=True, text=True, cwd=tmp_path, env=on_cpu)
+    assert done.stdout == snippet.with_name(f"{name}_output.txt").read_text(), done.stderr
 
 
 def test_wheel_holds_weights_and_schema_and_works_from_any_folder(tmp_path):
@@ -210,6 +217,8 @@ def test_the_repository_has_one_address():
 
 def test_the_package_prints_nothing_and_lines_end_at_120():
     for path in (ROOT / "cogvsr_utils").rglob("*.py"):
-        text = path.read_text()
-        assert not re.search(r"^\s*print\(", text, re.M), path
-        assert all(len(line) <= 120 for line in text.splitlines()), path
+        assert not re.search(r"^\s*print\(", path.read_text(), re.M), path
+    code = [path for folder in ("cogvsr_utils", "tests", "notebooks", "book") for path in (ROOT / folder).rglob("*.py")]
+    for path in [ROOT / "Snakefile", *code]:
+        lines = [line for line in path.read_text().splitlines() if not line.startswith("# %%")]  # headers are one line
+        assert all(len(line) <= 120 for line in lines), path
