@@ -208,13 +208,11 @@ quote(
 # %% tags=["hide-input"]
 paragraph(
     f"{len(items)} questions about {len({i.group_id for i in items})} scenes, with {len(steps)} labelled steps of "
-    "which "
-    f"{steps['filler'].mean():.0%} are filler; every function has at least "
-    f"{min(counts[f.name] for f in FUNCTIONS) / len(steps):.1%} of them. "
-    f"Words of the question alone name a step's function in {by_name['question words']:.1%} of cases, its place in the "
-    f"chain in {by_name['step index']:.1%}, the commonest function is right in {by_name['majority']:.1%}. {passed} "
-    "So a "
-    "probe's accuracy never stands alone in this book: what heads *do* is tested by ablating them."
+    f"which {steps['filler'].mean():.0%} are filler; every function has at least "
+    f"{min(counts[f.name] for f in FUNCTIONS) / len(steps):.1%} of them. Words of the question alone name a step's "
+    f"function in {by_name['question words']:.1%} of cases, its place in the chain in {by_name['step index']:.1%}, "
+    f"the commonest function is right in {by_name['majority']:.1%}. {passed} So a probe's accuracy never stands "
+    "alone in this book: what heads *do* is tested by ablating them."
 )
 
 # %% [markdown]

@@ -141,12 +141,10 @@ quote(
 # %% tags=["hide-input"]
 paragraph(
     f"After its own steps the model answers {rows['Main question']:.1%} of {len(stepwise)} main questions, asked "
-    "directly "
-    f"{direct['correct'].mean():.1%}: a difference of {100 * gain['change']:+.1f} points "
+    f"directly {direct['correct'].mean():.1%}: a difference of {100 * gain['change']:+.1f} points "
     f"({span(gain['ci_low'], gain['ci_high'])}). In {name} it is {rows_packed['Main question']:.1%}. "
     f"{int(parity['passed'].sum())} of {len(parity)} checks of what is read passed. {len(heads)} heads are on record "
-    "at "
-    f"{len(activations.features)} steps of split A."
+    f"at {len(activations.features)} steps of split A."
 )
 
 # %% [markdown]

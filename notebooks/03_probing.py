@@ -189,14 +189,12 @@ quote(
 
 # %% tags=["hide-input"]
 paragraph(
-    f"The paper's probe names the function of {joint['accuracy'].iloc[0]:.1%} of the steps of split C. On split A all "
-    f"heads reach {accuracy['all heads']:.1%}, the text alone {accuracy['text']:.1%}, an untrained model's heads "
-    f"{accuracy['untrained model']:.1%}; on wordings held out {held_out['all heads']:.1%}, {held_out['text']:.1%} and "
-    f"{held_out['untrained model']:.1%}. Above the text, {int(passed.sum())} of {len(table)} pairs of function and "
-    "head "
-    "pass. Importance agrees with each head's own probe at a median rank correlation of "
-    f"{agree['with_auroc'].median():.2f}, "
-    f"with what ablation costs at {agree['with_cost'].median():.2f}."
+    f"The paper's probe names the function of {joint['accuracy'].iloc[0]:.1%} of the steps of split C. On split A "
+    f"all heads reach {accuracy['all heads']:.1%}, the text alone {accuracy['text']:.1%}, an untrained model's heads "
+    f"{accuracy['untrained model']:.1%}; on wordings held out {held_out['all heads']:.1%}, {held_out['text']:.1%} "
+    f"and {held_out['untrained model']:.1%}. Above the text, {int(passed.sum())} of {len(table)} pairs of function "
+    "and head pass. Importance agrees with each head's own probe at a median rank correlation of "
+    f"{agree['with_auroc'].median():.2f}, with what ablation costs at {agree['with_cost'].median():.2f}."
 )
 
 # %% [markdown]

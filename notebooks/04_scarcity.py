@@ -186,8 +186,7 @@ quote(
 )
 paragraph(
     f"Of {len(shared)} pairs of functions {int((shared['jaccard'] > shared['chance_high']).sum())} share more heads "
-    "than "
-    f"97.5 % of random pairs do; {len(shared) * float(shared['p_chance'].iloc[0]):.1f} would by chance."
+    f"than 97.5 % of random pairs do; {len(shared) * float(shared['p_chance'].iloc[0]):.1f} would by chance."
 )
 
 # %% [markdown]
@@ -196,15 +195,11 @@ paragraph(
 # %% tags=["hide-input"]
 paragraph(
     f"The elbow gives {elbow['value'].min():.0f} to {elbow['value'].max():.0f} heads of {n_heads}, with permuted "
-    "labels "
-    f"{elbow['null'].median():.0f}; {inside} of {len(NAMES)} functions are within that null. Ablation costs accuracy "
-    "for "
-    f"{rules['n_ablation']['value'].min():.0f} to {rules['n_ablation']['value'].max():.0f}. Are spatial heads "
-    "scarcer? As "
-    f"it is: {words[plain['scarcer']]} ({plain['difference']:+.1f} heads, "
-    f"{span(plain['low'], plain['high'], scale=1)}); "
-    f"strictly: {words[strict['scarcer']]} ({strict['difference']:+.1f}, "
-    f"{span(strict['low'], strict['high'], scale=1)})."
+    f"labels {elbow['null'].median():.0f}; {inside} of {len(NAMES)} functions are within that null. Ablation costs "
+    f"accuracy for {rules['n_ablation']['value'].min():.0f} to {rules['n_ablation']['value'].max():.0f}. Are spatial "
+    f"heads scarcer? As it is: {words[plain['scarcer']]} ({plain['difference']:+.1f} heads, "
+    f"{span(plain['low'], plain['high'], scale=1)}); strictly: {words[strict['scarcer']]} "
+    f"({strict['difference']:+.1f}, {span(strict['low'], strict['high'], scale=1)})."
 )
 
 # %% [markdown]

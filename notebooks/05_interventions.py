@@ -297,20 +297,16 @@ quote(
 
 # %% tags=["hide-input"]
 paragraph(
-    f"Ablating a function's heads changes its own steps by {100 * specific['own']:+.1f} points in the mean, others by "
-    f"{100 * specific['other']:+.1f}; tested one by one, the damage is shown to be specific for "
+    f"Ablating a function's heads changes its own steps by {100 * specific['own']:+.1f} points in the mean, others "
+    f"by {100 * specific['other']:+.1f}; tested one by one, the damage is shown to be specific for "
     f"{(by_function['specific'] == 'yes').sum()} of the {(by_function['specific'] != 'not tested').sum()} functions "
-    "that "
-    f"can be tested. For Spatial Perception it is {100 * spatial['change']:+.1f} "
+    f"that can be tested. For Spatial Perception it is {100 * spatial['change']:+.1f} "
     f"({span(spatial['ci_low'], spatial['ci_high'])}) generated, {100 * forced['forced']:+.1f} teacher-forced; its "
-    "strongest "
-    f"head {strongest} alone gives {100 * first['strongest']:+.1f}, the others without it "
+    f"strongest head {strongest} alone gives {100 * first['strongest']:+.1f}, the others without it "
     f"{100 * first['others']:+.1f}. {beaten} of {len(NAMES)} functions lose more log-probability than under each "
-    "kind of random sets (two-sided p < "
-    f"{ALPHA} each, not corrected); over all of them accuracy changes by {in_points['own']:+.1f} points against "
-    f"{in_points['mean']:+.1f} under random sets of {hardest['kind']}, the hardest kind (p {hardest['p']:.3f} in "
-    f"log-probability). On Spatial Perception "
-    "scaling "
+    f"kind of random sets (two-sided p < {ALPHA} each, not corrected); over all of them accuracy changes by "
+    f"{in_points['own']:+.1f} points against {in_points['mean']:+.1f} under random sets of {hardest['kind']}, the "
+    f"hardest kind (p {hardest['p']:.3f} in log-probability). On Spatial Perception scaling "
     f"{verdict(scale['ci_low'], scale['ci_high'], 'hurts', 'helps', 'makes no difference that this data can show')} "
     f"({100 * scale['change']:+.1f}) and steering {steering}."
 )

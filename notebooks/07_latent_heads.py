@@ -232,21 +232,16 @@ helps = better.groupby("condition")["against"].nunique()
 helped = [name for name, n in helps.items() if n == n_against[name] > 1]
 paragraph(
     "What is marked with a box is named rightly in "
-    f"{known.set_index('mark')['accuracy'].get('box', float('nan')):.0%}. "
-    f"In kinds of question that training did not cue, boxes drawn around what is named change accuracy by "
-    f"{100 * box['change']:+.1f} points beyond misplaced ones "
-    f"({span(box['low'], box['high'])}; n {box['n']:.0f}) and by {100 * over['change']:+.1f} beyond no cue "
+    f"{known.set_index('mark')['accuracy'].get('box', float('nan')):.0%}. In kinds of question that training did not "
+    f"cue, boxes drawn around what is named change accuracy by {100 * box['change']:+.1f} points beyond misplaced "
+    f"ones ({span(box['low'], box['high'])}; n {box['n']:.0f}) and by {100 * over['change']:+.1f} beyond no cue "
     f"({span(over['low'], over['high'])}); in the kinds that it cued, by {100 * trained['change']:+.1f} beyond "
-    "misplaced "
-    f"ones ({span(trained['low'], trained['high'])}; n {trained['n']:.0f}). Of {over_placebo['condition'].nunique()} "
-    "true "
-    f"cues {len(helped)} are better than no cue and every placebo in the former"
-    f"{': ' + ', '.join(helped) if helped else ''}. {n_latent} of {len(heads) // len(SPATIAL)} heads are latent. "
-    "Steering "
-    f"{'them' if n_latent else 'the heads that come nearest'} without a cue changes the log-probability of spatial "
-    "steps by "
-    f"{steered['delta_log_prob']:+.3f}, {steered['beyond']:+.3f} beyond random heads of their layers "
-    f"({span(steered['beyond_low'], steered['beyond_high'], '+.3f', 1)})."
+    f"misplaced ones ({span(trained['low'], trained['high'])}; n {trained['n']:.0f}). Of "
+    f"{over_placebo['condition'].nunique()} true cues {len(helped)} are better than no cue and every placebo in the "
+    f"former{': ' + ', '.join(helped) if helped else ''}. {n_latent} of {len(heads) // len(SPATIAL)} heads are "
+    f"latent. Steering {'them' if n_latent else 'the heads that come nearest'} without a cue changes the "
+    f"log-probability of spatial steps by {steered['delta_log_prob']:+.3f}, {steered['beyond']:+.3f} beyond random "
+    f"heads of their layers ({span(steered['beyond_low'], steered['beyond_high'], '+.3f', 1)})."
 )
 
 # %% [markdown]

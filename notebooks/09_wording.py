@@ -162,12 +162,10 @@ paragraph(
     f"On {probes.n_steps} steps whose wording does not tell the function ({probes.n_pairs} pairs), the text reaches "
     f"{by_words.drop('majority').max():.1%}, the commonest function {by_words['majority']:.1%}, all heads "
     f"{accuracy['all heads']:.1%}, an untrained model's {accuracy['untrained model']:.1%}. The paper's probe, fitted "
-    "on "
-    f"plain steps, reaches {moved['joint probe (paper)', 'plain A']:.1%} of those of split C. "
-    f"{int(rows['heads_that_pass'].sum())} of "
-    f"{probes.auroc.size} pairs of function and head tell more than the words. Ablating a function's heads costs its "
-    "own "
-    f"steps more than others in the same words for {int(specific.sum())} of {len(effects)} sets (q < {ALPHA})."
+    f"on plain steps, reaches {moved['joint probe (paper)', 'plain A']:.1%} of those of split C. "
+    f"{int(rows['heads_that_pass'].sum())} of {probes.auroc.size} pairs of function and head tell more than the "
+    "words. Ablating a function's heads costs its own steps more than others in the same words for "
+    f"{int(specific.sum())} of {len(effects)} sets (q < {ALPHA})."
 )
 
 # %% tags=["hide-input"]

@@ -128,17 +128,15 @@ special = trends[trends["q"] < ALPHA]
 cells = by_kind.set_index(["edit", "prompts", "steps"])["kl"]
 costs = "; ".join(
     f"{edit}: {cells[edit, PICTURES, 'spatial']:.3f} on spatial steps, {cells[edit, PICTURES, 'others']:.3f} on "
-    "others, "
-    f"{cells[edit, TEXT, 'others']:.3f} on others without a picture"
+    f"others, {cells[edit, TEXT, 'others']:.3f} on others without a picture"
     for edit in dict.fromkeys(by_kind["edit"])
 )
 paragraph(
-    f"With every doubling of the heads ablated the log-probability of spatial steps changes by {ablated['slope']:+.3f} "
-    f"({span(ablated['low'], ablated['high'], '+.3f', 1)}). More does more or less on {len(sloping)} of {len(alone)} "
-    "sides of "
-    f"no edit (slope, p below {ALPHA}); beside what is random the spatial heads' slope is special in {len(special)} of "
-    f"{len(trends)} comparisons (q below {ALPHA}, "
-    f"beside {trends['draws'].min()} random draws). Divergence of first tokens: {costs}."
+    "With every doubling of the heads ablated the log-probability of spatial steps changes by "
+    f"{ablated['slope']:+.3f} ({span(ablated['low'], ablated['high'], '+.3f', 1)}). More does more or less on "
+    f"{len(sloping)} of {len(alone)} sides of no edit (slope, p below {ALPHA}); beside what is random the spatial "
+    f"heads' slope is special in {len(special)} of {len(trends)} comparisons (q below {ALPHA}, beside "
+    f"{trends['draws'].min()} random draws). Divergence of first tokens: {costs}."
 )
 
 # %% [markdown]

@@ -253,12 +253,10 @@ quote(
 chance = float(quality.loc[quality["k"] == k, "chance"].iloc[0])
 paragraph(
     f"Of the top heads by the paper's importance {means.loc[selection.IMPORTANCE, 'precision']:.0%} are among those "
-    "whose "
-    f"ablation costs most, with chance {chance:.0%}; of those by ablation on other scenes "
+    f"whose ablation costs most, with chance {chance:.0%}; of those by ablation on other scenes "
     f"{means.loc[selection.ABLATION, 'precision']:.0%}. With nothing planted the elbow of the joint probe selects "
     f"{nothing.set_index('rule').loc['elbow, joint probe', 'heads_a_function']:.1f} heads a function, and max-T "
-    "selects any "
-    f"head in {size['any_selected']:.1%} of {int(size['repeats'])} repeats ({size['ci_low']:.1%} to "
+    f"selects any head in {size['any_selected']:.1%} of {int(size['repeats'])} repeats ({size['ci_low']:.1%} to "
     f"{size['ci_high']:.1%})."
 )
 

@@ -178,18 +178,15 @@ counts = rules.loc[variant].astype(int)
 sentence = "; ".join(f"{name} selects {row.selected}, {row.false} of them falsely" for name, row in counts.iterrows())
 sentence = f"Where {counts['planted'].iloc[0]} pairs of function and head are true: {sentence}."
 paragraph(
-    f"Ablating a function's planted heads changes the log-probability of its own steps by "
+    "Ablating a function's planted heads changes the log-probability of its own steps by "
     f"{means.loc[OWN, 'delta_log_prob']:+.2f} in the mean and their accuracy by "
-    f"{100 * means.loc[OWN, 'change']:+.1f} points, "
-    f"other functions' steps by {means.loc[ELSEWHERE, 'delta_log_prob']:+.2f} and "
-    f"{100 * means.loc[ELSEWHERE, 'change']:+.1f} (at worst "
+    f"{100 * means.loc[OWN, 'change']:+.1f} points, other functions' steps by "
+    f"{means.loc[ELSEWHERE, 'delta_log_prob']:+.2f} and {100 * means.loc[ELSEWHERE, 'change']:+.1f} (at worst "
     f"{100 * here.loc[here['steps'] == ELSEWHERE, 'change'].min():+.1f}); random sets of as many other heads change "
-    "any "
-    f"steps by {means.loc[RANDOM, 'delta_log_prob']:+.2f} and {100 * means.loc[RANDOM, 'change']:+.1f}. Of the "
-    "planted heads, "
-    f"{best.loc[variant, 'method']} finds {best.loc[variant, 'precision']:.0%}, the paper's importance "
-    f"{paper.loc[variant, 'precision']:.0%}, chance {paper.loc[variant, 'chance_precision']:.0%} (variant *{variant}*, "
-    f"{n_models} model{'s' * (n_models > 1)}). {sentence} Damage is specific to their function, of "
+    f"any steps by {means.loc[RANDOM, 'delta_log_prob']:+.2f} and {100 * means.loc[RANDOM, 'change']:+.1f}. Of the "
+    f"planted heads, {best.loc[variant, 'method']} finds {best.loc[variant, 'precision']:.0%}, the paper's "
+    f"importance {paper.loc[variant, 'precision']:.0%}, chance {paper.loc[variant, 'chance_precision']:.0%} (variant "
+    f"*{variant}*, {n_models} model{'s' * (n_models > 1)}). {sentence} Damage is specific to their function, of "
     f"{n_models * len(NAMES)} pairs of model and function, for the sets of: {counted}."
 )
 
