@@ -58,7 +58,12 @@ from cogvsr_utils.paths import NANO, RESULTS
 
 DENSE_WEIGHT = 0.5  # of what early blocks are to know beside the answers
 KNOWN_AFTER = {"heading": 1, "plan": 1, "number": 2, "task": 3}  # the block that is to know it
-RATES = {"scratch": (0.015, 1e-3), "grown": (0.01, 1e-3), "trained": (0.006, 5e-4)}  # of Muon and AdamW, by start
+RATES = {
+    "scratch": (0.015, 1e-3),
+    "grown": (0.01, 1e-3),
+    "divided": (0.006, 7e-4),
+    "trained": (0.006, 5e-4),
+}  # by start
 TOWER_RATES = {"scratch": 0.01, "trained": 0.004}  # of Muon
 FAMILIES = {"nano-internvl": internvl, "nano-qwen2_5_vl": qwen2_5_vl, "nano-mllama": mllama}
 
@@ -321,8 +326,12 @@ def main(
     if parent:
         trained = load_vlm(parent, device="cpu")
         grow(trained.model.float(), model, trained.tokenizer.get_vocab(), tokenizer.get_vocab())
-        old, new = (m.config.get_text_config().num_attention_heads for m in (trained.model, model))
-        start = "trained" if old == new else "grown"
+        old, new = (m.config.get_text_config() for m in (trained.model, model))
+        copied = (
+            getattr(new, "head_dim", None) is not None
+        )  # else heads were divided, which costs part of what was known
+        same = old.num_attention_heads == new.num_attention_heads
+        start = "trained" if same else "grown" if copied else "divided"
     else:
         start = "scratch"
     # As many pictures with cues as without, so that marks neither hide what is under them nor go unseen.
