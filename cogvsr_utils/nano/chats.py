@@ -219,8 +219,8 @@ class Mixture:
 
 def mixture(progress: float, start: str) -> Mixture:
     """What is learnt when ``progress`` (0 to 1) of the training is done: plain questions about things first, since all
-    else rests on them, then tasks, then whole chains. A ``grown`` model knows the plain ones already, one whose heads were
-    ``divided`` has to find back to them, a ``trained`` one has learnt all."""
+    else rests on them, then tasks, then whole chains. A ``grown`` model knows the plain ones already, one whose heads
+    were ``divided`` has to find back to them, a ``trained`` one has learnt all."""
     if start == "trained":
         return Mixture(
             recall=0.015, drills=0.15, tasks=0.3, crossed=0.4, numbered=0.05, hints=0.01, benchmarks=0.2, cued=0.45
