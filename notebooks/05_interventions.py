@@ -39,13 +39,14 @@ import pandas as pd
 
 from cogvsr_utils import Experiment
 from cogvsr_utils.functions import MAIN_NAME, NAMES, SPATIAL
-from cogvsr_utils.pipeline import ablation, damage, emphasis, measured, mistakes, selection
+from cogvsr_utils.pipeline import ablation, damage, dissociation, emphasis, measured, mistakes, replies, selection
 from cogvsr_utils.report.book import PAGES
 from cogvsr_utils.report.effect_figures import ablation_figure, control_figure
 from cogvsr_utils.report.figures import SHORT, forest_figure
 from cogvsr_utils.report.pages import (
     damage_cells,
     measured_note,
+    pair_cells,
     paragraph,
     quote,
     show,
@@ -105,12 +106,52 @@ show(by_function[columns].replace({"function": SHORT}), digits=3)
 show(damage_cells(by_way))
 
 # %% [markdown]
+# ## Two functions at a time
+#
+# A set that hurts its own steps more than another set does may be the larger one, and its steps the easier to hurt. So
+# two functions are told apart where each one's set hurts its own steps more than the other's set does (a *double
+# dissociation*). Each cell is, on the steps of the row's function, its own set less that of the column's; a dot marks
+# pairs where both sides are below 0 (each over scenes and over wordings, Benjamini–Hochberg over the 28 pairs).
+
+# %% tags=["hide-input"]
+pairs = measured.table(experiment, dissociation.double_dissociations)
+show(pair_cells(pairs))
+
+# %% [markdown]
+# ## Over all functions
+#
 # In accuracy, over all functions: the mean of the diagonal above less the mean off it, a summary, with a p value from
 # random pairings of head sets with functions.
 
 # %% tags=["hide-input"]
 specific = damage.pooled_damage(matrix)
 show(pd.DataFrame([specific]), points=("own", "other", "difference"), digits=4)
+
+# %% [markdown]
+# ## Wrong, or not readable?
+#
+# A reply may be wrong because it says something else, or because it says nothing that can be read. Generated replies to
+# a function's own steps, intact and with its heads ablated, as shares.
+
+# %% tags=["hide-input"]
+kinds = measured.table(experiment, replies.reply_kinds)
+kinds["heads"] = kinds["head_set"].eq(replies.INTACT).map({True: "intact", False: "ablated"})
+wide = kinds.pivot(index=["function", "n"], columns="heads", values=["wrong", "unread"]).reindex(list(NAMES), level=0)
+wide.columns = [f"{what}, {when}" for what, when in wide.columns]
+wide = wide[[f"{what}, {when}" for what in ("wrong", "unread") for when in ("intact", "ablated")]]
+show(wide.rename(index=SHORT, level=0).reset_index(), percent=tuple(wide))
+
+# %% [markdown]
+# And what would have been chosen? Main questions that have options, asked alone: *replied* is the share right of
+# replies, *chosen* that of the likeliest option, which is always read; *covered* is the probability of all options
+# together, so that a choice is the more forced the smaller it is.
+
+# %% tags=["hide-input"]
+mains = measured.table(experiment, replies.chosen_mains)
+columns = ["head_set", "n", "chance", "replied", "unread", "chosen", "chosen_change", "covered"]
+cells = with_interval(mains, "chosen_change", "chosen_low", "chosen_high", form="+.1f", scale=100)
+cells.loc[cells["head_set"] == replies.INTACT, "chosen_change"] = "–"
+show(cells[columns].replace({"head_set": SHORT}), percent=("chance", "replied", "unread", "chosen", "covered"))
 
 # %% [markdown]
 # ## Inherited from earlier steps?

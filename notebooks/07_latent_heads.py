@@ -159,13 +159,14 @@ show(best[columns].replace({"function": SHORT}), digits=3)
 # %% [markdown]
 # ## Would gradients have told?
 #
-# Patching every head takes a pass for each. Integrated gradients between the two pictures predict it from a few passes.
-# *Spearman* is their agreement over heads; *saturated* the share of steps that are already certain, where little can
-# change.
+# Patching every head takes a pass for each. Integrated gradients between the two pictures predict it from a few passes:
+# from the picture without boxes, and from that with misplaced ones, to that with true ones. *Spearman* is their
+# agreement over heads. *Certain* is the share of steps whose answer is sure already, where little can change; *settled*
+# that of attention with one weight above 0.99, whose softmax passes no gradient on.
 
 # %%
 check = table(experiment, latent.attribution_check)
-show(check.replace({"function": SHORT}), percent=("saturated",))
+show(check.replace({"function": SHORT}), percent=("certain", "settled"))
 
 # %% [markdown]
 # ## Without any cue

@@ -2,6 +2,7 @@
 
 latent_activation     scaling, steering, attention on these heads, beside random heads and the cues themselves, on C
 activation_seconds    seconds a question
+reading_heads(...)    those of some heads whose attention to pictures can be edited
 LATENT                the tables of cues and latent heads that a page shows
 """
 
@@ -57,7 +58,7 @@ def latent_activation(experiment: Experiment, latent_heads: pd.DataFrame) -> pd.
     intact, index = scorer.score().log_prob, scorer.index
 
     def attended(some):
-        reading = _reading(vlm, some)
+        reading = reading_heads(vlm, some)
         return scorer.score(attend(reading, "add", ATTEND)).log_prob if reading else None
 
     methods = {
@@ -101,7 +102,7 @@ def activation_seconds(experiment: Experiment) -> pd.DataFrame:
     heads = vlm.heads.pairs[:: len(vlm.heads) // n_top(len(vlm.heads))][: n_top(len(vlm.heads))]
     nowhere = [np.zeros(columns.stop - columns.start) for columns in vlm.heads.columns(heads)]
     edits = {"nothing": None, "scale": scale(heads, SCALE), "steer": steer(heads, nowhere, 1.0)}
-    if reading := _reading(vlm, heads):
+    if reading := reading_heads(vlm, heads):
         edits["attend"] = attend(reading, "add", ATTEND)
     items, seconds = items_with_boxes(experiment, TEST), {name: [] for name in edits}
     for _ in range(1 + TURNS):
@@ -131,7 +132,7 @@ def chosen_heads(table: pd.DataFrame) -> tuple[str, list[tuple[int, int]]]:
     return "nearest", list(best.index[: n_top(len(best))])
 
 
-def _reading(vlm: VLM, heads: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
+def reading_heads(vlm: VLM, heads: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
     """Those of the heads that read pictures in line, and whose attention to them can be edited."""
     in_line = set(vlm.heads.table.query("kind == 'self'")[["layer", "head"]].itertuples(index=False, name=None))
     return [head for head in heads if head in in_line] if vlm.image_token_id is not None else []

@@ -16,6 +16,7 @@ from cogvsr_utils.analysis.matching import control_sets
 from cogvsr_utils.dataset.splits import SELECTION, TEST
 from cogvsr_utils.functions import NAMES, SPATIAL
 from cogvsr_utils.models.activations import HeadActivations
+from cogvsr_utils.pipeline.activation import ATTEND, reading_heads
 from cogvsr_utils.pipeline.emphasis import spatial_directions, spatial_heads, tuned_strength
 from cogvsr_utils.pipeline.experiment import Experiment
 from cogvsr_utils.pipeline.recordings import activations
@@ -171,9 +172,11 @@ def side_effects(
     steered: pd.DataFrame,
 ) -> pd.DataFrame:
     """What ablating the spatial heads, and emphasising them at the strengths tuned on B, does to all functions' steps
-    on some items of C, with pictures and without; see ``models.collateral.side_effects``. Beside them as many random
-    heads of the same layers ablated, one draw (edit ``OTHER_HEADS``)."""
+    on some items of C, with pictures and without; see ``models.collateral.side_effects``. Beside them their attention
+    to the picture doubled, where they read it in line with the text, and as many random heads of the same layers
+    ablated, one draw (edit ``OTHER_HEADS``)."""
     from cogvsr_utils.models import collateral
+    from cogvsr_utils.models.attention_edits import attend
     from cogvsr_utils.models.head_edits import mask, scale, steer
 
     heads, every = spatial_heads(rankings), experiment.vlm.heads.pairs
@@ -182,6 +185,8 @@ def side_effects(
     edits[OTHER_HEADS] = mask(other["spatial"])
     if len(steered):
         edits["steer"] = steer(heads, spatial_directions(activations, heads), tuned_strength(steered))
+    if reading := reading_heads(experiment.vlm, heads):
+        edits["attend"] = attend(reading, "add", ATTEND)
     some = some_items(experiment, TEST, experiment.settings.ablation_items)
     return collateral.side_effects(experiment.vlm, some, edits)
 

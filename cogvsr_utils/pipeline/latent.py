@@ -2,7 +2,8 @@
 
 cued_activations[cue]       heads at the answers of A with the true boxes drawn, with misplaced ones, without
 patched[cue]                each head as in the cued run, patched into the run without: right answers on A
-attribution_check           integrated gradients beside that
+patched_beyond_placebo      the same in the run with misplaced boxes
+attribution_check           integrated gradients beside both
 latent_heads                which heads are latent: they read a function better with true cues, and carry what helps
 shared_wordings(...)        how many of the steps that this is asked about are worded as others are
 """
@@ -65,23 +66,66 @@ def patched(experiment: Experiment, cue: str) -> PatchedHeads:
     )  # fmt: skip
 
 
-@result(splits=A, needs={"exact": patched[BOX]}, gpu=True)
-def attribution_check(experiment: Experiment, exact: PatchedHeads) -> pd.DataFrame:
-    """How well integrated gradients predict what patching a head from the cued run changes. Columns: function, n,
-    spearman over heads, saturated (the share of steps whose right answer has a probability above 0.99 without cues)."""
+@result(splits=A, gpu=True)
+def patched_beyond_placebo(experiment: Experiment) -> PatchedHeads:
+    """Each head as in the run with true boxes, in the run with misplaced ones, which is the ``intact`` one here."""
+    from cogvsr_utils.models.patching import patch_heads
+
+    (_, target), (_, source) = (runs_of(experiment, cue) for cue in (CUES[2], BOX))
+    intact, *each = patch_heads(target, source, [[], *([head] for head in experiment.vlm.heads.pairs)])
+    function, group = (target.index[column].to_numpy().astype(str) for column in ("function", "group_id"))
+    return PatchedHeads(intact, np.array(each), function, group)
+
+
+@result(splits=A, needs={"over_none": patched[BOX], "over_placebo": patched_beyond_placebo}, gpu=True)
+def attribution_check(experiment: Experiment, over_none: PatchedHeads, over_placebo: PatchedHeads) -> pd.DataFrame:
+    """How well integrated gradients predict what patching a head from the run with true boxes changes, in the run
+    without boxes and in that with misplaced ones.
+
+    Columns: patched_into (the run), function, n, spearman over heads, and two ways in which nothing is left to change:
+    certain (the share of steps whose right answer has a probability above 0.99), settled (the share of heads' attention
+    that has one weight above 0.99 where answers are predicted, so that its softmax passes no gradient on).
+    """
     from scipy.stats import spearmanr
 
     from cogvsr_utils.models.patching import path_attribution
 
-    predicted = path_attribution(*runs_of(experiment, BOX), NAMES)
-    rows = []
-    for name, guess in zip(NAMES, predicted, strict=True):
-        own = exact.function == name
-        if own.any():
-            change = (exact.patched - exact.intact)[:, own].mean(1)
-            rows.append({"function": name, "n": int(own.sum()), "spearman": spearmanr(guess, change).statistic,
-                         "saturated": (exact.intact[own] > np.log(0.99)).mean()})  # fmt: skip
+    with_true, rows = runs_of(experiment, BOX)[1], []
+    for cue, exact in ((NONE, over_none), (CUES[2], over_placebo)):
+        target = runs_of(experiment, cue)[1]
+        predicted, settled = path_attribution(target, with_true, NAMES), _settled(target)
+        for name, guess in zip(NAMES, predicted, strict=True):
+            own = exact.function == name
+            if own.any():
+                change = (exact.patched - exact.intact)[:, own].mean(1)
+                rows.append({"patched_into": cue, "function": name, "n": int(own.sum()),
+                             "spearman": spearmanr(guess, change).statistic,
+                             "certain": (exact.intact[own] > np.log(0.99)).mean(),
+                             "settled": settled[own].mean()})  # fmt: skip
     return pd.DataFrame(rows)
+
+
+def _settled(scorer) -> np.ndarray:
+    """The share of heads whose attention has a weight above 0.99, by step, the mean over the tokens that predict its
+    answer: (steps,); NaN for a model whose attention cannot be read."""
+    import torch
+
+    from cogvsr_utils.models.attention import attention_visited
+
+    vlm, total, count = scorer.vlm, np.zeros(len(scorer.index)), np.zeros(len(scorer.index))
+    for inputs, (row, token), owner in scorer.batches:
+
+        def visit(name, weights, row=row, token=token, owner=owner):
+            largest = weights[row, :, token - 1].amax(-1)  # (answer tokens, heads)
+            np.add.at(total, owner, (largest > 0.99).float().sum(1).cpu().numpy())
+            np.add.at(count, owner, largest.shape[1])
+
+        try:
+            with torch.inference_mode(), attention_visited(vlm, visit):
+                vlm.forward(inputs)
+        except ValueError:
+            return np.full(len(total), np.nan)
+    return total / count
 
 
 @result(

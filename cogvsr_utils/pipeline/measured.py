@@ -25,12 +25,14 @@ from cogvsr_utils.pipeline import (
     benchmarks,
     crossed,
     damage,
+    dissociation,
     doses,
     emphasis,
     mistakes,
     planted,
     prediction,
     protocol,
+    replies,
     selection,
     validation,
 )
@@ -51,6 +53,7 @@ MEASURED: tuple[Result, ...] = (
     validation.null_models, validation.quantization, *planted.PLANTED, *activation.LATENT,
     *(baselines.text_gate[split] for split in (SELECTION, CROSSED[SELECTION])),
     baselines.crossed_baselines, *crossed.WORDING, benchmarks.lookalike_effects,
+    dissociation.double_dissociations, *replies.REPLIES,
 )  # fmt: skip
 MISSING = "nan"  # in the files; an empty text is one
 

@@ -17,6 +17,7 @@ from cogvsr_utils.pipeline import (  # noqa: F401
     crossed,
     cues,
     damage,
+    dissociation,
     doses,
     emphasis,
     latent,
@@ -25,6 +26,7 @@ from cogvsr_utils.pipeline import (  # noqa: F401
     prediction,
     protocol,
     recordings,
+    replies,
     validation,
 )
 from cogvsr_utils.pipeline.experiment import ALL_SPLITS, Experiment

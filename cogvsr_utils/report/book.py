@@ -17,6 +17,7 @@ from cogvsr_utils.pipeline import (
     crossed,
     cues,
     damage,
+    dissociation,
     doses,
     emphasis,
     mistakes,
@@ -24,6 +25,7 @@ from cogvsr_utils.pipeline import (
     prediction,
     protocol,
     recordings,
+    replies,
     selection,
     validation,
 )
@@ -78,6 +80,7 @@ PAGES = {
             ablation.ablation_matrix, ablation.matched_controls[selection.IMPORTANCE], ablation.without_strongest,
             *damage.COMPARED, damage.generated_and_forced, emphasis.scaled, emphasis.steered,
             emphasis.emphasis_controls, mistakes.output_edits,
+            dissociation.double_dissociations, *replies.REPLIES,
         ),
     ),
     "10_doses": Page(heavy=(doses.dose_response, doses.dose_trends, doses.side_effects)),

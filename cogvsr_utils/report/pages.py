@@ -115,6 +115,17 @@ def damage_cells(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     return pd.DataFrame(cells).rename(SHORT).rename_axis("function").reset_index()
 
 
+def pair_cells(pairs: pd.DataFrame) -> pd.DataFrame:
+    """Of ``double_dissociations``: on the steps of each row's function what its own set does less what the column's
+    does; a dot marks pairs that are doubly dissociated, a dash those that were not tested."""
+    cells = pd.DataFrame("", index=list(NAMES), columns=list(NAMES))
+    for row in pairs.itertuples():
+        dot = " •" if row.dissociated == "yes" else ""
+        for own, other, value in ((row.first, row.second, row.on_first), (row.second, row.first, row.on_second)):
+            cells.loc[own, other] = "–" if row.dissociated == "not tested" else f"{value:+.1f}{dot}"
+    return cells.rename(index=SHORT, columns=SHORT).rename_axis("steps of").reset_index()
+
+
 def agreement(fresh: pd.DataFrame, kept: pd.DataFrame, key: str, columns: tuple[str, ...], tolerance: float) -> Styler:
     """How far numbers computed anew are from kept ones: by column how many rows of one ``key`` were compared, the
     largest difference, the correlation, and whether they agree within ``tolerance``."""

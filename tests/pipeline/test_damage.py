@@ -13,7 +13,7 @@ from cogvsr_utils.checks.known_heads import planted_truth
 from cogvsr_utils.functions import NAMES
 from cogvsr_utils.models.head_edits import mask
 from cogvsr_utils.models.scorer import TeacherForcedScorer
-from cogvsr_utils.pipeline import damage
+from cogvsr_utils.pipeline import damage, dissociation
 from cogvsr_utils.pipeline import experiment as experiments
 from cogvsr_utils.pipeline.experiment import Experiment, n_top
 from cogvsr_utils.pipeline.selection import ABLATION, IMPORTANCE, Rankings
@@ -144,3 +144,37 @@ def test_functions_that_share_a_set_are_not_compared_and_an_empty_set_is_not_tes
     table = specific(shared)
     assert table["specific"].tolist() == ["yes"] * 3 + ["no"] * 4 + ["not tested"]
     assert table["difference"][:2].tolist() == pytest.approx([-1, -1], abs=0.1) and np.isnan(table["own"][7])
+
+
+def test_pairs_are_doubly_dissociated_where_both_sides_are():
+    def delta(s, f, w, g):
+        return (
+            -1.0 * (s == f and f < 2)  # 0 and 1: each its own
+            + -2.0 * (s == 2)  # hurts all, its own no more than others
+            + -8.0 * (s == f == 3 and w == 0)  # one wording
+            + -8.0 * (s == f == 4 and g == 0)  # one scene
+        )  # fmt: skip
+
+    scores = made_up(delta)
+    table = dissociation.double_dissociations.make(Experiment("nano-internvl"), set_ablations=scores)
+    assert len(table) == 28
+    found = {(r.first, r.second) for r in table.itertuples() if r.dissociated == "yes"}
+    assert found == {(NAMES[0], NAMES[1])}
+    first = table.iloc[0]
+    change = scores.log_prob[1:] - scores.log_prob[0]
+    for column, own, other in (("on_first", 0, 1), ("on_second", 1, 0)):
+        steps = [i for i, name in enumerate(scores.function) if name == NAMES[own]]
+        assert first[column] == pytest.approx(np.mean([change[own, i] - change[other, i] for i in steps]))
+    assert first["low"] < first["interaction"] < first["high"] < 0
+    assert first["interaction"] == pytest.approx(first["on_first"] + first["on_second"])
+
+
+def test_pairs_that_share_a_set_or_have_none_are_not_tested():
+    scores = made_up(lambda s, f, w, g: -1.0 * (s == f))
+    sets = scores.sets.copy()
+    sets[1], sets[2] = sets[0], ""
+    scores = replace(scores, sets=sets)
+    table = dissociation.double_dissociations.make(Experiment("nano-internvl"), set_ablations=scores)
+    table = table.set_index(["first", "second"])["dissociated"]
+    assert table[NAMES[0], NAMES[1]] == "not tested" and table[NAMES[0], NAMES[2]] == "not tested"
+    assert table[NAMES[0], NAMES[3]] == "yes" and (table == "not tested").sum() == 1 + 7

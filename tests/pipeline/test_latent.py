@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from own_data import FEW
 
 from cogvsr_utils.dataset.images import open_image
@@ -16,6 +17,7 @@ from cogvsr_utils.models.activations import HeadActivations
 from cogvsr_utils.models.head_edits import scale
 from cogvsr_utils.models.head_map import HeadMap
 from cogvsr_utils.models.scorer import TeacherForcedScorer
+from cogvsr_utils.models.vlm import attention_switched
 from cogvsr_utils.pipeline import activation, cues, latent
 from cogvsr_utils.pipeline import experiment as experiments
 from cogvsr_utils.pipeline.activation import BOTH
@@ -203,8 +205,25 @@ def experiment(small_set, vlm, monkeypatch):
 def test_gradients_and_patches_agree(experiment, vlm):
     exact = latent.patched[BOX].make(experiment, BOX)
     assert exact.patched.shape == (len(vlm.heads), len(exact.intact))
-    check = latent.attribution_check.make(experiment, exact)
-    assert check["spearman"].mean() > 0.3
+    beyond = latent.patched_beyond_placebo.make(experiment)
+    check = latent.attribution_check.make(experiment, exact, beyond)
+    by_run = check.groupby("patched_into")["spearman"].mean()
+    assert set(by_run.index) == {NONE, "box, misplaced"} and (by_run > 0.3).all()
+    assert check[["certain", "settled"]].stack().between(0, 1).all()
+
+
+def test_settled_attention_is_counted_where_answers_are_predicted(vlm, items):
+    scorer = TeacherForcedScorer(vlm, items[:2], batch_size=2)
+    ((inputs, (row, token), owner),) = scorer.batches
+    with torch.no_grad(), attention_switched(vlm, "eager"):
+        maps = vlm.model.base_model(**inputs, use_cache=False, output_attentions=True).attentions
+    by_hand = []
+    for step in range(len(scorer.index)):
+        places = [(int(r), int(t) - 1) for r, t, o in zip(row, token, owner, strict=True) if o == step]
+        by_hand.append(np.mean([float(layer[r, h, t].max()) > 0.99
+                                for layer in maps for h in range(layer.shape[1]) for r, t in places]))  # fmt: skip
+    np.testing.assert_allclose(latent._settled(scorer), by_hand)
+    assert 0 < np.mean(by_hand) < 1
 
 
 def test_edits_of_latent_heads_are_those_of_the_table(experiment, vlm):

@@ -18,7 +18,7 @@ from cogvsr_utils.pipeline import measured, planted, validation
 from cogvsr_utils.pipeline.experiment import Experiment
 from cogvsr_utils.report import effect_figures, figures, head_figures
 from cogvsr_utils.report.figures import SHORT
-from cogvsr_utils.report.pages import agreement, damage_cells, measured_note, paragraph, show, span, verdict
+from cogvsr_utils.report.pages import agreement, damage_cells, measured_note, pair_cells, paragraph, show, span, verdict
 
 RNG = np.random.default_rng(0)
 
@@ -210,3 +210,14 @@ def test_cells_of_damage_say_how_much_in_the_order_of_functions_and_dot_what_is_
     assert list(cells.index) == [SHORT[name] for name in NAMES] and list(cells) == ["one", "two"]
     assert (cells["two"] == "–").sum() == len(NAMES) - 3
     assert cells.loc[SHORT[NAMES[-1]], "one"] == "-4.00 •" and cells.loc[SHORT[NAMES[0]], "one"] == "+3.00"
+
+
+def test_cells_of_pairs_are_of_the_row_s_steps_and_dot_both_ways():
+    rows = [(NAMES[0], NAMES[1], -1.04, -2.0, "yes"), (NAMES[2], NAMES[0], 0.5, -0.3, "no"),
+            (NAMES[1], NAMES[2], np.nan, np.nan, "not tested")]  # fmt: skip
+    table = pd.DataFrame(rows, columns=["first", "second", "on_first", "on_second", "dissociated"])
+    cells = pair_cells(table).set_index("steps of")
+    first, second, third = (SHORT[name] for name in NAMES[:3])
+    assert cells.loc[first, second] == "-1.0 •" and cells.loc[second, first] == "-2.0 •"
+    assert cells.loc[third, first] == "+0.5" and cells.loc[first, third] == "-0.3"
+    assert cells.loc[second, third] == cells.loc[third, second] == "–" and cells.loc[first, first] == ""
