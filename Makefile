@@ -27,8 +27,8 @@ book: $(READY)  ## run every notebook and build the book (MODEL=, QUANTIZE= for 
 	$(SNAKEMAKE) --config model=$(MODEL) quantize=$(QUANTIZE) source="$(filter-out synth,$(SOURCE))" -- book
 	@echo "Open _build/book/_build/html/index.html"
 
-test: $(READY)  ## run the tests, side by side
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
+test: $(READY)  ## run the tests, side by side where no GPU has to be shared
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(if $(shell command -v nvidia-smi),0,auto) --maxprocesses 4 --dist loadfile
 
 lint: $(READY)  ## check style
 	$(BIN)/ruff check .

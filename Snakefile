@@ -146,6 +146,8 @@ for name, page in PAGES.items():
             name=name,
             options=page_options(name, EXPERIMENTS[0]),
         threads: workflow.cores if page.timed else 1
+        benchmark:
+            f"_build/seconds/{name}.tsv"
         resources:
             gpu=1,  # most pages ask the model something small
             runtime=60,

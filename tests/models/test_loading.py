@@ -13,7 +13,7 @@ from cogvsr_utils.models.answering import answer
 from cogvsr_utils.models.chat import conversation
 from cogvsr_utils.models.loading import images_only, load_vlm
 from cogvsr_utils.models.vlm import VLM
-from cogvsr_utils.models.weights import nano_names
+from cogvsr_utils.models.weights import nano_names, planted_names
 from cogvsr_utils.nano.architecture import build_tokenizer
 from cogvsr_utils.nano.chats import OPENING, Chat
 from cogvsr_utils.nano.train import FAMILIES, pixels
@@ -74,7 +74,7 @@ def test_map_agrees_with_the_configuration(vlm):
         vlm.heads.columns([(99, 0)])
 
 
-@pytest.mark.parametrize("name", nano_names())
+@pytest.mark.parametrize("name", nano_names() + planted_names())
 def test_processors_are_the_same_with_and_without_torchvision(name):
     """The shipped folders describe no video processor, so none may be asked for; pictures are prepared by PIL."""
     from cogvsr_utils.paths import NANO

@@ -12,9 +12,10 @@ from cogvsr_utils.analysis.matching import KINDS
 from cogvsr_utils.analysis.sparsity import scarcity
 from cogvsr_utils.checks.planting import power
 from cogvsr_utils.dataset.scoring import judge
+from cogvsr_utils.dataset.splits import CROSSED, SELECTION
 from cogvsr_utils.functions import FUNCTIONS, NAMES
 from cogvsr_utils.paths import NANO
-from cogvsr_utils.pipeline import measured, planted, validation
+from cogvsr_utils.pipeline import baselines, measured, planted, validation
 from cogvsr_utils.pipeline.experiment import Experiment
 from cogvsr_utils.report import effect_figures, figures, head_figures
 from cogvsr_utils.report.figures import SHORT
@@ -221,3 +222,10 @@ def test_cells_of_pairs_are_of_the_row_s_steps_and_dot_both_ways():
     assert cells.loc[first, second] == "-1.0 •" and cells.loc[second, first] == "-2.0 •"
     assert cells.loc[third, first] == "+0.5" and cells.loc[first, third] == "-0.3"
     assert cells.loc[second, third] == cells.loc[third, second] == "–" and cells.loc[first, first] == ""
+
+
+def test_words_do_not_tell_the_function_of_crossed_steps():
+    """The gate that the crossed part has to pass, on the table that the first page shows."""
+    gate = measured.table(Experiment("nano-internvl"), baselines.text_gate[CROSSED[SELECTION]]).set_index("predictor")
+    majority = gate.loc["majority", "accuracy"]
+    assert len(gate) == 3 and (gate["accuracy"] <= majority + 0.05).all() and majority < 0.25
