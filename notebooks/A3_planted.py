@@ -43,7 +43,7 @@ from cogvsr_utils.pipeline.selection import IMPORTANCE
 from cogvsr_utils.report.book import PAGES
 from cogvsr_utils.report.effect_figures import planted_figure
 from cogvsr_utils.report.figures import SHORT
-from cogvsr_utils.report.pages import damage_cells, measured_note, paragraph, quote, show, start, with_interval
+from cogvsr_utils.report.pages import damage_cells, measured_note, paragraph, quote, show, span, start, with_interval
 
 experiments = {name: Experiment(name, profile=profile, source=source) for name in planted_models(profile, source)}
 start()
@@ -90,6 +90,22 @@ columns = ["model", "function", "n", "before", "change", "delta_log_prob"]
 shown = with_interval(own, "change", "low", "high", "+.1f", 100)
 shown = with_interval(shown, "delta_log_prob", "delta_low", "delta_high", "+.2f")
 show(shown[columns].replace({"function": SHORT}), percent=("before",))
+
+# %% [markdown]
+# ## Is each of them needed?
+#
+# Change of log-probability of a function's own steps with all of its planted heads ablated, with one of them alone, and
+# with all but one (means, and in brackets the least and the largest). *After* is the accuracy with all ablated beside
+# *majority*, what the commonest answer gives without any knowledge.
+
+# %% tags=["hide-input"]
+parts = pd.concat([table(each, planted.planted_parts).assign(model=name) for name, each in experiments.items()])
+wide = parts.groupby(["model", "function", "parts"], sort=False)["delta_log_prob"].agg(["mean", "min", "max"])
+wide["change"] = [f"{mean:+.2f}" + (f" ({span(least, most, '+.2f', 1)})" if least < most else "")
+                  for mean, least, most in wide.itertuples(index=False)]  # fmt: skip
+wide = wide["change"].unstack("parts").reindex(columns=["all", "one", "all but one"])
+floor = parts[parts["parts"] == "all"].set_index(["model", "function"])[["before", "after", "majority"]]
+show(wide.join(floor).rename(index=SHORT, level=1).reset_index(), percent=("before", "after", "majority"))
 
 # %% [markdown]
 # ## How well methods find them

@@ -1,6 +1,7 @@
 """Models whose heads are known: is the truth what training made it, and which ways of finding heads find it?
 
 planted_effects      what ablating each function's planted heads does, beside as many other heads
+planted_parts        what ablating one of them, all but one, and all does to the function's own steps
 finder_scores        every way of finding heads beside the truth
 PLANTED              the results that only a planted model has
 """
@@ -59,6 +60,40 @@ def planted_effects(experiment: Experiment) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+@result(splits=(TEST,), gpu=True)
+def planted_parts(experiment: Experiment) -> pd.DataFrame:
+    """A function's own steps on C, teacher-forced, with all of its planted heads ablated, with each of them alone, and
+    with all but one: whether all are needed (one alone does what all do), or each is enough (all but one do nothing).
+
+    Columns: function, parts ("all", "one", "all but one"), head (the one ablated or spared, as layer.head), k (heads
+    ablated), n, before and after (accuracy), majority (the share of the commonest right answer, which is right without
+    any knowledge), delta_log_prob with low and high (95 % over scenes). Functions with one head have "all" only.
+    """
+    from cogvsr_utils.models.head_edits import mask
+
+    truth = planted_truth(experiment.model)
+    scorer = scorer_of(experiment, TEST, 4 * experiment.settings.ablation_items)
+    sets = []
+    for name, heads in truth.heads.items():
+        sets += [(name, "all", "", heads)] if heads else []
+        for head in heads if len(heads) > 1 else ():
+            text = f"{head[0]}.{head[1]}"
+            sets += [(name, "one", text, [head]), (name, "all but one", text, [each for each in heads if each != head])]
+    right = {(item.uid, n): step.answer for item in experiment.items(TEST) for n, step in enumerate(item.steps)}
+    rows = []
+    intact, *scored = scorer.score_each([None, *(mask(heads) for *_, heads in sets)])
+    for (name, parts, head, heads), scores in zip(sets, scored, strict=True):
+        own = (scorer.index["function"] == name).to_numpy()
+        part = scorer.index[own]
+        found = clustered_mean((scores.log_prob - intact.log_prob)[own], part["group_id"].to_numpy())
+        rows.append({"function": name, "parts": parts, "head": head, "k": len(heads), "n": len(part),
+                     "before": intact.correct[own].mean(), "after": scores.correct[own].mean(),
+                     "majority": pd.Series(zip(part["uid"], part["step"], strict=True)).map(right)
+                     .value_counts(normalize=True).max(),
+                     **dict(zip(("delta_log_prob", "low", "high"), found, strict=True))})  # fmt: skip
+    return pd.DataFrame(rows)
+
+
 @result(splits=(SELECTION,), needs={"activations": activations[SELECTION], "greedy": greedy_sets})
 def finder_scores(
     experiment: Experiment,
@@ -85,7 +120,7 @@ def finder_scores(
     return pd.concat(tables, ignore_index=True).assign(variant=truth.variant)
 
 
-PLANTED = (planted_effects, finder_scores)
+PLANTED = (planted_effects, planted_parts, finder_scores)
 
 
 def _first(values: np.ndarray, n: int) -> np.ndarray:
