@@ -137,10 +137,10 @@ show(by_model("spearman", "{:.2f}"))
 # %% [markdown]
 # ## Whole sets
 #
-# Ablating one head may be compensated by others, so sets are ablated as well: the first of each ranking, and a greedy
-# set (of the six strongest single heads, four times the one that costs most beside those already ablated). Selected on
-# A; means over the eight functions of what happens to a function's steps on C under its own set, and under the other
-# functions' sets.
+# Ablating one head may be compensated by others, so sets are ablated as well: the first tenth of each ranking, and a
+# greedy set of four (of the six strongest single heads the first, then three times the one that costs most beside those
+# already ablated), beside the four strongest single heads. Selected on A; means over the eight functions of what
+# happens to a function's steps on C under its own set, and under the other functions' sets.
 
 # %% tags=["hide-input"] mystnb={"image": {"alt": "For each way of choosing sets a dot for the change of accuracy on the function's own steps, with its interval, and a ring for the change of the same steps under the other functions' sets"}, "figure": {"caption": "Change of accuracy with a function's set ablated (dots, 95 % over scenes), and of the same steps with the other functions' sets ablated (rings).", "name": "fig-sets"}}
 sets = measured.table(experiment, prediction.set_effects).sort_values("change")

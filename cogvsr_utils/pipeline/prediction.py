@@ -15,7 +15,7 @@ from cogvsr_utils.analysis.ablations import HeadAblations
 from cogvsr_utils.dataset.splits import TEST
 from cogvsr_utils.pipeline.ablation import ABLATIONS, MASKED, mean_edits
 from cogvsr_utils.pipeline.experiment import Experiment, n_top
-from cogvsr_utils.pipeline.selection import HeadMeans, HeadSets, Rankings, top_heads_by
+from cogvsr_utils.pipeline.selection import ABLATION, HeadMeans, HeadSets, Rankings, top_heads_by
 from cogvsr_utils.pipeline.store import result
 from cogvsr_utils.pipeline.sweeps import scorer_of
 
@@ -82,8 +82,8 @@ def set_effects(
     masked: HeadAblations,
     mean_ablated: HeadAblations,
 ) -> pd.DataFrame:
-    """Change on C when whole sets of heads are ablated, all selected on A: the first k of each ranking, and greedy
-    sets.
+    """Change on C when whole sets of heads are ablated, all selected on A: the first tenth of each ranking; greedy
+    sets, which are smaller, and as many of the first by single ablation beside them.
 
     Columns: set, edit, k; change (accuracy of each function's steps under its own set), elsewhere (of the same steps
     under the other functions' sets), specific (their difference: 0 for a set that is the same for all), each a mean
@@ -96,7 +96,9 @@ def set_effects(
     k, number = n_top(len(vlm.heads)), {head: i for i, head in enumerate(vlm.heads.pairs)}
     edits = {"mask": mask, "mean": mean_edits(vlm.heads, head_means)}
     alone = {"mask": masked.mean_delta_log_prob(functions), "mean": mean_ablated.mean_delta_log_prob(functions)}
-    sets = {name: top_heads_by(rankings, name, k) for name in rankings.scores} | {"greedy on split A": greedy_sets}
+    sets = {name: top_heads_by(rankings, name, k) for name in rankings.scores}
+    few = greedy_sets.heads.shape[1]
+    sets |= {f"greedy on split A, {few}": greedy_sets, f"{ABLATION}, {few}": top_heads_by(rankings, ABLATION, few)}
     scorer = scorer_of(experiment, TEST, experiment.settings.ablation_items)
     label, groups = scorer.index["function"].to_numpy(), scorer.index["group_id"]
     diagonal, rows = np.eye(len(functions), dtype=bool), []
@@ -109,11 +111,12 @@ def set_effects(
         means_of, deltas = (np.stack([x[label == f].mean(0) for f in functions]) for x in (change, delta))
         singles = [alone[edit][f, [number[h] for h in chosen.of(name)]].sum() for f, name in enumerate(functions)]
         rows.append({
-            "set": name, "edit": edit, "change": means_of[diagonal].mean(), "elsewhere": means_of[~diagonal].mean(),
+            "set": name, "edit": edit, "k": chosen.heads.shape[1],
+            "change": means_of[diagonal].mean(), "elsewhere": means_of[~diagonal].mean(),
             "delta_log_prob": deltas[diagonal].mean(), **_ends(own), **_ends(own - other, "specific_"),
             "singles": np.mean(singles),
         })  # fmt: skip
-    table = pd.DataFrame(rows).assign(k=k)
+    table = pd.DataFrame(rows)
     return table.assign(specific=table["change"] - table["elsewhere"])
 
 

@@ -1,6 +1,7 @@
 """Results on a small data set, with rankings made up, so that what comes out can be computed by hand."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -68,7 +69,8 @@ def test_steps_asked_for_alone_are_those_of_the_whole_chats(experiment):
 
 def test_sets_are_measured_as_by_hand(experiment, rankings, ablations):
     k = n_top(len(rankings.heads))
-    greedy = selection.top_heads_by(rankings, MEASURED, k)
+    rankings = replace(rankings, scores=rankings.scores | {selection.ABLATION: rankings.scores[MEASURED]})
+    first, greedy = (selection.top_heads_by(rankings, MEASURED, n) for n in (k, 2))
     means = HeadMeans({"all": np.zeros(experiment.vlm.heads.width, dtype=np.float32)})
     table = prediction.set_effects.make(
         experiment, rankings=rankings, greedy_sets=greedy, head_means=means, masked=ablations["mask"],
@@ -81,7 +83,7 @@ def test_sets_are_measured_as_by_hand(experiment, rankings, ablations):
     label, intact = scorer.index["function"].to_numpy(), scorer.score()
     own, other, deltas = [], [], []
     for function in FUNCTIONS:
-        ablated = scorer.score(mask(greedy.of(function)))
+        ablated = scorer.score(mask(first.of(function)))
         deltas.append((ablated.log_prob - intact.log_prob)[label == function].mean())
         for name in FUNCTIONS:
             change = ablated.correct[label == name].mean() - intact.correct[label == name].mean()
@@ -89,7 +91,11 @@ def test_sets_are_measured_as_by_hand(experiment, rankings, ablations):
     row = table.loc[(MEASURED, "mask")]
     assert row["change"] == pytest.approx(np.mean(own)) and row["elsewhere"] == pytest.approx(np.mean(other))
     assert row["delta_log_prob"] == pytest.approx(np.mean(deltas), abs=1e-5)
-    assert row["change"] == table.loc[("greedy on split A", "mask"), "change"]
+    few = table.loc[("greedy on split A, 2", "mask")]
+    assert few["k"] == 2 and few.equals(table.loc[(f"{selection.ABLATION}, 2", "mask")]) and row["k"] == k
+    expected = [scorer.score(mask(greedy.of(name))).log_prob - intact.log_prob for name in FUNCTIONS]
+    expected = [change[label == name].mean() for change, name in zip(expected, FUNCTIONS, strict=True)]
+    assert few["delta_log_prob"] == pytest.approx(np.mean(expected), abs=1e-5)
     cost = np.sort(ablations["mask"].mean_delta_log_prob(FUNCTIONS), axis=1)[:, :k]
     assert row["singles"] == pytest.approx(cost.sum(1).mean())
 
@@ -247,3 +253,20 @@ def test_ablations_by_function_are_means_over_its_steps():
     changed = correct[1:].astype(int) - correct[0]
     np.testing.assert_allclose(ablations.mean_delta_correct(["a"])[0], changed[:, [0, 1, 4]].mean(1))
     assert ablations.rows(np.array([2, 3])).function.tolist() == ["b", "b"]
+
+
+def test_greedy_sets_take_what_costs_most_beside_what_is_already_ablated():
+    """Heads a and b are worth 2 each but stand in for each other; c is worth 1.5 always, the others nearly nothing."""
+
+    class Made:
+        index = pd.DataFrame({"function": ["here", "there"]})
+
+        def score_each(self, edits, progress):
+            return [SimpleNamespace(log_prob=np.array([-self.cost(set(edit.heads)), 9.0])) for edit in edits]
+
+        def cost(self, off):
+            alone = {(0, 2): 1.5, (0, 3): 0.3, (0, 4): 0.2, (0, 5): 0.1}
+            return 2.0 * bool(off & {(0, 0), (0, 1)}) + sum(alone.get(head, 0) for head in off)
+
+    order = [(0, head) for head in range(8)]
+    assert selection._greedy(Made(), "here", order) == [(0, 0), (0, 2), (0, 3), (0, 4)]
