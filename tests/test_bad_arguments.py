@@ -244,8 +244,12 @@ def test_with_and_without_pictures_in_one_set_is_as_each_alone(vlm, asked, tmp_p
     together = answer(vlm, items).set_index(["uid", "step"])["prediction"]
     alone = pd.concat([answer(vlm, [item]) for item in items]).set_index(["uid", "step"])["prediction"]
     assert together.to_dict() == alone.to_dict()
-    whole = capture(vlm, items, store=tmp_path / "whole", answers=together.reset_index().merge(
-        answer(vlm, items).drop(columns="prediction"), on=["uid", "step"]))  # fmt: skip
+    whole = capture(
+        vlm,
+        items,
+        store=tmp_path / "whole",
+        answers=together.reset_index().merge(answer(vlm, items).drop(columns="prediction"), on=["uid", "step"]),
+    )
     for number, item in enumerate(items):
         one = capture(vlm, [item], store=tmp_path / str(number))
         own = whole.features[(whole.index["uid"] == item.uid).to_numpy()]

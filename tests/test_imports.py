@@ -17,8 +17,10 @@ LEVEL = {room: level for level, rooms in enumerate(STOREYS) for room in rooms}
 
 
 def modules():
-    return {".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
-            for path in PACKAGE.rglob("*.py")}  # fmt: skip
+    return {
+        ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
+        for path in PACKAGE.rglob("*.py")
+    }
 
 
 def room(module: str) -> str:

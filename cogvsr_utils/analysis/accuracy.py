@@ -24,8 +24,10 @@ def accuracy_table(judged: pd.DataFrame, by: str = "function") -> pd.DataFrame:
     rows = []
     for name, part in judged.groupby(by, sort=False):
         accuracy, low, high = wilson(part["correct"])
-        sizes = [2 if t == "yesno" else len(o) if o is not None else np.nan
-                 for t, o in zip(part["answer_type"], part["options"], strict=True)]  # fmt: skip
+        sizes = [
+            2 if t == "yesno" else len(o) if o is not None else np.nan
+            for t, o in zip(part["answer_type"], part["options"], strict=True)
+        ]
         rows.append({by: name, "n": len(part), "n_unparsed": int(part["parsed"].isna().sum()),
                      "n_correct": int(part["correct"].sum()), "accuracy": accuracy, "ci_low": low, "ci_high": high,
                      "chance": float(np.mean(1 / np.array(sizes))),

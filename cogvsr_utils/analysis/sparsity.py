@@ -136,8 +136,10 @@ def threshold_counts(
     counts |= {("ablation, p below", t): ((p < t).sum(1), np.nan) for t in LEVELS}
     for f, function in enumerate(functions):
         common = {"function": function, "spatial": function in SPATIAL}
-        rows += [common | {"rule": rule, "threshold": threshold, "heads": int(n[f]), "null": of_null}
-                 for (rule, threshold), (n, of_null) in counts.items()]  # fmt: skip
+        rows += [
+            common | {"rule": rule, "threshold": threshold, "heads": int(n[f]), "null": of_null}
+            for (rule, threshold), (n, of_null) in counts.items()
+        ]
     return pd.DataFrame(rows)
 
 

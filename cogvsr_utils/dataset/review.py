@@ -102,8 +102,9 @@ def apply_review(items: Sequence[Item], review: Review) -> list[Item]:
     for item in items:
         steps = [
             replace(step, function=verdicts.loc[(item.uid, number), "agreed_function"])
-            for number, step in enumerate(item.steps) if verdicts.loc[(item.uid, number), "verdict"] != "rejected"
-        ]  # fmt: skip
+            for number, step in enumerate(item.steps)
+            if verdicts.loc[(item.uid, number), "verdict"] != "rejected"
+        ]
         if steps:
             found.append(replace(item, steps=steps))
     return found

@@ -58,9 +58,12 @@ def attention_example(
     """Of some ``heads`` the ``n_heads`` that attend to the picture most before the first step of ``function`` about a
     picture: its item, its number, and where they look. None where no step is of that function, or there is no grid."""
     asked = (
-        (item, number) for item in items if item.image is not None
-        for number, step in enumerate(item.steps) if step.function == function
-    )  # fmt: skip
+        (item, number)
+        for item in items
+        if item.image is not None
+        for number, step in enumerate(item.steps)
+        if step.function == function
+    )
     item, step = next(asked, (None, -1))
     if item is None:
         return None
@@ -168,7 +171,7 @@ def attention_map(
         sinks.append(none if reader == "cross" else sink_tokens(states[layer][picture]).cpu())
     return AttentionMap(
         list(heads), *(torch.stack(each).numpy().reshape(len(heads), *grid) for each in (weights, sinks))
-    )  # fmt: skip
+    )
 
 
 def attention_module(vlm: VLM, projection: str) -> torch.nn.Module:

@@ -89,9 +89,14 @@ class Attend:
 
 
 def attend(
-    heads: Iterable[Head], operation: str, amount: float, to: str = "image", scope: str = "all",
-    tokens: Iterable[float] = (), reading: Iterable[float] = (),
-) -> Attend:  # fmt: skip
+    heads: Iterable[Head],
+    operation: str,
+    amount: float,
+    to: str = "image",
+    scope: str = "all",
+    tokens: Iterable[float] = (),
+    reading: Iterable[float] = (),
+) -> Attend:
     """An edit of what heads attend to; see ``Attend``."""
     return Attend(
         pairs_of(heads), operation, float(amount), to, scope, tuple(map(float, tokens)), tuple(map(float, reading))

@@ -89,10 +89,11 @@ def image_attention(scorer: TeacherForcedScorer, functions: Sequence[str]) -> np
                 )
             picture = (inputs["input_ids"] == vlm.image_token_id).float()
             shares = [  # (answer tokens, heads) a layer
-                torch.ones(len(row), each.shape[1]) if kind == "cross"
+                torch.ones(len(row), each.shape[1])
+                if kind == "cross"
                 else torch.einsum("thk,tk->th", each[row, :, token - 1].float(), picture[row]).cpu()
                 for each, kind in zip(maps, kinds, strict=True)
-            ]  # fmt: skip
+            ]
             np.add.at(per_step, owner, torch.cat(shares, dim=1).numpy())
             np.add.at(count, owner, 1)
     per_step /= np.maximum(count, 1)[:, None]

@@ -146,8 +146,11 @@ class _State:
             raise ValueError(f"attention edits for {self.n_rows} rows, but the batch has {len(query)}")
         out = out.clone()
         for row in range(self.n_rows):
-            edits = [(edit, heads) for number, edit, heads in plan
-                     if number == row and self._queries(edit.scope, query) is not None]  # fmt: skip
+            edits = [
+                (edit, heads)
+                for number, edit, heads in plan
+                if number == row and self._queries(edit.scope, query) is not None
+            ]
             some = slice(None) if self.n_rows == 1 else slice(row, row + 1)
             self.fired.update(edit.scope for edit, _ in edits)
             for heads, own in _by_heads([(edit, heads) for edit, heads in edits if not edit.neutral]):

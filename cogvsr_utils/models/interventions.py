@@ -111,8 +111,11 @@ def _heads_edited(vlm: VLM, per_row: list[list[Edit]], fired: Fired) -> Iterator
     if "image" in scopes and vlm.image_token_id is None:
         raise ValueError(f"{vlm.name} has no image token; expected another scope than 'image'")
     plans = [(scope, _affine(vlm, stage, scope)) for stage in _stages(per_row) for scope in scopes]
-    carries = {scope: torch.tensor([any(edit.scope == scope for edit in row) for row in per_row], device=vlm.device)
-               for scope in scopes if scope in MARKED}  # fmt: skip
+    carries = {
+        scope: torch.tensor([any(edit.scope == scope for edit in row) for row in per_row], device=vlm.device)
+        for scope in scopes
+        if scope in MARKED
+    }
     tokens: dict[str, torch.Tensor] = {}  # of the running prompt, by scope, (rows, tokens)
 
     def prompt():

@@ -165,8 +165,11 @@ def reply_tokens(vlm: VLM, prompt: str, replies: list[str]) -> dict[tuple[int, .
     found = {}
     for reply in replies:
         encoded = vlm.tokenizer(prompt + reply, return_offsets_mapping=True, add_special_tokens=False)
-        tail = [(id_, first) for id_, (first, stop) in zip(encoded["input_ids"], encoded["offset_mapping"], strict=True)
-                if stop > len(prompt)]  # fmt: skip
+        tail = [
+            (id_, first)
+            for id_, (first, stop) in zip(encoded["input_ids"], encoded["offset_mapping"], strict=True)
+            if stop > len(prompt)
+        ]
         if tail and tail[0][1] >= len(prompt):  # else the tokenizer joins it with the prompt's end
             found[tuple(id_ for id_, _ in tail)] = prompt + reply
     return {tokens: text for tokens, text in found.items() if not any(_begins(other, tokens) for other in found)}

@@ -99,8 +99,10 @@ def question_tokens(vlm: VLM, ids: torch.Tensor) -> torch.Tensor:
 
 def turn_marks(vlm: VLM) -> tuple[list[int], list[int]]:
     """The tokens that open what the user says in a turn, and those that close it; raises ValueError without them."""
-    turns = [{"role": role, "content": [{"type": "text", "text": text}]}
-             for role, text in (("user", "Where"), ("assistant", "There"), ("user", "Which"))]  # fmt: skip
+    turns = [
+        {"role": role, "content": [{"type": "text", "text": text}]}
+        for role, text in (("user", "Where"), ("assistant", "There"), ("user", "Which"))
+    ]
     text = vlm.render(turns, prompt=True)
     encoded = vlm.tokenizer(text, return_offsets_mapping=True, add_special_tokens=False)
     places = [text.rindex("Which")]  # from the end: a system's turn may have the same words

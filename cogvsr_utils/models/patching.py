@@ -152,8 +152,12 @@ def _writing(changes: Sequence[tuple[torch.Tensor, torch.Tensor, Sequence[slice]
     ``value(columns, what they had)`` at tokens (rows, places)."""
 
     def hook_for(name, own):
-        inside = [(row, place, here, value) for row, place, columns, value in changes for here in columns
-                  if own.start <= here.start < own.stop]  # fmt: skip
+        inside = [
+            (row, place, here, value)
+            for row, place, columns, value in changes
+            for here in columns
+            if own.start <= here.start < own.stop
+        ]
 
         def hook(module, args):
             x = args[0].clone()

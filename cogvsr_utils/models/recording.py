@@ -136,8 +136,13 @@ def capture(
         judged = judge(answers)
         found = shards.join(len(items), lambda place: _index(items, judged, place, pool), vlm.heads)
     if missing := found.header["not_located"]:
-        log.warning("%d of %d steps could not be located and have no activations: %s%s", len(missing), len(judged),
-                    ", ".join(missing[:5]), " …" if len(missing) > 5 else "")  # fmt: skip
+        log.warning(
+            "%d of %d steps could not be located and have no activations: %s%s",
+            len(missing),
+            len(judged),
+            ", ".join(missing[:5]),
+            " …" if len(missing) > 5 else "",
+        )
     return found
 
 

@@ -66,8 +66,11 @@ class TeacherForcedScorer:
         for some in batched(items, batch_size, lambda item: item.image is None):
             inputs, places = encode_chats(vlm, some, answers)
             first_step = len(rows) + np.cumsum([0, *(len(item.steps) for item in some)])
-            rows += [{"uid": item.uid, "group_id": item.group_id, "step": number, "function": step.function}
-                     for item in some for number, step in enumerate(item.steps)]  # fmt: skip
+            rows += [
+                {"uid": item.uid, "group_id": item.group_id, "step": number, "function": step.function}
+                for item in some
+                for number, step in enumerate(item.steps)
+            ]
             where = torch.tensor(places[:, :2], device=vlm.device).T
             self.batches.append((inputs, where, first_step[places[:, 0]] + places[:, 2]))
         self.index, self._features = pd.DataFrame(rows), [[] for _ in self.batches]

@@ -187,9 +187,11 @@ def plant(
         functions = [functions_of(chat) for chat in chats]
         function = torch.tensor([functions[r][t] for r, t in zip(row.tolist(), turn.tolist(), strict=True)])
         unknown = torch.tensor(
-            [f < MAIN and NAMES[f] in conditions[r].unknown
-             for r, f in zip(row.tolist(), function.tolist(), strict=True)]
-        )  # fmt: skip
+            [
+                f < MAIN and NAMES[f] in conditions[r].unknown
+                for r, f in zip(row.tolist(), function.tolist(), strict=True)
+            ]
+        )
         # The main question rests on all functions, so it is not learnt where one of them is unknown.
         bereft = torch.tensor([bool(conditions[r].unknown) for r in row.tolist()])
         switches["rows"], switches["reading"] = row_switches(vlm, conditions), answer_switches(vlm, conditions)

@@ -198,8 +198,10 @@ def beside_random(scores: pd.DataFrame, condition: str = ABLATED) -> pd.DataFram
     own = scores[scores["condition"] == condition].set_index(key)
     drawn = random.agg(random="mean", random_low="min", random_high="max", n_random="count", changes=list)
     both = own.join(drawn, how="inner")
-    p = [two_sided_p(change, null) if np.isfinite(change) else np.nan
-         for change, null in zip(both["change"], both["changes"], strict=True)]  # fmt: skip
+    p = [
+        two_sided_p(change, null) if np.isfinite(change) else np.nan
+        for change, null in zip(both["change"], both["changes"], strict=True)
+    ]
     return both.drop(columns="changes").assign(p_random=np.array(p, dtype=float)).reset_index()
 
 
@@ -221,10 +223,12 @@ def lookalike_replies(experiment: Experiment, benchmark: str, rankings: Rankings
     """``condition_replies`` to a benchmark's look-alike under all conditions."""
     with lookalike(benchmark) as (items, boxes):
         return pd.concat(
-            [condition_replies(experiment.vlm, items, each, reply_room(experiment.vlm, items))
-             for each in spatial_conditions(experiment, rankings, scaled, boxes)],
+            [
+                condition_replies(experiment.vlm, items, each, reply_room(experiment.vlm, items))
+                for each in spatial_conditions(experiment, rankings, scaled, boxes)
+            ],
             ignore_index=True,
-        )  # fmt: skip
+        )
 
 
 @result(splits=(TEST,), needs={name: lookalike_replies[name] for name in ASKED})

@@ -109,8 +109,13 @@ def _replies(experiment: Experiment, items: list[Item], boxes: Boxes | None, kep
         found = earlier[earlier["uid"].isin({item.uid for item in own})]
         left = [item for item in own if item.uid not in set(found["uid"])]
         if left:
-            log.info("%s, %s: replies to %d items are kept, %d are asked", items[0].benchmark, condition.name,
-                     len(own) - len(left), len(left))  # fmt: skip
+            log.info(
+                "%s, %s: replies to %d items are kept, %d are asked",
+                items[0].benchmark,
+                condition.name,
+                len(own) - len(left),
+                len(left),
+            )
         for first in range(0, len(left), KEPT_AT_ONCE):
             some = left[first : first + KEPT_AT_ONCE]
             resume = kept.with_name(f"{key}.{digest(*(item.uid for item in some))}.begun.json")
@@ -143,10 +148,12 @@ def _kept(folder: Path, key: str) -> pd.DataFrame:
 def copy_effects(experiment: Experiment, root: str | Path) -> pd.DataFrame:
     """``condition_scores`` of every copy in ``root``; what no shard has asked yet is asked now."""
     return pd.concat(
-        [condition_scores(replies, items)
-         for items, replies in (shard_replies(experiment, name, root) for name in copies_in(root))],
+        [
+            condition_scores(replies, items)
+            for items, replies in (shard_replies(experiment, name, root) for name in copies_in(root))
+        ],
         ignore_index=True,
-    )  # fmt: skip
+    )
 
 
 def main(

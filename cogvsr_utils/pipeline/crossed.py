@@ -109,9 +109,14 @@ def pair_probes(experiment: Experiment, activations: HeadActivations) -> PairPro
     words = [f"{pair} {step}" for pair, step in zip(pairs, index["step"], strict=True)]
     null = probes.permuted(x, label, pairs, words, experiment.settings.permutations)
     return PairProbes(
-        probes.classes_, probes.accuracy_, probes.auroc_, probes.strength_, null,
-        np.array(len(label)), np.array(len(set(pairs))),
-    )  # fmt: skip
+        probes.classes_,
+        probes.accuracy_,
+        probes.auroc_,
+        probes.strength_,
+        null,
+        np.array(len(label)),
+        np.array(len(set(pairs))),
+    )
 
 
 @result(splits=(CROSSED_C,), gpu=True)

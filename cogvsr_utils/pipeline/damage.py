@@ -78,10 +78,15 @@ def set_ablations(
     wording = wordings(items).loc[list(zip(uid, step, strict=True))].to_numpy()
     texts = [" ".join(f"{layer}.{head}" for layer, head in sorted(sets[name])) for name in NAMES]
     return SetAblations(
-        np.array([each.correct for each in scores]), np.array([each.log_prob for each in scores]), np.array(texts),
-        uid.astype(str), step, function.astype(str), scorer.index["group_id"].to_numpy().astype(str),
+        np.array([each.correct for each in scores]),
+        np.array([each.log_prob for each in scores]),
+        np.array(texts),
+        uid.astype(str),
+        step,
+        function.astype(str),
+        scorer.index["group_id"].to_numpy().astype(str),
         wording.astype(str),
-    )  # fmt: skip
+    )
 
 
 def _sets(experiment: Experiment, way: str, ranked: Rankings | None, strict: StrictProbe | None) -> dict[str, list]:

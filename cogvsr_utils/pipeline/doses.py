@@ -90,10 +90,15 @@ def dosed(experiment: Experiment, rankings: Rankings, activations: HeadActivatio
     scores = scorer.score_each([None, *(edit for *_, edit in cases)])
     method, heads, draw, dose, _ = zip(*cases, strict=True)
     return DosedScores(
-        np.array([each.correct for each in scores]), np.array([each.log_prob for each in scores]),
-        np.array(method), np.array(heads), np.array(draw), np.array(dose, dtype=float),
-        scorer.index["function"].to_numpy().astype(str), scorer.index["group_id"].to_numpy().astype(str),
-    )  # fmt: skip
+        np.array([each.correct for each in scores]),
+        np.array([each.log_prob for each in scores]),
+        np.array(method),
+        np.array(heads),
+        np.array(draw),
+        np.array(dose, dtype=float),
+        scorer.index["function"].to_numpy().astype(str),
+        scorer.index["group_id"].to_numpy().astype(str),
+    )
 
 
 @result()
@@ -140,13 +145,18 @@ def dose_trends(experiment: Experiment, dosed: DosedScores) -> pd.DataFrame:
     rows = []
     for key, name in SIDES.items():
         part = cases[(cases["method"] == key[0]) & (cases["side"] == key[1])]
-        slopes = {each: _slope(some["x"].to_numpy(), by_scene[some.index])
-                  for each, some in part.groupby(["heads", "draw"], sort=False)}  # fmt: skip
+        slopes = {
+            each: _slope(some["x"].to_numpy(), by_scene[some.index])
+            for each, some in part.groupby(["heads", "draw"], sort=False)
+        }
         if (SPATIAL_HEADS, 0) not in slopes:
             continue
         mine = slopes[SPATIAL_HEADS, 0]
-        found = dict(zip(("slope", "low", "high", "p_slope"),
-                         paired_difference(mine, np.zeros(len(scenes)), scenes), strict=True))  # fmt: skip
+        found = dict(
+            zip(
+                ("slope", "low", "high", "p_slope"), paired_difference(mine, np.zeros(len(scenes)), scenes), strict=True
+            )
+        )
         for kind in (OTHER_HEADS, RANDOM):
             others = [slope.mean() for (heads, _), slope in slopes.items() if heads == kind]
             if others:

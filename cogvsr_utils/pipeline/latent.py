@@ -61,9 +61,11 @@ def patched(experiment: Experiment, cue: str) -> PatchedHeads:
     heads = [[head] for head in experiment.vlm.heads.pairs]
     intact, *each = patch_heads(target, source, [[], *heads])
     return PatchedHeads(
-        intact, np.array(each),
-        target.index["function"].to_numpy().astype(str), target.index["group_id"].to_numpy().astype(str),
-    )  # fmt: skip
+        intact,
+        np.array(each),
+        target.index["function"].to_numpy().astype(str),
+        target.index["group_id"].to_numpy().astype(str),
+    )
 
 
 @result(splits=A, gpu=True)
@@ -205,8 +207,13 @@ def shared_wordings(experiment: Experiment) -> float:
     words, here = wordings(items), {item.uid for item in cued(never_cued(items), NONE)}
     elsewhere = {item.uid for item in items} - {item.uid for item in never_cued(items)}
     known = set(words[words.index.get_level_values("uid").isin(elsewhere)])
-    asked = [words[item.uid, number] for item in items if item.uid in here
-             for number, step in enumerate(item.steps) if step.function in SPATIAL]  # fmt: skip
+    asked = [
+        words[item.uid, number]
+        for item in items
+        if item.uid in here
+        for number, step in enumerate(item.steps)
+        if step.function in SPATIAL
+    ]
     return float(np.mean([word in known for word in asked]))
 
 

@@ -65,10 +65,12 @@ def results_of(experiment: Experiment) -> list[str]:
         with_boxes = {module.__name__ for module in (cues, latent, activation)}
         left_out |= {each for each in RESULTS.values() if each.make.__module__ in with_boxes}
     return [
-        name for name, result in RESULTS.items()
+        name
+        for name, result in RESULTS.items()
         if not absent & {split for each in (*result.all_needs(), result) for split in each.splits}
-        and not (experiment.quantize and result in four_bit) and result not in left_out
-    ]  # fmt: skip
+        and not (experiment.quantize and result in four_bit)
+        and result not in left_out
+    ]
 
 
 def rules(experiment: Experiment, names: Iterable[str]) -> list[Rule]:
@@ -77,7 +79,12 @@ def rules(experiment: Experiment, names: Iterable[str]) -> list[Rule]:
     for name in names:
         wanted |= {each.name: each for each in (*RESULTS[name].all_needs(), RESULTS[name])}
     return [
-        Rule(each.name, experiment, each.stamp_path(experiment),
-             tuple(need.stamp_path(experiment) for need in each.needs.values()), each.gpu)
+        Rule(
+            each.name,
+            experiment,
+            each.stamp_path(experiment),
+            tuple(need.stamp_path(experiment) for need in each.needs.values()),
+            each.gpu,
+        )
         for each in wanted.values()
-    ]  # fmt: skip
+    ]

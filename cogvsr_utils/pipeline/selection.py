@@ -162,11 +162,19 @@ def ridge_probes(experiment: Experiment, activations: HeadActivations) -> Single
     text_auroc = np.array([roc_auc_score(y == name, text[:, f]) for f, name in enumerate(alone.classes_)])
     together = alone.scores_.mean(2) + [(y == name).mean() for name in alone.classes_]  # (steps, functions)
     return SingleProbes(
-        alone.classes_, alone.auroc_, binary_accuracy(x, y, groups), alone.accuracy_, alone.balanced_accuracy_,
-        task.accuracy_, above.auroc_ - text_auroc[:, None], above.strength_,
+        alone.classes_,
+        alone.auroc_,
+        binary_accuracy(x, y, groups),
+        alone.accuracy_,
+        alone.balanced_accuracy_,
+        task.accuracy_,
+        above.auroc_ - text_auroc[:, None],
+        above.strength_,
         above.permuted(x, y, groups, index["step"], experiment.settings.permutations, offset=text),
-        above.bootstrap(groups), text_auroc, alone.classes_[together.argmax(1)] == y,
-    )  # fmt: skip
+        above.bootstrap(groups),
+        text_auroc,
+        alone.classes_[together.argmax(1)] == y,
+    )
 
 
 @result(splits=A, needs={"activations": activations[SELECTION]})
@@ -178,10 +186,13 @@ def strict_probe(experiment: Experiment, activations: HeadActivations, ridge_pro
     rows = stratify(y, activations.index["n_tokens"].clip(upper=3), ridge_probes.joint_correct)
     stratified = FunctionProbe("strict", n_seeds=5).fit(x[rows], y[rows], groups[rows], layers)
     return StrictProbe(
-        strict.importance_, _bootstrap(strict, x, y, groups, n),
-        stratified.importance_, _bootstrap(stratified, x[rows], y[rows], groups[rows], n),
-        np.array(len(rows)), strict.to_arrays(),
-    )  # fmt: skip
+        strict.importance_,
+        _bootstrap(strict, x, y, groups, n),
+        stratified.importance_,
+        _bootstrap(stratified, x[rows], y[rows], groups[rows], n),
+        np.array(len(rows)),
+        strict.to_arrays(),
+    )
 
 
 @result(splits=A, gpu=True)
@@ -285,6 +296,8 @@ def _bootstrap(probe: FunctionProbe, x, y, groups, n: int) -> np.ndarray:
     """Importance (n, functions, heads) over the probe's seeds and resampled groups of the rows that it did not see."""
     read = probe.read_
     return np.concatenate(
-        [bootstrap_means(each, y[read], groups[read], n // probe.n_seeds, seed=number)
-         for number, each in enumerate(probe.importance_by_item(x[read], y[read]))]
-    )  # fmt: skip
+        [
+            bootstrap_means(each, y[read], groups[read], n // probe.n_seeds, seed=number)
+            for number, each in enumerate(probe.importance_by_item(x[read], y[read]))
+        ]
+    )

@@ -55,6 +55,8 @@ def ablate_each_head(experiment: Experiment, split: str, edits: Callable | None 
     require_groups(scorer.index["function"], scorer.index["group_id"], NAMES, least=1)
     scores = scorer.score_each([None, *(edits([head]) for head in experiment.vlm.heads.pairs)])
     return HeadAblations(
-        np.array([each.correct for each in scores]), np.array([each.log_prob for each in scores]),
-        scorer.index["function"].to_numpy().astype(str), scorer.index["group_id"].to_numpy().astype(str),
-    )  # fmt: skip
+        np.array([each.correct for each in scores]),
+        np.array([each.log_prob for each in scores]),
+        scorer.index["function"].to_numpy().astype(str),
+        scorer.index["group_id"].to_numpy().astype(str),
+    )

@@ -173,9 +173,13 @@ def planted(experiment: Experiment, activations: HeadActivations) -> pd.DataFram
     ``checks.planting.trials``."""
     n, index = experiment.settings.planted, activations.index
     return planting.trials(
-        activations.by_head(), index["function"].to_numpy(), index["group_id"].to_numpy(), index["step"].to_numpy(),
-        activations.heads.table["layer"].to_numpy(), {0.0: NULL_REPEATS * n} | dict.fromkeys(PLANTED_STRENGTHS, n),
-    )  # fmt: skip
+        activations.by_head(),
+        index["function"].to_numpy(),
+        index["group_id"].to_numpy(),
+        index["step"].to_numpy(),
+        activations.heads.table["layer"].to_numpy(),
+        {0.0: NULL_REPEATS * n} | dict.fromkeys(PLANTED_STRENGTHS, n),
+    )
 
 
 @result(

@@ -63,8 +63,13 @@ def attention_figure(item: Item, heads: np.ndarray, lines: dict[str, np.ndarray]
     ``heads`` (heads, [layer, head]); ``lines`` maps a name to weights (heads, rows, columns), shares of all attention.
     """
     picture = open_image(item)
-    figure, axes = plt.subplots(len(lines), len(heads) + 1, figsize=(1.9 * len(heads) + 2, 2.2 * len(lines)),
-                                squeeze=False, layout="constrained")  # fmt: skip
+    figure, axes = plt.subplots(
+        len(lines),
+        len(heads) + 1,
+        figsize=(1.9 * len(heads) + 2, 2.2 * len(lines)),
+        squeeze=False,
+        layout="constrained",
+    )
     for row, (line, maps) in zip(axes, lines.items(), strict=True):
         row[0].imshow(picture)
         row[0].set_title(line if len(lines) > 1 else "picture", color=DARK, fontsize=9)

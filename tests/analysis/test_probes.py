@@ -232,6 +232,9 @@ def test_the_page_explains_every_column():
 def _table():
     import pandas as pd
 
-    rows = [(layer, h, 4, DIM, "ab"[layer], (4 * layer + h) * DIM, (4 * layer + h + 1) * DIM)
-            for layer in (0, 1) for h in range(4)]  # fmt: skip
+    rows = [
+        (layer, h, 4, DIM, "ab"[layer], (4 * layer + h) * DIM, (4 * layer + h + 1) * DIM)
+        for layer in (0, 1)
+        for h in range(4)
+    ]
     return pd.DataFrame(rows, columns=["layer", "head", "n_heads", "head_dim", "module", "start", "stop"])

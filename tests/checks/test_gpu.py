@@ -33,8 +33,14 @@ def pack(model):
 
     for name, layer in list(model.named_modules()):
         if isinstance(layer, torch.nn.Linear) and name != "lm_head":
-            packed = bnb.nn.Linear4bit(layer.in_features, layer.out_features, layer.bias is not None,
-                                       compute_dtype=torch.bfloat16, quant_type="nf4", device="meta")  # fmt: skip
+            packed = bnb.nn.Linear4bit(
+                layer.in_features,
+                layer.out_features,
+                layer.bias is not None,
+                compute_dtype=torch.bfloat16,
+                quant_type="nf4",
+                device="meta",
+            )
             packed.weight = bnb.nn.Params4bit(layer.weight.data.cpu(), requires_grad=False, quant_type="nf4")
             packed.bias, packed.support_avx512bf16_for_cpu = layer.bias, False  # as load_vlm sets it
             parent, _, child = name.rpartition(".")
@@ -64,8 +70,9 @@ def big():
     words = set(small.tokenizer.get_vocab().values()) - set(small.tokenizer.added_tokens_decoder)
     model.generation_config.update(
         suppress_tokens=sorted(set(range(TEXT["vocab_size"])) - words),
-        pad_token_id=small.tokenizer.pad_token_id, eos_token_id=small.tokenizer.eos_token_id,
-    )  # fmt: skip
+        pad_token_id=small.tokenizer.pad_token_id,
+        eos_token_id=small.tokenizer.eos_token_id,
+    )
     assert windowed_attention(model)
     return VLM("Qwen2.5-VL-7B shape, random weights", pack(model), processor, "4bit")
 

@@ -95,9 +95,11 @@ def test_what_comes_of_it_goes_through_review(model, tmp_path):
     items = decompose([item_of(0), item_of(1)], model[0], tmp_path / "kept").items
     assert read_items(write_items(tmp_path / "mine.jsonl", items)) == items
     sheet = export_review(items, tmp_path / "review")
-    filled = sheet.read_text().replace(f",{NAMES[0]},,,", f",{NAMES[0]},{NAMES[0]},yes,").replace(
-        f",{NAMES[1]},,,", f",{NAMES[1]},{NAMES[1]},no,"
-    )  # fmt: skip
+    filled = (
+        sheet.read_text()
+        .replace(f",{NAMES[0]},,,", f",{NAMES[0]},{NAMES[0]},yes,")
+        .replace(f",{NAMES[1]},,,", f",{NAMES[1]},{NAMES[1]},no,")
+    )
     (tmp_path / "one.csv").write_text(filled)
     kept = apply_review(items, import_review([tmp_path / "one.csv"], items))
     assert [[s.function for s in item.steps] for item in kept] == [[NAMES[0]], [NAMES[0]]]

@@ -145,8 +145,9 @@ def small_model(tmp_path_factory):
     """A text model of a few thousand random weights, with the words of the nano models."""
     folder = tmp_path_factory.mktemp("text")
     known = load_vlm("nano-internvl").tokenizer
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=known.backend_tokenizer, eos_token=known.eos_token,
-                                        pad_token=known.pad_token)  # fmt: skip
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=known.backend_tokenizer, eos_token=known.eos_token, pad_token=known.pad_token
+    )
     tokenizer.chat_template = "{% for m in messages %}{{ m['content'] }}<|end|>{% endfor %}<|assistant|>"
     config = Qwen2Config(vocab_size=len(tokenizer), hidden_size=16, intermediate_size=16, num_hidden_layers=1,
                          num_attention_heads=2, num_key_value_heads=1, eos_token_id=tokenizer.eos_token_id,

@@ -103,8 +103,9 @@ def test_in_a_model_with_cross_attention_its_heads_are_mapped_and_no_others(aske
     item = load_items("synth", split="A", limit=1)[0]
     found = attention_map(vlm, item)
     assert len(found.heads) == cross.sum() and found.weights.shape[1:] == (8, 8)
-    inputs = vlm.encode([vlm.render(conversation(item, [s.answer for s in item.steps], MAIN), prompt=True)],
-                        [open_image(item)])  # fmt: skip
+    inputs = vlm.encode(
+        [vlm.render(conversation(item, [s.answer for s in item.steps], MAIN), prompt=True)], [open_image(item)]
+    )
     with torch.inference_mode(), attention_switched(vlm, "eager"):
         maps = vlm.model.base_model(**inputs, use_cache=False, output_attentions=True).attentions
     layer, head = found.heads[3]

@@ -218,8 +218,10 @@ def test_an_edit_that_never_fires_is_an_error(vlm):
 def captured(vlm, asked, tmp_path_factory):
     """Activations of the same chats at three positions."""
     folder, replies = tmp_path_factory.mktemp("captured"), answer(vlm, asked)
-    return {position: capture(vlm, asked, store=folder / position, position=position, answers=replies)
-            for position in ("answer", "answer_content", "prompt_last", "image")}  # fmt: skip
+    return {
+        position: capture(vlm, asked, store=folder / position, position=position, answers=replies)
+        for position in ("answer", "answer_content", "prompt_last", "image")
+    }
 
 
 def test_a_patched_head_is_what_it_was_in_the_other_run(vlm, asked, captured):

@@ -96,8 +96,10 @@ def test_images_only_view_leaves_the_video_processor_out():
 
 
 def test_importing_the_package_loads_neither_torch_nor_transformers():
-    code = "import sys, cogvsr_utils, cogvsr_utils.dataset.loading, cogvsr_utils.stats, cogvsr_utils.models.weights; " \
-           "print([m for m in ('torch', 'transformers') if m in sys.modules])"  # fmt: skip
+    code = (
+        "import sys, cogvsr_utils, cogvsr_utils.dataset.loading, cogvsr_utils.stats, cogvsr_utils.models.weights; "
+        "print([m for m in ('torch', 'transformers') if m in sys.modules])"
+    )
     assert (
         subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
     )

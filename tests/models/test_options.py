@@ -51,8 +51,13 @@ def by_hand(vlm, item, edits=None):
     ways = {option: {tail(reply) for reply in replies} for option, replies in choices(item).items()}
     out = {}
     for option, own_ways in ways.items():
-        longer = {w for other, others in ways.items() if other != option for w in others
-                  if any(len(w) > len(o) and w[: len(o)] == o for o in own_ways)}  # fmt: skip
+        longer = {
+            w
+            for other, others in ways.items()
+            if other != option
+            for w in others
+            if any(len(w) > len(o) and w[: len(o)] == o for o in own_ways)
+        }
         out[option] = sum(map(probability, own_ways)) - sum(map(probability, longer))
     return out
 

@@ -37,13 +37,16 @@ def test_what_the_user_says_is_found_in_padded_chats(name, asked):
 
 @pytest.mark.parametrize("name", TEMPLATES)
 def test_templates_with_and_without_special_tokens(name):
-    tokenizer = Tokenizer(models.BPE(vocab={c: n for n, c in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))},
-                                     merges=[]))  # fmt: skip
+    tokenizer = Tokenizer(
+        models.BPE(vocab={c: n for n, c in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}, merges=[])
+    )
     tokenizer.pre_tokenizer, tokenizer.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
     fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, chat_template=TEMPLATES[name])
     fast.add_special_tokens({"additional_special_tokens": ["<|im_start|>", "<|im_end|>"]})
-    chat = [{"role": role, "content": [{"type": "text", "text": text}]} for role, text in
-            (("user", "Is it red? Which?"), ("assistant", "no, There"), ("user", "Where then?\nA. up"))]  # fmt: skip
+    chat = [
+        {"role": role, "content": [{"type": "text", "text": text}]}
+        for role, text in (("user", "Is it red? Which?"), ("assistant", "no, There"), ("user", "Where then?\nA. up"))
+    ]
 
     class Processor:
         image_processor, tokenizer = None, fast

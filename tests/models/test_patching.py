@@ -77,8 +77,12 @@ def test_runs_whose_texts_differ_are_aligned_at_their_answers(vlm, items):
     target, source = TeacherForcedScorer(vlm, some, batch_size=2), TeacherForcedScorer(vlm, longer, batch_size=3)
     heads = vlm.heads.pairs
     found = patch_heads(target, source, [[head for head in heads if head[0] == 7]], progress=False)[0]
-    one = patch_heads(TeacherForcedScorer(vlm, some[2:3]), TeacherForcedScorer(vlm, longer[2:3]),
-                      [[head for head in heads if head[0] == 7]], progress=False)[0]  # fmt: skip
+    one = patch_heads(
+        TeacherForcedScorer(vlm, some[2:3]),
+        TeacherForcedScorer(vlm, longer[2:3]),
+        [[head for head in heads if head[0] == 7]],
+        progress=False,
+    )[0]
     own = (target.index["uid"] == some[2].uid).to_numpy()
     np.testing.assert_allclose(found[own], one, atol=1e-4)
     with pytest.raises(ValueError, match="texts differ"):

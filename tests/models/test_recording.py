@@ -22,8 +22,10 @@ def captured(vlm, items, answers, tmp_path_factory):
 def watch(vlm, text, image):
     """Inputs of every output projection in one plain pass over one text: (tokens, width)."""
     seen, modules = {}, dict(vlm.model.named_modules())
-    hooks = [modules[n].register_forward_pre_hook(lambda m, a, k=k: seen.__setitem__(k, a[0][0].clone()))
-             for k, n in enumerate(vlm.heads.projections)]  # fmt: skip
+    hooks = [
+        modules[n].register_forward_pre_hook(lambda m, a, k=k: seen.__setitem__(k, a[0][0].clone()))
+        for k, n in enumerate(vlm.heads.projections)
+    ]
     with torch.no_grad():
         vlm.model(**vlm.encode([text], [image]))
     for hook in hooks:

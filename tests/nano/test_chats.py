@@ -118,8 +118,10 @@ def test_what_blocks_know_is_their_cross_entropy_by_hand(views):
         for name, block in KNOWN_AFTER.items():
             losses = [
                 -early.heads[name](kept[block + 1][r, t]).log_softmax(0)[n]
-                for r, row in enumerate(by_hand[name]) for t, n in enumerate(row) if n
-            ]  # fmt: skip
+                for r, row in enumerate(by_hand[name])
+                for t, n in enumerate(row)
+                if n
+            ]
             assert losses
             total += torch.stack(losses).mean()
     assert given == pytest.approx(total.item(), rel=1e-5)
@@ -127,6 +129,4 @@ def test_what_blocks_know_is_their_cross_entropy_by_hand(views):
 
 
 def heading_named(word, view):
-    return next(
-        (list(POINTS).index(t.heading) + 1 for t in view.things if t.color == word and t.shape == "cone"), 0
-    )  # fmt: skip
+    return next((list(POINTS).index(t.heading) + 1 for t in view.things if t.color == word and t.shape == "cone"), 0)

@@ -69,9 +69,10 @@ def test_other_weights_pictures_or_edits_are_asked_anew(experiment, root, monkey
 
     monkeypatch.setattr(answering, "_converse", counted)
     monkeypatch.setattr(
-        copies, "spatial_conditions",
+        copies,
+        "spatial_conditions",
         lambda *_: benchmarks.conditions(experiment.vlm.heads.pairs, experiment.vlm.heads.pairs[:2], 1.5, 0),
-    )  # fmt: skip
+    )
     items, _ = shard_replies(experiment, "vsr", root)
     assert len(asked) == 2 * len(items), "ablated and scaled, with other heads"
     asked.clear()

@@ -29,11 +29,15 @@ def made_up(delta):
     change = np.array([[delta(s, *row) for row in rows] for s in range(8)]) + rng.normal(0, 0.05, (8, len(rows)))
     log_prob = np.concatenate([np.zeros((1, len(rows))), change]) - 1.0
     return damage.SetAblations(
-        np.ones_like(log_prob, dtype=bool), log_prob, np.array(NAMES), np.arange(len(rows)).astype(str),
+        np.ones_like(log_prob, dtype=bool),
+        log_prob,
+        np.array(NAMES),
+        np.arange(len(rows)).astype(str),
         np.zeros(len(rows), dtype=int),
-        np.array([NAMES[f] for f, *_ in rows]), np.array([str(g) for *_, g in rows]),
+        np.array([NAMES[f] for f, *_ in rows]),
+        np.array([str(g) for *_, g in rows]),
         np.array([f"{f} {w}" for f, w, _ in rows]),
-    )  # fmt: skip
+    )
 
 
 def specific(scores):
@@ -45,11 +49,12 @@ def test_what_is_specific_is_found_and_what_only_looks_so_is_not():
         own = s == f
         return (
             -1.0 * (own and f < 4)  # specific
-            + -2.0 * (s == 4) - 2.0 * (f == 4)  # a set that hurts all, on steps that all sets hurt
+            + -2.0 * (s == 4)
+            - 2.0 * (f == 4)  # a set that hurts all, on steps that all sets hurt
             + -8.0 * (own and f == 5 and w == 0)  # one wording, though on all of its steps
             + -8.0 * (own and f == 6 and g == 0)  # one scene, though in all of its wordings
             + 1.0 * (own and f == 7)  # helps
-        )  # fmt: skip
+        )
 
     table = specific(made_up(delta))
     assert table["function"].tolist() == list(NAMES) and (table["wordings"] == N_WORDINGS).all()
@@ -153,7 +158,7 @@ def test_pairs_are_doubly_dissociated_where_both_sides_are():
             + -2.0 * (s == 2)  # hurts all, its own no more than others
             + -8.0 * (s == f == 3 and w == 0)  # one wording
             + -8.0 * (s == f == 4 and g == 0)  # one scene
-        )  # fmt: skip
+        )
 
     scores = made_up(delta)
     table = dissociation.double_dissociations.make(Experiment("nano-internvl"), set_ablations=scores)

@@ -39,8 +39,10 @@ def made(small_set, vlm, items, answers, monkeypatch, tmp_path):
     monkeypatch.setattr(
         answering, "answer", lambda *args, **given: edits.append(given["edits"]) or answer(*args, **given)
     )
-    best = {name: pd.DataFrame({"split": ["B", "C"], "strength": [9.0, size]}) for name, size in
-            (("scaled", 1.5), ("steered", 2.0))}  # fmt: skip
+    best = {
+        name: pd.DataFrame({"split": ["B", "C"], "strength": [9.0, size]})
+        for name, size in (("scaled", 1.5), ("steered", 2.0))
+    }
     table = emphasis.emphasis_controls.make(experiment, rankings=rankings, activations=store, answers=before, **best)
     return table, edits, emphasis.spatial_heads(rankings), hard, before
 

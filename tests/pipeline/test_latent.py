@@ -93,9 +93,21 @@ def test_kinds_that_training_cues_and_others_are_told_apart():
 def test_wordings_are_shared_where_a_cued_kind_has_the_same_step_about_another_thing(question, share):
     things = [{"color": "red", "shape": "cube", "box": [0.0, 0.0, 0.2, 0.2]}]
     steps = {"closer": "Which row is the blue cube in?", "higher": question}
-    items = [Item(kind, "synth", kind, "Is the red cube high?", "yes", "yesno",
-                  [Step(step, color, "closed", None, SPATIAL[0])], subset=kind, image="0.png", meta={"things": things})
-             for (kind, step), color in zip(steps.items(), ("red", "blue"), strict=True)]  # fmt: skip
+    items = [
+        Item(
+            kind,
+            "synth",
+            kind,
+            "Is the red cube high?",
+            "yes",
+            "yesno",
+            [Step(step, color, "closed", None, SPATIAL[0])],
+            subset=kind,
+            image="0.png",
+            meta={"things": things},
+        )
+        for (kind, step), color in zip(steps.items(), ("red", "blue"), strict=True)
+    ]
 
     class Scope:
         @staticmethod
@@ -220,8 +232,11 @@ def test_settled_attention_is_counted_where_answers_are_predicted(vlm, items):
     by_hand = []
     for step in range(len(scorer.index)):
         places = [(int(r), int(t) - 1) for r, t, o in zip(row, token, owner, strict=True) if o == step]
-        by_hand.append(np.mean([float(layer[r, h, t].max()) > 0.99
-                                for layer in maps for h in range(layer.shape[1]) for r, t in places]))  # fmt: skip
+        by_hand.append(
+            np.mean(
+                [float(layer[r, h, t].max()) > 0.99 for layer in maps for h in range(layer.shape[1]) for r, t in places]
+            )
+        )
     np.testing.assert_allclose(latent._settled(scorer), by_hand)
     assert 0 < np.mean(by_hand) < 1
 

@@ -35,8 +35,12 @@ def test_parts_of_a_set_are_ablated_alone_and_spared_alone(experiment):
     row = table[(table["parts"] == "all but one") & (table["head"] == "5.2")].iloc[0]
     assert row["delta_log_prob"] == pytest.approx((spared.log_prob - intact.log_prob)[own].mean(), abs=1e-4)
     assert row["after"] == spared.correct[own].mean() and row["k"] == 2 and row["n"] == own.sum()
-    answers = [item.steps[step].answer for item in experiment.items("C") for uid, step in
-               scorer.index.loc[own, ["uid", "step"]].itertuples(index=False) if uid == item.uid]  # fmt: skip
+    answers = [
+        item.steps[step].answer
+        for item in experiment.items("C")
+        for uid, step in scorer.index.loc[own, ["uid", "step"]].itertuples(index=False)
+        if uid == item.uid
+    ]
     assert row["majority"] == pytest.approx(Counter(answers).most_common(1)[0][1] / len(answers))
 
 

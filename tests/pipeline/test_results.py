@@ -123,8 +123,12 @@ def test_a_ranking_by_depth_alone_is_no_better_than_chance(experiment, rankings,
 def control_table(own, controls):
     """What ``matched_controls`` gives, of made-up changes by function, the same for each kind."""
     rows = [{"kind": "own", "function": name, "set": -1, "change": change} for name, change in own.items()]
-    rows += [{"kind": kind, "function": name, "set": number, "change": change}
-             for kind in KINDS for name, each in controls.items() for number, change in enumerate(each)]  # fmt: skip
+    rows += [
+        {"kind": kind, "function": name, "set": number, "change": change}
+        for kind in KINDS
+        for name, each in controls.items()
+        for number, change in enumerate(each)
+    ]
     return pd.DataFrame(rows).assign(n=9, k=2, norm=1.0, heads="0.0 0.1")
 
 
@@ -189,8 +193,9 @@ def test_specificity_is_the_diagonal_less_the_rest_and_its_p_that_of_pairings():
     square = rng.normal(0, 0.01, (8, 8)) - 0.1 - 0.3 * np.eye(8)
     matrix = pd.DataFrame(
         {"head_set": one, "function": other, "change": square[i, j]}
-        for i, one in enumerate(NAMES) for j, other in enumerate(NAMES)
-    )  # fmt: skip
+        for i, one in enumerate(NAMES)
+        for j, other in enumerate(NAMES)
+    )
     found = damage.pooled_damage(matrix)
     assert found["own"] == pytest.approx(square.diagonal().mean())
     assert found["other"] == pytest.approx(square[~np.eye(8, dtype=bool)].mean())

@@ -41,8 +41,10 @@ def poisoned(small_set, folder):
     for item in read_items(small_set):
         if item.split == "C":
             functions = [step.function for step in item.steps]
-            steps = [replace(s, function=f, answer="red", answer_type="closed", options=None, question=s.question[::-1])
-                     for s, f in zip(item.steps, functions[1:] + functions[:1], strict=True)]  # fmt: skip
+            steps = [
+                replace(s, function=f, answer="red", answer_type="closed", options=None, question=s.question[::-1])
+                for s, f in zip(item.steps, functions[1:] + functions[:1], strict=True)
+            ]
             item = replace(item, steps=steps, question="Is it red?", answer="no", answer_type="yesno", options=None)
         items.append(item)
     shutil.copytree(small_set.parent / "images", folder / "images")
@@ -184,8 +186,16 @@ def test_an_edit_of_what_a_result_rests_on_makes_it_anew_and_another_edit_does_n
 
 def test_two_results_of_two_models_are_made_side_by_side(clone):
     models = ("nano-internvl", "nano-mllama")
-    done = snakemake(clone, "--cores", "2", "--config", f"model={','.join(models)}", "source=mine/items.jsonl",
-                     "--", *(job(clone, model, "answers-B") for model in models))  # fmt: skip
+    done = snakemake(
+        clone,
+        "--cores",
+        "2",
+        "--config",
+        f"model={','.join(models)}",
+        "source=mine/items.jsonl",
+        "--",
+        *(job(clone, model, "answers-B") for model in models),
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     assert "Execute 2 jobs..." in done.stderr
     for model in models:
@@ -194,11 +204,24 @@ def test_two_results_of_two_models_are_made_side_by_side(clone):
 
 @pytest.mark.parametrize("profile", ["gpu", "slurm"])
 def test_a_dry_run_lists_the_jobs_expected(clone, profile):
-    done = snakemake(clone, "--profile", f"profiles/{profile}", "--dry-run", "--config", "model=nano-qwen2_5_vl",
-                     "quantize=4bit", "profile=full", "--", "results")  # fmt: skip
+    done = snakemake(
+        clone,
+        "--profile",
+        f"profiles/{profile}",
+        "--dry-run",
+        "--config",
+        "model=nano-qwen2_5_vl",
+        "quantize=4bit",
+        "profile=full",
+        "--",
+        "results",
+    )
     assert done.returncode == 0, done.stderr[-3000:]
-    listed = {line.split()[0] for line in done.stdout.splitlines() + done.stderr.splitlines()
-              if line.endswith(" 1") and "__" in line}  # fmt: skip
+    listed = {
+        line.split()[0]
+        for line in done.stdout.splitlines() + done.stderr.splitlines()
+        if line.endswith(" 1") and "__" in line
+    }
     asked = Experiment("nano-qwen2_5_vl", "4bit", "full")
     expected = {rule.title for rule in rules(asked, results_of(asked))}
     assert listed == expected and len(expected) == len(RESULTS) - 7, (
@@ -210,11 +233,22 @@ def test_a_dry_run_lists_the_jobs_expected(clone, profile):
 
 def test_a_dry_run_has_a_job_for_each_shard_of_each_copy(clone, small_set):
     write_lookalikes(read_items(small_set), clone / "copies")
-    done = snakemake(clone, "--profile", "profiles/slurm", "--dry-run", "--config", "data_root=copies", "shards=3",
-                     "model=nano-internvl,nano-mllama", "--", "benchmarks")  # fmt: skip
+    done = snakemake(
+        clone,
+        "--profile",
+        "profiles/slurm",
+        "--dry-run",
+        "--config",
+        "data_root=copies",
+        "shards=3",
+        "model=nano-internvl,nano-mllama",
+        "--",
+        "benchmarks",
+    )
     assert done.returncode == 0, done.stderr[-3000:]
-    listed = [line.split()[0] for line in done.stdout.splitlines() + done.stderr.splitlines()
-              if line.startswith("replies__")]  # fmt: skip
+    listed = [
+        line.split()[0] for line in done.stdout.splitlines() + done.stderr.splitlines() if line.startswith("replies__")
+    ]
     assert len(set(listed)) == 5 * 3 * 2 and any("vsr__2_of_3__nano-mllama" in name for name in listed)
 
 

@@ -114,8 +114,9 @@ def test_figures_of_heads_are_drawn(heads):
 
 def test_figures_of_effects_are_drawn(answers, items):
     columns = [*NAMES, "Main question"]
-    matrix = pd.DataFrame({"head_set": a, "function": b, "change": RNG.normal() / 10, "q": RNG.random()}
-                          for a in NAMES for b in columns)  # fmt: skip
+    matrix = pd.DataFrame(
+        {"head_set": a, "function": b, "change": RNG.normal() / 10, "q": RNG.random()} for a in NAMES for b in columns
+    )
     controls = pd.DataFrame({"function": NAMES, "own": -0.1, "control_mean": -0.05, "control_low": -0.1,
                              "control_high": 0.0})  # fmt: skip
     quality = pd.DataFrame({"ranking": r, "function": f, "k": 5, "chance": 0.1, "precision": 0.2, "precision_low": 0.1,

@@ -169,8 +169,10 @@ def test_wheel_holds_weights_and_schema_and_works_from_any_folder(tmp_path):
     (wheel,) = tmp_path.glob("*.whl")
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(tmp_path / "site")
-    code = "import cogvsr_utils as c, cogvsr_utils.dataset.synth.kinds as k, cogvsr_utils.nano.train; " \
-           "v = c.load_vlm('nano-internvl'); print(len(v.heads), k.__file__)"  # fmt: skip
+    code = (
+        "import cogvsr_utils as c, cogvsr_utils.dataset.synth.kinds as k, cogvsr_utils.nano.train; "
+        "v = c.load_vlm('nano-internvl'); print(len(v.heads), k.__file__)"
+    )
     environment = {"PYTHONPATH": str(tmp_path / "site"), "PATH": "/usr/bin:/bin"}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, env=environment)
     assert done.returncode == 0, done.stderr

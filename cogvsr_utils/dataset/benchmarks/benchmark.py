@@ -77,8 +77,9 @@ def load_benchmark(benchmark: Benchmark, path: str | Path, download: bool = Fals
     if not items:
         raise ValueError(f"no row of {path} can be used, such as {skipped[0][0]}: {skipped[0][1]}")
     if skipped:
-        log.warning("%s: %d rows or tables of %s left out, such as %s: %s", benchmark.title, len(skipped), path,
-                    *skipped[0])  # fmt: skip
+        log.warning(
+            "%s: %d rows or tables of %s left out, such as %s: %s", benchmark.title, len(skipped), path, *skipped[0]
+        )
     return Loaded(list(items.values()), skipped)
 
 

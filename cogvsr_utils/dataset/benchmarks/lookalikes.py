@@ -31,8 +31,10 @@ def write_lookalikes(items: Sequence[Item], folder: str | Path) -> dict[str, Pat
     a folder by the benchmark's name, as ``load_items`` takes it after the colon. CogVSR gets all of them, with their
     steps. Beside each lie the boxes of things, as ``cues.read_boxes`` reads them."""
     folder = Path(folder)
-    of = {name: [item for item in items if item.meta.get("source_benchmark") == name] for name in
-          ("vsr", "spatialeval", "spatial457", "3dsrbench")}  # fmt: skip
+    of = {
+        name: [item for item in items if item.meta.get("source_benchmark") == name]
+        for name in ("vsr", "spatialeval", "spatial457", "3dsrbench")
+    }
     for name, own in (of | {"cogvsr": items}).items():
         _boxes(own, folder / name)
     return {
@@ -142,10 +144,13 @@ def _cogvsr(items, folder):
 def _boxes(items, folder):
     folder.mkdir(parents=True, exist_ok=True)
     rows = {
-        Path(item.image).name: [{"name": f"{thing['color']} {thing['shape']}", "box": thing["box"]}
-                                for thing in item.meta["things"] if thing["box"]]
+        Path(item.image).name: [
+            {"name": f"{thing['color']} {thing['shape']}", "box": thing["box"]}
+            for thing in item.meta["things"]
+            if thing["box"]
+        ]
         for item in items
-    }  # fmt: skip
+    }
     if folder.name == "spatialeval":  # whose pictures have no names
         rows = {f"spatialmap.{2000 + number}": rows[Path(item.image).name] for number, item in enumerate(items)}
     (folder / BOXES).write_text(json.dumps(rows))

@@ -70,8 +70,9 @@ def _build(folder: Path, stamp: Path, n_items: int, size: int, seed: int):
     items, pictures = items + crossed, pictures | more
     jobs = [(scene, view, size, folder / name) for name, (scene, view) in pictures.items()]
     with Pool() as pool:
-        boxes = dict(zip(pictures, tqdm(pool.imap(_draw, jobs, chunksize=8), total=len(jobs), desc="pictures"),
-                         strict=True))  # fmt: skip
+        boxes = dict(
+            zip(pictures, tqdm(pool.imap(_draw, jobs, chunksize=8), total=len(jobs), desc="pictures"), strict=True)
+        )
     write_items(folder / "items.jsonl", [_drawn(item, folder, boxes[item.image]) for item in items])
     with replacing(stamp) as partial:
         partial.write_text(json.dumps({"n_items": n_items, "size": size, "seed": seed}))

@@ -206,8 +206,9 @@ def test_spatialeval_modes_are_paired_and_group_by_picture(tmp_path):
     assert [i.image is None for i in items] == [True, False, False] and {i.group_id for i in items} == {"mazenav.7"}
     assert items[0].options == ["Yes", "No"] and items[0].subset == "mazenav 2"
     assert by_question(items) == {"mazenav.7.2": dict(zip(("tqa", "vqa", "vtqa"), items, strict=True))}
-    pd.DataFrame([spatialeval_row("vqa", oracle_answer="Yes", oracle_option="A", oracle_full_answer="A. Yes")]
-                 ).to_parquet(tmp_path / "vqa" / "test-00000-of-00001.parquet")  # fmt: skip
+    pd.DataFrame(
+        [spatialeval_row("vqa", oracle_answer="Yes", oracle_option="A", oracle_full_answer="A. Yes")]
+    ).to_parquet(tmp_path / "vqa" / "test-00000-of-00001.parquet")
     with pytest.raises(ValueError, match=r"the modes of mazenav\.7\.2 differ"):
         by_question(load("spatialeval", tmp_path).items)
 
@@ -286,8 +287,10 @@ def test_spatial457_as_the_hub_has_it(tmp_path):
     """A folder for each level, and pictures in the tables: questions on one of them are one group."""
     for level in ("L1_single", "L5_6d_spatial"):
         (tmp_path / level).mkdir()
-        rows = [{"image": {"bytes": png(), "path": None}, "question": f"{n}?", "answer": "True", "question_index": n}
-                for n in range(3)]  # fmt: skip
+        rows = [
+            {"image": {"bytes": png(), "path": None}, "question": f"{n}?", "answer": "True", "question_index": n}
+            for n in range(3)
+        ]
         pd.DataFrame(rows).to_parquet(tmp_path / level / "validation-00000-of-00001.parquet")
     items = load("spatial457", tmp_path).items
     assert len(items) == 6 and {i.subset for i in items} == {"L1_single", "L5_6d_spatial"}

@@ -43,8 +43,10 @@ def served():
             path = self.path.split("?")[0]
             inside = {name.removeprefix(HUB): each for name, each in files.items() if name.startswith(HUB)}
             if path.startswith("/api/datasets/me/vsr/tree"):
-                tree = [{"type": "file", "path": name, "size": len(each), "oid": hashlib.sha1(each).hexdigest()}
-                        for name, each in inside.items()]  # fmt: skip
+                tree = [
+                    {"type": "file", "path": name, "size": len(each), "oid": hashlib.sha1(each).hexdigest()}
+                    for name, each in inside.items()
+                ]
                 content = json.dumps(tree).encode()
             elif path.startswith("/api/datasets/me/vsr"):
                 content = json.dumps({"id": "me/vsr", "sha": SHA, "siblings": []}).encode()

@@ -136,8 +136,10 @@ def by_hand(judged, setting):
             continue
         key = {"vanilla": row.uid, "circular": name}.get(setting, name.removesuffix("-flip"))
         groups.setdefault(key, []).append((row.correct, pd.notna(row.parsed), 1 / int(turn[-1])))
-    return [tuple(f(part) for f, part in zip((all, all, np.prod), zip(*each, strict=True), strict=True))
-            for each in groups.values()]  # fmt: skip
+    return [
+        tuple(f(part) for f, part in zip((all, all, np.prod), zip(*each, strict=True), strict=True))
+        for each in groups.values()
+    ]
 
 
 @pytest.mark.parametrize("setting", list(SETTINGS))

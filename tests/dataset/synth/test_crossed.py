@@ -140,8 +140,9 @@ def test_every_task_of_a_plan_is_as_likely_to_be_asked_for(items):
     for item in items:
         things = {t["color"]: t for t in item.meta["things"]}
         for step in item.steps:
-            picker = next(c for c in re.findall(r"\b(\w+)(?: object| one\b| thing|'s| column| row)", step.question)
-                          if c in COLORS)  # fmt: skip
+            picker = next(
+                c for c in re.findall(r"\b(\w+)(?: object| one\b| thing|'s| column| row)", step.question) if c in COLORS
+            )
             slots[things[picker][re.search(r"\b(column|row)\b", step.question).group()]] += 1
             functions[step.function in SPATIAL] += 1
     assert chisquare([slots[n] for n in range(1, BOARD + 1)]).pvalue > 0.001

@@ -133,7 +133,7 @@ def test_doubtful_cases_are_never_asked():
 
 
 def test_the_same_bytes_whatever_the_hash_seed():
-    code = "from cogvsr_utils.dataset.synth.build import compose; print(compose(120)[0])"  # fmt: skip
+    code = "from cogvsr_utils.dataset.synth.build import compose; print(compose(120)[0])"
     counted = {
         subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True,
                        env={**os.environ, "PYTHONHASHSEED": seed}).stdout
