@@ -19,6 +19,12 @@ def accuracy_table(judged: pd.DataFrame, by: str = "function") -> pd.DataFrame:
     Columns: the ``by`` column, n, n_unparsed, n_correct, accuracy, ci_low, ci_high (Wilson), chance (one in the
     number of options, where every answer has options) and majority (the commonest answer's share). Raises ValueError
     for a table that was not judged.
+
+    >>> judged = pd.DataFrame({"function": "Math Reasoning", "answer": ["3", "2"], "answer_type": "int",
+    ...                        "options": [None, None], "parsed": ["3", None], "correct": [True, False]})
+    >>> table = accuracy_table(judged)
+    >>> table["n_unparsed"].tolist(), table["accuracy"].tolist()
+    ([1], [0.5])
     """
     require_columns(judged, (by, "correct", "parsed"), JUDGED)
     rows = []
@@ -41,6 +47,12 @@ def compare(after: pd.DataFrame, before: pd.DataFrame, by: str = "function") -> 
     An interval has width also where nothing changed: see ``stats.clustered_share``. Columns: the ``by`` column, n,
     accuracy_before, accuracy_after, change, ci_low, ci_high, p. Raises ValueError where the two do not have the same
     questions, each once, or were not judged.
+
+    >>> before = pd.DataFrame({"uid": ["1", "2"], "step": -1, "function": "Main question", "group_id": ["1", "2"],
+    ...                        "correct": [True, True]})
+    >>> after = before.assign(correct=[True, False])
+    >>> compare(after, before)[["n", "accuracy_before", "accuracy_after", "change"]].iloc[0].tolist()
+    [2.0, 1.0, 0.5, -0.5]
     """
     for table in (after, before):
         require_columns(table, (by, "uid", "step", "group_id", "correct"), JUDGED)

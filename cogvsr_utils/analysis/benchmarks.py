@@ -37,6 +37,12 @@ def benchmark_scores(answers: pd.DataFrame, items: Sequence[Item], before: pd.Da
     be left out; CogVSR has, beside its main questions, the ``SPATIAL_SCORE``, which counts the answered steps of the
     two spatial functions; the other benchmarks count single replies. Raises ValueError for replies to other items, and
     to other questions than before.
+
+    >>> from cogvsr_utils.models.answering import answer_table
+    >>> items = [Item(str(n), "vsr", str(n), "Is it red?", "yes", "yesno", [], subset="Proximity") for n in range(2)]
+    >>> scores = benchmark_scores(answer_table(items, {"0": ["yes"], "1": ["no"]}), items)
+    >>> scores.loc[scores["subset"] == "all", ["scorer", "n", "accuracy"]].values.tolist()
+    [['strict', 2, 0.5], ['official', 2, 0.5]]
     """
     earlier = None if before is None else dict(_scored(before, items))
     rows = []

@@ -182,6 +182,12 @@ def binary_accuracy(x: np.ndarray, y: ArrayLike, groups: ArrayLike, seed: int = 
     0.5.
 
     Functions are in sorted order. The protocol then takes the top tenth of the heads. Source: arXiv 2512.10300.
+
+    >>> rng = np.random.default_rng(0)
+    >>> x, y = rng.normal(size=(60, 4, 3)), np.tile(["Knowledge Recall", "Math Reasoning"], 30)
+    >>> x[y == "Math Reasoning", 2] += 10  # the third head tells the two apart
+    >>> binary_accuracy(x, y, np.arange(60))[:, 2].tolist()
+    [1.0, 1.0]
     """
     y, groups, rng = np.asarray(y), np.asarray(groups), np.random.default_rng(seed)
     rows_of_table = []

@@ -55,6 +55,13 @@ def scarcity(
     gini, hoyer, participation (a count), and depth, the mean layer weighted by importance, from 0 (first) to 1 (last).
     Columns: function, spatial, statistic, value, low, high (95 % over groups), null (its median), null_low, null_high.
     The null is that of all functions together: with permuted labels they differ in name and size alone.
+
+    >>> rng, functions = np.random.default_rng(0), ["Spatial Perception", "Math Reasoning"]
+    >>> importance = np.array([[5.0, 0, 0, 0], [1, 1, 1, 1]])  # one head of four, and all alike
+    >>> null, bootstrap = rng.random((20, 2, 4)), importance + rng.random((20, 2, 4))
+    >>> table = scarcity(importance, null, bootstrap, functions, layers=np.array([0, 0, 1, 1]))
+    >>> table.loc[table["statistic"] == "participation", "value"].tolist()
+    [1.0, 4.0]
     """
     depth = (layers - layers.min()) / max(layers.max() - layers.min(), 1)
     measures = STATISTICS | {"depth": lambda x: float(np.abs(x) @ depth / max(np.abs(x).sum(), 1e-12))}

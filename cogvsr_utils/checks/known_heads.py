@@ -69,6 +69,12 @@ def score_heads(scores: np.ndarray, truth: PlantedTruth, pairs: Sequence[tuple[i
     a selection (boolean scores) also selected and false (heads selected that do not carry the function). Higher scores
     come first; of equal ones the earlier head, but for rank, where they share their mean place. Raises ValueError for
     other shapes and numbers that are not finite.
+
+    >>> pairs = [(0, head) for head in range(20)]
+    >>> truth = PlantedTruth("one head", {name: [(0, number)] for number, name in enumerate(NAMES)})
+    >>> table = score_heads(truth.carries(pairs), truth, pairs)  # a method that selects just the planted heads
+    >>> bool((table["precision"] == 1).all()), int(table["false"].sum())
+    (True, 0)
     """
     scores, carries = np.asarray(scores), truth.carries(pairs)
     if scores.shape != carries.shape or not np.isfinite(scores.astype(float)).all():

@@ -10,7 +10,15 @@ from cogvsr_utils.dataset.items import Item, steps_table
 
 
 def audit_labels(items: list[Item], n_splits: int = 5, seed: int = 0) -> pd.DataFrame:
-    """How well each step's function is guessed without any model; see ``guess_functions``."""
+    """How well each step's function is guessed without any model; see ``guess_functions``.
+
+    >>> from cogvsr_utils import Step
+    >>> steps = [Step("How many are there?", "3", "int", None, "Math Reasoning"),
+    ...          Step("What shape is a ball?", "sphere", "closed", None, "Knowledge Recall")]
+    >>> items = [Item(str(n), "mine", str(n), "Is it red?", "yes", "yesno", steps) for n in range(5)]
+    >>> audit_labels(items).set_index("predictor")["accuracy"][["majority", "question words"]].tolist()
+    [0.5, 1.0]
+    """
     return guess_functions(steps_table(items), n_splits, seed)
 
 

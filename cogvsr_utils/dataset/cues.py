@@ -41,6 +41,13 @@ def read_boxes(path: str | Path) -> dict[str, list[tuple[str, Box]]]:
     question alone.
 
     Raises ValueError for a file of another form and for boxes that are not within [0, 1].
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = Path(folder, "boxes.json")
+    ...     _ = path.write_text('{"0.png": [{"name": "cat", "box": [0.1, 0.2, 0.5, 0.6]}]}')
+    ...     read_boxes(path)
+    {'0.png': [('cat', (0.1, 0.2, 0.5, 0.6))]}
     """
     return read_whole(Path(path), _read_boxes, "expected names and boxes under each picture's name")
 
@@ -103,7 +110,15 @@ def drawn(items: Sequence[Item], boxes: Boxes, mark: str = "box") -> list[Item]:
     """The items that have boxes, with them marked on their pictures: outlined (``box``), a dot in the middle of each
     (``point``), or all the rest of the picture grey (``mask``). A drawn picture no longer has the name of its file, so
     what is to stand in words as well is written first. Raises ValueError for another mark and for a picture that cannot
-    be read."""
+    be read.
+
+    >>> picture = io.BytesIO()
+    >>> Image.new("RGB", (8, 8)).save(picture, "PNG")
+    >>> item = Item("1", "mine", "1", "Is it red?", "yes", "yesno", [], image=picture.getvalue())
+    >>> marked = drawn([item], {"1": [("cat", (0.25, 0.25, 0.75, 0.75))]}, "mask")[0]
+    >>> [open_image(marked).getpixel(place) for place in ((0, 0), (4, 4))]
+    [(128, 128, 128), (0, 0, 0)]
+    """
     if mark not in MARKS:
         raise ValueError(f"mark is {mark!r}; expected one of {MARKS}")
     marked = []

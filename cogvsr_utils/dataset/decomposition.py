@@ -63,6 +63,10 @@ def sample_items(items: Sequence[Item], n: int = 400, seed: int = 0) -> list[Ite
     so that no picture comes often while others do not come at all. CogVSR took 400 a source (arXiv 2603.20662).
 
     Raises ValueError for fewer than one.
+
+    >>> items = [Item(str(n), "mine", f"picture {n // 3}", "Is it red?", "yes", "yesno", []) for n in range(6)]
+    >>> sorted(item.group_id for item in sample_items(items, n=2))
+    ['picture 0', 'picture 1']
     """
     if n < 1:
         raise ValueError(f"n is {n}; expected at least 1")
@@ -80,7 +84,13 @@ def sample_items(items: Sequence[Item], n: int = 400, seed: int = 0) -> list[Ite
 
 
 def decompose_prompts(items: Sequence[Item], pictures: bool = False) -> list[Prompt]:
-    """One prompt an item, in order; ``pictures`` go along for a model that sees them."""
+    """One prompt an item, in order; ``pictures`` go along for a model that sees them.
+
+    >>> item = Item("1", "mine", "1", "Is it red?", "yes", "yesno", [])
+    >>> print(decompose_prompts([item])[0].user)
+    <question>Is it red?</question>
+    <answer>yes</answer>
+    """
     prompts = []
     for item in items:
         options = f"\n<options>{'; '.join(item.options)}</options>" if item.options else ""
@@ -97,6 +107,15 @@ def decompose(
 
     An item is rejected as a whole, with the reasons, where a step's answer does not fit its type or options, a step's
     question has its own answer in it (but for choices and yes or no), or the last answer is not the item's.
+
+    >>> import json, tempfile, types
+    >>> step = {"question": "Is it red?", "answer": "yes", "answer_type": "yesno", "function": "Decision-Making"}
+    >>> model = types.SimpleNamespace(name="mine", workers=1, max_tokens=99, prices=None)  # or an Endpoint
+    >>> model.complete = lambda messages: (json.dumps({"steps": [step, step]}), 0, 0)
+    >>> item = Item("1", "mine", "1", "Is it red?", "yes", "yesno", [])
+    >>> with tempfile.TemporaryDirectory() as cache:
+    ...     len(decompose([item], model, cache).items[0].steps)
+    2
     """
     replies = ask(model, decompose_prompts(items, pictures), cache, progress)
     found, rejected = [], []

@@ -11,7 +11,12 @@ import pandas as pd
 
 @dataclass(frozen=True)
 class Step:
-    """One subquestion: its answer, the answer's type, its options if any, and the function that it needs."""
+    """One subquestion: its answer, the answer's type, its options if any, and the function that it needs.
+
+    >>> step = Step("How many cubes are there?", "2", "int", None, "Math Reasoning")
+    >>> step.answer, step.function
+    ('2', 'Math Reasoning')
+    """
 
     question: str
     answer: str
@@ -26,6 +31,11 @@ class Item:
 
     ``image`` is a path, an http(s) address, the bytes of a picture, or None; with ``mirror`` it has to be
     flipped. Items that share a ``group_id`` (a picture, a main question) never stand on both sides of a split.
+
+    >>> step = Step("What shape is a ball?", "sphere", "closed", None, "Knowledge Recall")
+    >>> item = Item("1", "mine", "picture 1", "Is the ball red?", "yes", "yesno", [step], image="pictures/1.png")
+    >>> item.group_id, len(item.steps), item.options is None
+    ('picture 1', 1, True)
     """
 
     uid: str

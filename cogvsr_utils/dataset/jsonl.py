@@ -24,7 +24,14 @@ from cogvsr_utils.functions import find_function
 
 
 class BadRow(ValueError):
-    """A line of a data file that breaks its contract, with file, line and what was expected."""
+    """A line of a data file that breaks its contract, with file, line and what was expected.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     write_items(f"{folder}/items.jsonl", [Item("1", "mine", "1", "Is it red?", "red", "yesno", [])])
+    Traceback (most recent call last):
+    cogvsr_utils.dataset.jsonl.BadRow: ...items.jsonl would have, line 1: answer: 'red' is not among ['yes', 'no']
+    """
 
 
 def read_items(path: str | Path) -> list[Item]:
@@ -40,7 +47,15 @@ def read_items(path: str | Path) -> list[Item]:
 
 
 def check_items(path: str | Path) -> list[str]:
-    """All that is wrong with a file, pictures included: one text each, with the number of its line."""
+    """All that is wrong with a file, pictures included: one text each, with the number of its line.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = Path(folder, "items.jsonl")
+    ...     _ = path.write_text("Is it red?")
+    ...     check_items(path)
+    ['line 1: not valid JSON (...); expected one object a line']
+    """
     path = Path(path)
     items, problems = _read(path.read_bytes(), path.parent)
     for number, item in items.items():
@@ -56,6 +71,12 @@ def write_items(path: str | Path, items: list[Item]) -> Path:
 
     Raises ValueError for a picture that is bytes or stands outside the file's folder, and BadRow for what else
     ``read_items`` would refuse.
+
+    >>> import tempfile
+    >>> item = Item("1", "mine", "1", "Is it red?", "yes", "yesno", [])
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     read_items(write_items(f"{folder}/items.jsonl", [item])) == [item]
+    True
     """
     path = Path(path)
     lines = []

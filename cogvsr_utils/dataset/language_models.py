@@ -209,7 +209,13 @@ class Estimate:
 
 
 def estimate(model: LanguageModel, prompts: Sequence[Prompt], cache: Path | str) -> Estimate:
-    """What ``ask`` would send, before anything is sent. Pictures are not counted, repeated attempts neither."""
+    """What ``ask`` would send, before anything is sent. Pictures are not counted, repeated attempts neither.
+
+    >>> prompt = Prompt("You grade replies.", "Is it right?", {"type": "object"})
+    >>> found = estimate(Endpoint("gpt-4o-mini", max_tokens=100), [prompt], "replies")
+    >>> found.prompts, found.received_at_most, found.cost_at_most is None
+    (1, 100, True)
+    """
     by_path = {_path(model, prompt, cache): prompt for prompt in prompts}
     new = [prompt for path, prompt in by_path.items() if not path.is_file()]
     sent = sum(len(text) for prompt in new for text in (prompt.system, prompt.text())) // LETTERS_A_TOKEN

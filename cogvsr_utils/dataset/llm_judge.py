@@ -41,6 +41,13 @@ def judge_prompts(answers: pd.DataFrame, items: Sequence[Item]) -> list[Prompt]:
     """One prompt a row of ``answers`` (see ``answering.answer``), which are replies to ``items``.
 
     Raises ValueError for columns that are missing and rows that are of no step of the items.
+
+    >>> item = Item("1", "mine", "1", "Is it red?", "yes", "yesno", [])
+    >>> answers = pd.DataFrame({"uid": ["1"], "step": [MAIN], "answer": ["yes"], "options": [None]})
+    >>> print(judge_prompts(answers.assign(prediction="It is."), [item])[0].user)
+    <question>Is it red?</question>
+    <right_answer>yes</right_answer>
+    <reply>It is.</reply>
     """
     require_columns(answers, NEEDED, "what answer() returns")
     asked = _questions(items)
@@ -63,6 +70,15 @@ def judge_with(
     where it is not readable), ``correct`` and ``scorer``, so that ``accuracy_table`` takes it.
 
     See ``language_models.ask`` for how replies are kept and what is raised, ``estimate`` for what it will cost.
+
+    >>> import tempfile, types
+    >>> model = types.SimpleNamespace(name="mine", workers=1, max_tokens=99, prices=None)  # or an Endpoint
+    >>> model.complete = lambda messages: ('{"verdict": "right", "reason": "It agrees."}', 0, 0)
+    >>> item = Item("1", "mine", "1", "Is it red?", "yes", "yesno", [])
+    >>> answers = pd.DataFrame({"uid": ["1"], "step": [MAIN], "answer": ["yes"], "options": [None]})
+    >>> with tempfile.TemporaryDirectory() as cache:
+    ...     judge_with(answers.assign(prediction="It is."), [item], model, cache)["correct"].tolist()
+    [True]
     """
     replies, asked = ask(model, judge_prompts(answers, items), cache, progress), _questions(items)
     verdicts = [reply.value["verdict"] if reply.value else "none" for reply in replies]
@@ -80,6 +96,12 @@ def judge_agreement(judged: pd.DataFrame, strict: pd.DataFrame) -> pd.DataFrame:
 
     Columns: function, n, no_verdict, agree (share), kappa (Cohen's, NaN where one of the two calls all replies alike),
     judged_right and strict_right (shares). Replies without a verdict count in none but ``no_verdict``.
+
+    >>> judged = pd.DataFrame({"uid": ["1", "2"], "step": MAIN, "function": "Main question", "correct": [True, False]})
+    >>> strict = judged.assign(correct=True, parsed="yes")
+    >>> table = judge_agreement(judged.assign(verdict=["right", "wrong"]), strict)
+    >>> table["function"].tolist(), table["agree"].tolist()
+    (['all', 'Main question'], [0.5, 0.5])
     """
     both = _both(judged, strict)
     parts = [("all", both), *both.groupby("function", sort=False)]
@@ -97,7 +119,16 @@ def judge_agreement(judged: pd.DataFrame, strict: pd.DataFrame) -> pd.DataFrame:
 
 
 def write_disagreements(judged: pd.DataFrame, strict: pd.DataFrame, path: Path | str) -> int:
-    """Write the replies on which judge and strict scorer differ as a csv sheet to look over; returns how many."""
+    """Write the replies on which judge and strict scorer differ as a csv sheet to look over; returns how many.
+
+    >>> import tempfile
+    >>> judged = pd.DataFrame({"uid": ["1", "2"], "step": MAIN, "function": "Main question", "question": "Is it red?",
+    ...                        "answer": "yes", "prediction": "It is.", "verdict": ["right", "wrong"], "reason": ""})
+    >>> judged = judged.assign(correct=judged["verdict"] == "right", parsed="It is.")
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     write_disagreements(judged, judged.assign(correct=True, parsed="yes"), f"{folder}/sheet.csv")
+    1
+    """
     both = _both(judged, strict)
     differ = both[(both["correct"] != both["correct_strict"]) | (both["verdict"] == "none")]
     columns = ["uid", "step", "function", "question", "answer", "prediction", "verdict", "reason", "parsed"]
@@ -110,6 +141,11 @@ def spatial_score(judged: pd.DataFrame) -> dict[str, float]:
     """CogVSR's Spatial Score: the share of right steps of Spatial Perception and Relational Reasoning together.
 
     Returns n, score, low, high (95 % over groups). Source: arXiv 2603.20662. Raises ValueError without such steps.
+
+    >>> judged = pd.DataFrame({"function": ["Spatial Perception", "Math Reasoning"], "correct": [True, False]})
+    >>> found = spatial_score(judged.assign(group_id=["1", "2"]))
+    >>> found["n"], float(found["score"])
+    (1, 1.0)
     """
     require_columns(judged, ("function", "correct", "group_id"), "a judged table of answers")
     own = judged[judged["function"].isin(SPATIAL)]

@@ -81,6 +81,16 @@ def import_review(sheets: Sequence[Path | str], items: Sequence[Item]) -> Review
     its answer find it right; under another function than it had it is relabelled. Fields left blank are not counted.
     Raises ValueError for no sheets, and with sheet and line for steps that the items do not have, functions that are
     none, and anything but yes or no.
+
+    >>> import tempfile
+    >>> from cogvsr_utils.dataset.items import Step
+    >>> step = Step("What shape is a ball?", "sphere", "closed", None, "Knowledge Recall")
+    >>> item = Item("1", "mine", "1", "Is it red?", "yes", "yesno", [step])
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     sheet = export_review([item], folder)
+    ...     pd.read_csv(sheet).assign(reviewed_function="Math Reasoning", answer_is_right="yes").to_csv(sheet)
+    ...     import_review([sheet], [item]).steps["verdict"].tolist()
+    ['relabelled']
     """
     if not sheets:
         raise ValueError("no sheets; expected one a reviewer")
@@ -96,7 +106,16 @@ def import_review(sheets: Sequence[Path | str], items: Sequence[Item]) -> Review
 
 def apply_review(items: Sequence[Item], review: Review) -> list[Item]:
     """The items without the rejected steps, relabelled where the reviewers agreed on another function; items that keep
-    no step are left out."""
+    no step are left out.
+
+    >>> from cogvsr_utils.dataset.items import Step
+    >>> steps = [Step(f"Is there a {shape}?", "yes", "yesno", None, "Math Reasoning") for shape in ("cube", "cone")]
+    >>> item = Item("1", "mine", "1", "Is it red?", "yes", "yesno", steps)
+    >>> said = pd.DataFrame({"uid": "1", "step": [0, 1], "agreed_function": "Math Reasoning"})
+    >>> review = Review(said.assign(verdict=["rejected", "kept"]), pd.DataFrame())
+    >>> [step.question for step in apply_review([item], review)[0].steps]
+    ['Is there a cone?']
+    """
     verdicts = review.steps.set_index(["uid", "step"])
     found = []
     for item in items:

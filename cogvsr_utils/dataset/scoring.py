@@ -27,6 +27,11 @@ def judge(answers: pd.DataFrame, scorer: str = "strict") -> pd.DataFrame:
     answer that the reply states, missing where none can be read) and ``correct``. Raises ValueError for an unknown
     scorer, for columns that are missing and for options that are text, as a csv file makes of lists; a reply that is
     missing is unparsed.
+
+    >>> answers = pd.DataFrame({"answer": ["yes", "3"], "answer_type": ["yesno", "int"], "options": [None, None]})
+    >>> judged = judge(answers.assign(prediction=["Yes, it is.", "maybe"]))
+    >>> judged["parsed"].isna().tolist(), judged["correct"].tolist()
+    ([False, True], [True, False])
     """
     check_scorer(scorer)
     require_columns(answers, ("answer", "answer_type", "options", "prediction"), "what answer() returns")

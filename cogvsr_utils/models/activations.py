@@ -33,6 +33,15 @@ class HeadActivations:
     ``features`` (rows, width) float16, memory-mapped; ``index`` one row each (uid, group_id, subset, step, function,
     answer, prediction, correct, n_tokens, and token where every token has a row); ``heads`` the map from heads to
     columns; ``header`` records what made them.
+
+    >>> import tempfile
+    >>> from cogvsr_utils import Item, Step, capture, load_vlm
+    >>> step = Step("What shape is a ball?", "sphere", "closed", None, "Knowledge Recall")
+    >>> item = Item("1", "mine", "1", "Is it red?", "yes", "yesno", [step])
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     made = capture(load_vlm("nano-internvl"), [item], store=folder)
+    ...     HeadActivations.open(folder).by_head().shape
+    (1, 192, 24)
     """
 
     features: np.ndarray

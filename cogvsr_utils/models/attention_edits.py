@@ -97,7 +97,12 @@ def attend(
     tokens: Iterable[float] = (),
     reading: Iterable[float] = (),
 ) -> Attend:
-    """An edit of what heads attend to; see ``Attend``."""
+    """An edit of what heads attend to; see ``Attend``.
+
+    >>> edit = attend([(5, 0), (5, 1)], "multiply", 1.5)
+    >>> edit.to, edit.neutral, attend([(5, 0)], "multiply", 1).neutral
+    ('image', False, True)
+    """
     return Attend(
         pairs_of(heads), operation, float(amount), to, scope, tuple(map(float, tokens)), tuple(map(float, reading))
     )

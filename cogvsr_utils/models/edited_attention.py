@@ -34,6 +34,13 @@ def attending(
     What is answered and captured inside is kept apart from what is without, as under ``intervene``. Raises KeyError for
     a head that the model does not have, ValueError where its attention cannot be edited, RuntimeError inside another
     ``attending``, and on leaving if an edit never fired.
+
+    >>> from cogvsr_utils import answer, attend, load_items, load_vlm
+    >>> vlm, items = load_vlm("nano-internvl"), load_items("synth", limit=1)
+    >>> with attending(vlm, attend([(5, 0)], "add", 0.5)) as fired:
+    ...     table = answer(vlm, items, steps=False)
+    >>> len(table), fired["all"] > 0
+    (1, True)
     """
     given = [edits] if isinstance(edits, Attend) else list(edits)
     if given and rows is not None:

@@ -41,6 +41,10 @@ class Edit:
     one vector of the head's width for every head; ``mask`` and ``scale`` have none.
     Raises ValueError for another method or scope, for heads that are none, twice or not pairs of whole numbers, and
     for numbers that are not finite.
+
+    >>> edit = Edit("scale", ((5, 0), (5, 1)), factor=2.0, scope="answer")
+    >>> edit == scale([(5, 0), (5, 1)], 2, scope="answer")
+    True
     """
 
     method: str
@@ -97,17 +101,32 @@ def mask(heads: Iterable[Head], factor: float = 0.001, scope: str = "all") -> Ed
 
 
 def scale(heads: Iterable[Head], factor: float, scope: str = "all") -> Edit:
-    """Emphasise (factor above 1) or weaken heads."""
+    """Emphasise (factor above 1) or weaken heads.
+
+    >>> edit = scale([(5, 0), (5, 1)], 1.5, scope="image")
+    >>> edit.method, edit.factor, edit.scope
+    ('scale', 1.5, 'image')
+    """
     return Edit("scale", pairs_of(heads), float(factor), scope=scope)
 
 
 def mean_ablate(heads: Iterable[Head], means: Sequence[np.ndarray], scope: str = "all") -> Edit:
-    """Replace each head by its mean over other items: ``means`` has one vector (head_dim,) for each head."""
+    """Replace each head by its mean over other items: ``means`` has one vector (head_dim,) for each head.
+
+    >>> edit = mean_ablate([(5, 0)], [np.full(24, 0.5)])  # x -> 0 * x + mean
+    >>> edit.factor, set(edit.shift[0])
+    (0.0, {0.5})
+    """
     return Edit("mean_ablate", pairs_of(heads), 0.0, _vectors(means), scope)
 
 
 def steer(heads: Iterable[Head], directions: Sequence[np.ndarray], strength: float, scope: str = "answer") -> Edit:
-    """Shift each head along a direction (head_dim,): x + strength * direction; directions carry their own scale."""
+    """Shift each head along a direction (head_dim,): x + strength * direction; directions carry their own scale.
+
+    >>> edit = steer([(5, 0)], [np.ones(24)], strength=2)
+    >>> edit.factor, set(edit.shift[0]), edit.scope
+    (1.0, {2.0}, 'answer')
+    """
     return Edit(
         "steer", pairs_of(heads), 1.0, _vectors(strength * np.asarray(direction) for direction in directions), scope
     )
@@ -120,6 +139,15 @@ def patch(heads: Iterable[Head], activations: HeadActivations, row: int) -> Edit
     ``prompt_last`` or ``image`` is written at the tokens of the scope of that name, a mean over tokens at each of them.
     Raises ValueError for activations of another position, IndexError for a row that is not there;
     ``patching.patch_heads`` writes token by token instead, where the two runs have the same answers.
+
+    >>> import tempfile
+    >>> from cogvsr_utils import Item, Step, capture, load_vlm
+    >>> step = Step("What shape is a ball?", "sphere", "closed", None, "Knowledge Recall")
+    >>> item = Item("1", "mine", "1", "Is it red?", "yes", "yesno", [step])
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     edit = patch([(5, 0)], capture(load_vlm("nano-internvl"), [item], store=folder), row=0)
+    >>> edit.factor, len(edit.shift[0]), edit.scope
+    (0.0, 24, 'answer')
     """
     return _as_captured("patch", heads, activations, row)
 
@@ -130,6 +158,15 @@ def resample(heads: Iterable[Head], activations: HeadActivations, uid: str, seed
     have no other scene.
 
     Source: resample ablation, as in causal scrubbing (Chan et al., 2022).
+
+    >>> import tempfile
+    >>> from cogvsr_utils import Item, Step, capture, load_vlm
+    >>> step = Step("What shape is a ball?", "sphere", "closed", None, "Knowledge Recall")
+    >>> items = [Item(uid, "mine", uid, "Is it red?", "yes", "yesno", [step]) for uid in ("1", "2")]
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     activations = capture(load_vlm("nano-internvl"), items, store=folder)
+    ...     resample([(5, 0)], activations, "1").shift == patch([(5, 0)], activations, row=1).shift
+    True
     """
     index = activations.index
     own = index.loc[index["uid"] == uid, "group_id"]

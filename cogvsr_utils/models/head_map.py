@@ -41,6 +41,11 @@ class HeadMap:
     ``table`` has one row per head. ``kind`` is ``self`` or ``cross``; ``key_head`` is the key-value head that a query
     head reads, shared within a group; ``module`` its output projection. Where a layer has self- and cross-attention,
     the heads of the second are numbered on. ``elsewhere`` lists other attention modules by name and width.
+
+    >>> from cogvsr_utils import load_vlm
+    >>> heads = HeadMap.of(load_vlm("nano-internvl").model)
+    >>> len(heads), heads.width, heads.columns([(1, 0)])
+    (192, 4608, [slice(576, 600, None)])
     """
 
     table: pd.DataFrame

@@ -90,6 +90,14 @@ def intervene(
     RuntimeError on leaving if an edit never fired, TypeError for what is not an edit, KeyError for a head that the
     model does not have, and ValueError for a vector of another width than its head's and for a scope that the model
     does not have.
+
+    >>> from cogvsr_utils import Item, answer, load_vlm, mask
+    >>> vlm = load_vlm("nano-internvl")
+    >>> item = Item("1", "mine", "1", "Is it red?", "yes", "yesno", [])
+    >>> with intervene(vlm, mask([(5, 0)])) as fired:
+    ...     table = answer(vlm, [item])
+    >>> len(table), fired["all"] > 0
+    (1, True)
     """
     if edits and rows is not None:
         raise ValueError("edits for all rows and for each row; expected one of the two")

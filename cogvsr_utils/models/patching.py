@@ -85,6 +85,13 @@ def path_attribution(
     gradient is the mean over ``n_points`` pictures between the two, evenly spaced (integrated gradients on the input,
     as in Hanna et al., arXiv 2403.17806). Log-odds, because the log-probability of an answer that is certain has no
     gradient left. Raises ValueError where the runs' texts differ, and as ``patch_heads`` does.
+
+    >>> from cogvsr_utils import load_items, load_vlm
+    >>> from cogvsr_utils.dataset.images import grey_pictures
+    >>> vlm, items = load_vlm("nano-internvl"), load_items("synth", limit=1)
+    >>> bare, seen = TeacherForcedScorer(vlm, grey_pictures(items)), TeacherForcedScorer(vlm, items)
+    >>> path_attribution(bare, seen, ["Spatial Perception", "Decision-Making"], n_points=1).shape
+    (2, 192)
     """
     vlm, label = target.vlm, target.index["function"].to_numpy()
     change = [there - here for there, here in zip(_aligned(target, source), _aligned(target, target), strict=True)]

@@ -150,6 +150,13 @@ def estimate_capture(vlm: VLM, items: list[Item], *, batch_size: int = FIRST, **
     """What ``capture`` of these items will keep and take; ``reading`` are its position, at, pool and content_tokens.
 
     Seconds come from one batch with the right answers in place of the model's; answering comes on top.
+
+    >>> from cogvsr_utils import Step, load_vlm
+    >>> step = Step("What shape is a ball?", "sphere", "closed", None, "Knowledge Recall")
+    >>> item = Item("1", "mine", "1", "Is it red?", "yes", "yesno", [step])
+    >>> found = estimate_capture(load_vlm("nano-internvl"), [item])
+    >>> found.rows, found.bytes  # two bytes for each of 192 * 24 numbers
+    (1, 9216)
     """
     reader = _Reader(vlm, items, right_answers(items), Reading(**reading))
     some = range(min(batch_size, len(items)))

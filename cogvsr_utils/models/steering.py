@@ -21,6 +21,13 @@ def directions(
     Unit(mean correct - mean wrong) times the standard deviation of the projections on it, over the steps ``rows``
     (steps,), with ``correct`` (steps,), both boolean. Raises ValueError where all are correct or all wrong, or where
     there is not one value a step. Source: Cognitive Mirrors (arXiv 2512.10978).
+
+    >>> from cogvsr_utils import load_vlm
+    >>> heads, correct = load_vlm("nano-internvl").heads, np.array([True, False])
+    >>> activations = HeadActivations(np.stack([np.ones(heads.width), np.zeros(heads.width)]), None, heads, {})
+    >>> vector = directions(activations, [(5, 0)], np.array([True, True]), correct)[0]
+    >>> vector.shape, bool((vector > 0).all())
+    ((24,), True)
     """
     rows, correct = np.asarray(rows), np.asarray(correct)
     for name, given in (("rows", rows), ("correct", correct)):
@@ -47,6 +54,12 @@ def mass_mean(
     boolean: (head_dim,) a head. Raises ValueError where either has no steps, or there is not one value a step.
 
     Source: Marks and Tegmark (arXiv 2310.06824).
+
+    >>> from cogvsr_utils import load_vlm
+    >>> heads, positive = load_vlm("nano-internvl").heads, np.array([True, False])
+    >>> activations = HeadActivations(np.stack([np.full(heads.width, 3.0), np.ones(heads.width)]), None, heads, {})
+    >>> set(mass_mean(activations, [(5, 0)], positive)[0].tolist())
+    {2.0}
     """
     positive, others = _sides(activations, positive, among)
     return [x[positive].mean(0) - x[others].mean(0) for x in _slices(activations, heads)]
@@ -62,6 +75,13 @@ def probe_directions(
     one standard deviation of the steps' projections on it; arguments and errors as in ``mass_mean``.
 
     Source: inference-time intervention (Li et al., arXiv 2306.03341).
+
+    >>> from cogvsr_utils import load_vlm
+    >>> heads, positive = load_vlm("nano-internvl").heads, np.array([True, False])
+    >>> activations = HeadActivations(np.stack([np.ones(heads.width), np.zeros(heads.width)]), None, heads, {})
+    >>> vector = probe_directions(activations, [(5, 0)], positive)[0]
+    >>> vector.shape, bool((vector > 0).all())
+    ((24,), True)
     """
     from sklearn.linear_model import LogisticRegression
 

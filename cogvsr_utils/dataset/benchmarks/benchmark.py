@@ -59,6 +59,14 @@ def load_benchmark(benchmark: Benchmark, path: str | Path, download: bool = Fals
     Rows that cannot be used, such as those whose picture is missing, and tables of other things are left out, counted
     in the log and named in ``skipped``. Raises FileNotFoundError where there is no table, ValueError where none is of
     this benchmark or no row can be used.
+
+    >>> import tempfile
+    >>> from cogvsr_utils.dataset.benchmarks.vsr import VSR
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     _ = Path(folder, "test.csv").write_text("image,caption,relation,label\\n1.png,The cat is on the mat.,on,1")
+    ...     _ = Path(folder, "1.png").write_bytes(b"a picture")
+    ...     load_benchmark(VSR, folder).items[0].answer
+    'yes'
     """
     if download and not Path(path).exists() and hub_id(str(path)):
         path = hub_copy(benchmark.title, benchmark.licence, str(path))

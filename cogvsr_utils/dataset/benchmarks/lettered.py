@@ -20,7 +20,14 @@ LETTER = re.compile(
 
 
 def judge_strict(answers: pd.DataFrame, items: Sequence[Item]) -> pd.DataFrame:
-    """``scoring.judge``, which a letter also answers where the item's question lists its options by letters."""
+    """``scoring.judge``, which a letter also answers where the item's question lists its options by letters.
+
+    >>> options = ["left", "right"]
+    >>> item = Item("1", "mine", "1", "A. left\\nB. right", "right", "choice", [], options, meta={"lettered": True})
+    >>> answers = pd.DataFrame({"uid": ["1"], "answer": "right", "answer_type": "choice", "options": [options]})
+    >>> judge_strict(answers.assign(prediction="B."), [item])["parsed"].tolist()
+    ['right']
+    """
     lettered = {item.uid: item.options for item in items if item.meta.get("lettered")}
     judged = judge(answers)
     named = [

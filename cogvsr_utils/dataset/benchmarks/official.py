@@ -40,6 +40,11 @@ def judge_official(answers: pd.DataFrame, items: Sequence[Item]) -> pd.DataFrame
 
     Returns the rows of the main questions with ``parsed`` (missing where the rule reads nothing) and ``correct``.
     Raises ValueError for items of a benchmark whose rule is not known, and for replies to other items.
+
+    >>> item = Item("1", "vsr", "1", "Is the cat on the mat?", "yes", "yesno", [])
+    >>> answers = pd.DataFrame({"uid": ["1"], "step": [MAIN], "prediction": ["Yes, it is."]})
+    >>> judge_official(answers, [item])["correct"].tolist()
+    [True]
     """
     require_columns(answers, ("uid", "step", "prediction"), "what answer() returns")
     by_uid = {item.uid: item for item in items}
