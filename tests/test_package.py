@@ -15,8 +15,6 @@ def test_unknown_name_is_an_attribute_error():
 
 def test_every_public_name_has_an_example():
     """But for what needs a model that cannot be shipped."""
-    import cogvsr_utils
-
     public = {name: getattr(cogvsr_utils, name) for name in cogvsr_utils.__all__}
     without = {name for name, value in public.items() if callable(value) and ">>>" not in (value.__doc__ or "")}
     assert without == {"LocalModel"}
