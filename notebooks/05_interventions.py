@@ -304,7 +304,13 @@ worse = (matched["p"] < ALPHA) & (matched["own"] < matched["control_mean"])
 beaten = int(worse.groupby(matched["function"]).all().sum())
 hardest = everywhere.sort_values("p").iloc[-1]
 in_points = 100 * accuracy.set_index("kind").loc[hardest["kind"], ["own", "mean"]].astype(float)
+lost = kinds[kinds["heads"] == "ablated"].set_index("function")
 quote(
+    unread=lost["unread"].mean(),
+    unread_spatial=lost.loc[SPATIAL[0], "unread"],
+    wrong_spatial=lost.loc[SPATIAL[0], "wrong"],
+    n_dissociated=float((pairs["dissociated"] == "yes").sum()),
+    n_pairs=float((pairs["dissociated"] != "not tested").sum()),
     n_top=float(own["k"].iloc[0]),
     mask_spatial=100 * spatial["change"],
     mask_spatial_low=100 * spatial["ci_low"],
