@@ -148,13 +148,17 @@ n_rising = rising.groupby("function", sort=False)[parts].sum().rename(index=SHOR
 show(n_rising.assign(heads=len(heads) // len(SPATIAL)))
 
 # %% [markdown]
-# The three heads of each function that come nearest, by the larger of their two p values.
+# The three heads of each function that come nearest, by the larger of their two p values: what they read, then what they
+# carry.
 
 # %% tags=["hide-input"]
 best = heads.assign(p=heads[["p_rise", "p_patch"]].max(axis=1)).sort_values("p").groupby("function").head(3)
 best = best.assign(head=best["layer"].astype(str) + "." + best["head"].astype(str))
-columns = ["function", "head", "rise", "rise_over_none", "p_rise", "patch", "beyond", "above", "p_patch", "latent"]
-show(best[columns].replace({"function": SHORT}), digits=3)
+best = best.replace({"function": SHORT})
+show(best[["function", "head", "rise", "rise_over_none", "p_rise", "latent"]], digits=3)
+
+# %% tags=["hide-input"]
+show(best[["function", "head", "patch", "beyond", "above", "p_patch", "latent"]], digits=3)
 
 # %% [markdown]
 # ## Would gradients have told?

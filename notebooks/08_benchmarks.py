@@ -80,7 +80,7 @@ whole = whole.assign(label=whole["benchmark"] + protocol, questions=whole["bench
 
 # %% tags=["hide-input"]
 base = with_interval(whole[whole["condition"] == benchmarks.BASE], "accuracy")
-columns = ["questions", "scorer", "version", "n", "accuracy", "chance", "majority", "unread", "covered"]
+columns = ["questions", "scorer", "n", "accuracy", "chance", "majority", "unread", "covered"]
 show(base.sort_values("benchmark", kind="stable")[columns], percent=("chance", "majority", "unread", "covered"))
 
 # %% [markdown]
@@ -159,12 +159,13 @@ show(opened[["questions", "scorer", "condition", "n", "undetermined", "accuracy"
 # The paper activates latent spatial heads on the input. Here the model is given where the things are, in words before
 # the question or drawn on the picture, from `boxes.json` in a copy's folder. What counts is the change from *misplaced*
 # boxes of the same sizes and names, which say what is false, so that the change has both the help of true places and
-# the harm of false ones; accuracy stands beside it.
+# the harm of false ones; accuracy stands beside it. Behind the stroke is what the change is from.
 
 # %% tags=["hide-input"]
 given = changed[changed["condition"].str.contains("boxes", regex=False)]
 cells = with_interval(given, "change", "change_low", "change_high", form="+.1f", scale=100)
-columns = ["questions", "condition", "against", "scorer", "n", "accuracy", "change", "p", "unread"]
+cells["condition"] += " / " + cells["against"]
+columns = ["questions", "condition", "scorer", "n", "accuracy", "change", "p", "unread"]
 show(cells[columns], percent=("accuracy", "unread"), digits=4)
 
 # %% [markdown]

@@ -75,7 +75,7 @@ dose_figure(response)
 
 # %%
 trends = table(experiment, doses.dose_trends)
-columns = ["side", "slope", "p_slope", "against", "random", "draws", "p_place", "p", "q"]
+columns = ["side", "slope", "p_slope", "against", "random", "p_place", "p", "q"]
 show(with_interval(trends, "slope", "low", "high", "+.3f")[columns], digits=3)
 
 # %% [markdown]
@@ -105,7 +105,8 @@ forest_figure({kind: part.replace({"label": SHORT}) for kind, part in panels.ite
 effects["steps"] = effects["function"].isin(doses.SPATIAL).map({True: "spatial", False: "others"})
 columns = ["kl", "moved", "before", "change", "most_before", "most"]
 by_kind = effects.groupby(["edit", "prompts", "steps"])[columns].mean().reset_index()
-show(by_kind, percent=("moved", "before", "most_before", "most"), points=("change",), digits=3)
+shown = by_kind.assign(steps=by_kind["steps"] + ", " + by_kind["prompts"]).drop(columns="prompts")
+show(shown, percent=("moved", "before", "most_before", "most"), points=("change",), digits=3)
 
 # %% [markdown]
 # ## The same on a model of your own

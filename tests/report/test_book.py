@@ -78,3 +78,12 @@ def test_pictures_are_described_and_links_lead_somewhere(page):
 def test_no_number_is_missing_from_a_sentence(page):
     text = BeautifulSoup(page.read_text(encoding="utf-8"), "html.parser").get_text(" ")
     assert "glue:" not in text and "No key" not in text and " nan" not in text.replace("nano", "")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.stem)
+def test_tables_have_few_columns(page):
+    """A phone shows about five; up to eight can be pushed aside; nine are a function's row and its eight columns."""
+    soup = BeautifulSoup(page.read_text(encoding="utf-8"), "html.parser")
+    for table in soup.find_all("table"):
+        wide = max((len(row.find_all(["th", "td"])) for row in table.find_all("tr")), default=0)
+        assert wide <= 9, table.get_text(" ")[:200]
