@@ -47,7 +47,7 @@ from cogvsr_utils.pipeline import ablation, measured, prediction, protocol, reco
 from cogvsr_utils.pipeline.experiment import n_top
 from cogvsr_utils.report.claims import claim_table
 from cogvsr_utils.report.effect_figures import power_figure, quality_figure, set_figure
-from cogvsr_utils.report.head_figures import head_maps, scatter_figure
+from cogvsr_utils.report.head_figures import head_maps, map_pair, scatter_figure
 from cogvsr_utils.report.pages import agreement, measured_note, paragraph, quote, show, span, start, with_interval
 from cogvsr_utils.report.verdicts import departures, reliance
 
@@ -91,7 +91,13 @@ head_maps(table, "effect")
 # %% [markdown]
 # ## Does importance predict it?
 #
-# Every head as a dot: the paper's importance against what ablating the head does.
+# For one function first: the heads that the probe reads, and the heads whose ablation hurts.
+
+# %% mystnb={"image": {"alt": "Two layer by head maps for spatial perception side by side: importance of each head, and what ablating it does to right answers"}, "figure": {"caption": "Spatial perception: the paper's importance of each head (left), and the change of right answers' log-probability with the head ablated alone (right; red hurts).", "name": "fig-pair"}}
+map_pair(table, SPATIAL[0])
+
+# %% [markdown]
+# For all eight, every head as a dot: the paper's importance against what ablating the head does.
 
 # %% tags=["hide-input"] mystnb={"image": {"alt": "Eight panels, one a function, of importance against the effect of ablation, a dot a head"}, "figure": {"caption": "Importance of each head (absolute value) against the change of log-probability with the head ablated.", "name": "fig-scatter"}}
 scatter_figure(table, "importance", "effect", "importance", "change of\nlog-probability")

@@ -1,6 +1,7 @@
 """Figures of heads: where they are, how their scores fall off, how many there are, which functions share them.
 
 head_maps(table, column)     a layer x head map a function
+map_pair(table, function)    what the probe reads beside what ablation does, of one function
 family_maps(tables, ...)     the same of several models
 attention_figure             what heads attend to in a picture
 curve_figure                 sorted importance over its null
@@ -54,6 +55,17 @@ def head_maps(table: pd.DataFrame, column: str = "importance") -> Figure:
     for axis in axes[:, 0]:
         axis.set_ylabel("layer")
     figure.colorbar(picture, ax=axes, label=SCALES[column].label, shrink=0.7)
+    return finish(figure)
+
+
+def map_pair(table: pd.DataFrame, function: str) -> Figure:
+    """Importance of every head for one function beside what ablating it does; ``table`` is a head table."""
+    figure, axes = plt.subplots(1, 2, figsize=(7.6, 2.9), sharex=True, sharey=True, layout="constrained")
+    for axis, column in zip(axes, ("importance", "effect"), strict=True):
+        figure.colorbar(_draw([axis], table, [function], column), ax=axis, label=SCALES[column].label, shrink=0.8)
+        axis.set_title(column, color=DARK)
+        axis.set_xlabel("head")
+    axes[0].set_ylabel("layer")
     return finish(figure)
 
 

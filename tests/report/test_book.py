@@ -35,7 +35,7 @@ def test_every_cell_ran_and_none_failed(path):
 @pytest.mark.parametrize("path", RUN, ids=lambda p: p.stem)
 def test_every_cell_meant_to_show_something_does(path):
     """A call that shows a table, a figure or a sentence is the last of its cell, and the cell has an output."""
-    shows = ("show(", "paragraph(", "agreement(", "measured_note(", "head_maps(", "family_maps(")
+    shows = ("show(", "paragraph(", "agreement(", "measured_note(", "head_maps(", "map_pair(", "family_maps(")
     shown = 0
     for cell in (c for c in nbformat.read(path, as_version=4).cells if c.cell_type == "code"):
         body = ast.parse(cell.source).body

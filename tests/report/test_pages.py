@@ -97,6 +97,7 @@ def test_figures_of_heads_are_drawn(heads):
     functions, measures, table = heads
     drawn = [
         *(head_figures.head_maps(table, column) for column in measures),
+        head_figures.map_pair(table, NAMES[0]),
         head_figures.family_maps({"one": table, "other": table}),
         head_figures.curve_figure(table, null_curves(functions)),
         head_figures.count_figure({"m": counts(functions, measures)}, {"m": 12}),
