@@ -37,11 +37,11 @@ source: str = "synth"  # "synth" or the path of a CogVSR .jsonl file
 # %% tags=["hide-input"]
 import pandas as pd
 
-from cogvsr_utils import Experiment
+from cogvsr_utils import Experiment, answer, mask
 from cogvsr_utils.functions import MAIN_NAME, NAMES, SPATIAL
 from cogvsr_utils.pipeline import ablation, damage, dissociation, emphasis, measured, mistakes, replies, selection
 from cogvsr_utils.report.book import PAGES
-from cogvsr_utils.report.effect_figures import ablation_figure, control_figure
+from cogvsr_utils.report.effect_figures import ablation_figure, control_figure, cue_figure
 from cogvsr_utils.report.figures import SHORT, forest_figure
 from cogvsr_utils.report.pages import (
     damage_cells,
@@ -209,6 +209,27 @@ show(with_interval(shown, "mean", "low", "high", "+.2f")[["outcome", "kind", "ow
 # %% tags=["hide-input"]
 columns = ["kind", "function", "n", "distinct", "most_frequent", "overlap", "p"]
 show(matched[columns].replace({"function": SHORT}), percent=("most_frequent", "overlap"), digits=3)
+
+# %% [markdown]
+# ## One question, intact and ablated
+#
+# The same question twice: answered as the model is, and with the heads of spatial perception ablated.
+
+# %% tags=["hide-input"] mystnb={"image": {"alt": "A rendered table-top picture, the one that the question below is about"}, "figure": {"caption": "The picture of the question below.", "name": "fig-question"}}
+asked = [item for item in experiment.items("C") if item.image is not None] or experiment.items("C")
+item = max(asked, key=lambda item: sum(step.function == SPATIAL[0] for step in item.steps))
+none = "*These questions have no pictures.*"
+cue_figure({item.question: item}, n_columns=1) if item.image is not None else paragraph(none)
+
+# %% tags=["hide-input"]
+mine = sets[(sets["kind"] == "own") & (sets["function"] == SPATIAL[0])]
+heads = [tuple(map(int, head.split("."))) for head in mine["heads"].iloc[0].split()]
+both_ways = {"intact": None, "ablated": mask(heads)}
+replied = {name: answer(experiment.vlm, [item], edits=edit, progress=False) for name, edit in both_ways.items()}
+questions = [*(step.question for step in item.steps), item.question]
+lines = replied["intact"][["function", "answer"]].replace({"function": SHORT})
+lines.insert(0, "question", questions)
+show(lines.assign(**{name: table["prediction"] for name, table in replied.items()}))
 
 # %% [markdown]
 # ## One head, or a set?
