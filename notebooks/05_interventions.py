@@ -84,7 +84,8 @@ show(points[["function", "n", "accuracy_before", "change", "q"]], percent=("accu
 # A set may hurt all steps, and some steps are hurt by all sets. So function by function: what its set does to its own
 # steps beyond what the other sets do to them, less the same of other functions' steps; log-probability of right
 # answers, teacher-forced. Wordings are the units, and scenes as well: neither one wording nor one picture settles it,
-# and over few wordings only an even effect can be shown. Damage is specific where the difference is below 0.
+# and over few wordings only an even effect can be shown. Damage is specific where the difference is below 0, and the
+# steps lose more under their own set than under the others.
 
 # %% tags=["hide-input"] mystnb={"image": {"alt": "For each function the interaction of its set with its steps, with an interval, zero marked"}, "figure": {"caption": "Specific damage by function: its set on its steps, beyond what the set does to other steps and other sets to these (means over wordings, 95 % intervals); left of 0 is specific.", "name": "fig-specific"}}
 by_way = {way: measured.table(experiment, damage.specific_damage[way]) for way in damage.WAYS if way != damage.TRUTH}

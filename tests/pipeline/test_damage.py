@@ -151,6 +151,12 @@ def test_functions_that_share_a_set_are_not_compared_and_an_empty_set_is_not_tes
     assert table["difference"][:2].tolist() == pytest.approx([-1, -1], abs=0.1) and np.isnan(table["own"][7])
 
 
+def test_sets_that_hurt_others_do_not_make_a_harmless_one_specific():
+    """Set 0 does nothing. The other sets hurt all steps but those of function 0: an interaction, and no damage."""
+    table = specific(made_up(lambda s, f, w, g: -1.0 * (s > 0 and f > 0))).set_index("function")
+    assert table.loc[NAMES[0], "difference"] < -0.5 and table.loc[NAMES[0], "specific"] == "no"
+
+
 def test_pairs_are_doubly_dissociated_where_both_sides_are():
     def delta(s, f, w, g):
         return (
