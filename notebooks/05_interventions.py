@@ -87,7 +87,7 @@ show(points[["function", "n", "accuracy_before", "change", "q"]], percent=("accu
 # and over few wordings only an even effect can be shown. Damage is specific where the difference is below 0, and the
 # steps lose more under their own set than under the others.
 
-# %% tags=["hide-input"] mystnb={"image": {"alt": "For each function the interaction of its set with its steps, with an interval, zero marked"}, "figure": {"caption": "Specific damage by function: its set on its steps, beyond what the set does to other steps and other sets to these (means over wordings, 95 % intervals); left of 0 is specific.", "name": "fig-specific"}}
+# %% tags=["hide-input"] mystnb={"image": {"alt": "For each function the interaction of its set with its steps, with an interval, zero marked"}, "figure": {"caption": "Specific damage by function: its set on its steps, beyond what the set does to other steps and other sets to these (means over wordings, 95 % intervals); specific damage lies left of 0.", "name": "fig-specific"}}
 by_way = {way: measured.table(experiment, damage.specific_damage[way]) for way in damage.WAYS if way != damage.TRUTH}
 by_function = by_way[selection.IMPORTANCE]
 shown = by_function.rename(columns={"function": "label", "difference": "value"})
