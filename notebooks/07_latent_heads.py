@@ -200,7 +200,7 @@ paragraph(f"Seconds a question, median of {costs['n'].iloc[0]:.0f}: {times}.")
 # Function by function: the change that each method makes with the chosen heads, with its interval.
 
 # %% tags=["hide-input"]
-chosen = activated[activated["heads"].isin(["latent", "nearest"]) | (activated["heads"].isna())]
+chosen = activated[activated["heads"].isin(["", "latent", "nearest"])]
 chosen = with_interval(chosen, "delta_log_prob", "low", "high", "+.2f").pivot(
     index="function", columns="method", values="delta_log_prob"
 )
