@@ -151,7 +151,6 @@ show(wide.rename(index=SHORT, level=0).reset_index(), percent=tuple(wide))
 mains = measured.table(experiment, replies.chosen_mains)
 columns = ["head_set", "n", "chance", "replied", "unread", "chosen", "chosen_change", "covered"]
 cells = with_interval(mains, "chosen_change", "chosen_low", "chosen_high", form="+.1f", scale=100)
-cells.loc[cells["head_set"] == replies.INTACT, "chosen_change"] = "–"
 show(cells[columns].replace({"head_set": SHORT}), percent=("chance", "replied", "unread", "chosen", "covered"))
 
 # %% [markdown]

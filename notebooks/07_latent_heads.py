@@ -148,11 +148,14 @@ n_rising = rising.groupby("function", sort=False)[parts].sum().rename(index=SHOR
 show(n_rising.assign(heads=len(heads) // len(SPATIAL)))
 
 # %% [markdown]
-# The three heads of each function that come nearest, by the larger of their two p values: what they read, then what they
-# carry.
+# The three heads of each function that come nearest, by the larger of their two p values and then by their ranks: what
+# they read, then what they carry.
 
 # %% tags=["hide-input"]
-best = heads.assign(p=heads[["p_rise", "p_patch"]].max(axis=1)).sort_values("p").groupby("function").head(3)
+by_function = heads.groupby("function")
+ranks = by_function["rise"].rank() + by_function["beyond"].rank()
+best = heads.assign(p=heads[["p_rise", "p_patch"]].max(axis=1), rank=-ranks).sort_values(["p", "rank"])
+best = best.groupby("function", sort=False).head(3)
 best = best.assign(head=best["layer"].astype(str) + "." + best["head"].astype(str))
 best = best.replace({"function": SHORT})
 show(best[["function", "head", "rise", "rise_over_none", "p_rise", "latent"]], digits=3)

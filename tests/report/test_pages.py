@@ -19,7 +19,17 @@ from cogvsr_utils.pipeline import baselines, measured, planted, validation
 from cogvsr_utils.pipeline.experiment import Experiment
 from cogvsr_utils.report import effect_figures, figures, head_figures
 from cogvsr_utils.report.figures import SHORT
-from cogvsr_utils.report.pages import agreement, damage_cells, measured_note, pair_cells, paragraph, show, span, verdict
+from cogvsr_utils.report.pages import (
+    agreement,
+    damage_cells,
+    measured_note,
+    pair_cells,
+    paragraph,
+    show,
+    span,
+    verdict,
+    with_interval,
+)
 
 RNG = np.random.default_rng(0)
 
@@ -231,3 +241,9 @@ def test_words_do_not_tell_the_function_of_crossed_steps():
     gate = measured.table(Experiment("nano-internvl"), baselines.text_gate[CROSSED[SELECTION]]).set_index("predictor")
     majority = gate.loc["majority", "accuracy"]
     assert len(gate) == 3 and (gate["accuracy"] <= majority + 0.05).all() and majority < 0.25
+
+
+def test_a_missing_value_is_a_dash():
+    table = pd.DataFrame({"x": [0.5, np.nan], "ci_low": [0.4, np.nan], "ci_high": [0.6, np.nan]})
+    first, missing = with_interval(table, "x")["x"]
+    assert first.startswith("50.0%") and missing == "–"
