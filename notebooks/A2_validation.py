@@ -93,7 +93,7 @@ head_maps(table, "effect")
 #
 # For one function first: the heads that the probe reads, and the heads whose ablation hurts.
 
-# %% mystnb={"image": {"alt": "Two layer by head maps for spatial perception side by side: importance of each head, and what ablating it does to right answers"}, "figure": {"caption": "Spatial perception: the paper's importance of each head (left), and the change of right answers' log-probability with the head ablated alone (right; red hurts).", "name": "fig-pair"}}
+# %% mystnb={"image": {"alt": "Two layer by head maps for spatial perception side by side: importance of each head, and what ablating it does to right answers"}, "figure": {"caption": "Spatial perception: the paper's importance of each head (left), and the change of right answers' log-probability with the head ablated alone (right; red hurts).", "name": "fig-read-and-hurt"}}
 map_pair(table, SPATIAL[0])
 
 # %% [markdown]

@@ -224,3 +224,9 @@ def test_the_package_prints_nothing_and_lines_end_at_120():
     for path in [ROOT / "Snakefile", *code]:
         lines = [line for line in path.read_text().splitlines() if not line.startswith("# %%")]  # headers are one line
         assert all(len(line) <= 120 for line in lines), path
+
+
+def test_figures_have_names_of_their_own():
+    sources = [*NOTEBOOKS, *(ROOT / "book").glob("*.md")]
+    names = [name for path in sources for name in re.findall(r'(?:"name": "|:name: )(fig-[\w-]+)', path.read_text())]
+    assert len(names) > 20 and len(names) == len(set(names)), sorted(names)
