@@ -160,14 +160,14 @@ quote(
 passes = parts.set_index("part")["share"][["vision tower", "decoder over prompts"]].sum()
 bound = times["answering and reading"] / passes
 paragraph(
-    f"Reading every head takes {ratio[speed.CAPTURE]:.2f} times the bare pass. Beside the sequential baseline, answering "
-    f"and reading together are {times['answering and reading']:.1f} times as fast, reading with the replies known "
-    f"{times['reading, the replies known']:.1f} times. Of answering {passes:.0%} are passes of the vision tower and of "
-    f"the decoder over prompts, which on a CPU no batch lessens: if all else took no time, about {bound:.1f} times the "
-    f"baseline could be reached, {'fewer' if bound < 10 else 'more'} than the ten that this package aims at. A sweep "
-    f"over heads is {times['sweep over single heads']:.1f} times as fast as one run a head. A vision tower with all its "
-    f"windows at once is {tower['ratio'].iloc[1]:.2f} times as fast as with one by one. 1,000 permutations of the max-T "
-    f"test at a 7B model's shape take {minutes:.1f} CPU minutes."
+    f"Reading every head takes {ratio[speed.CAPTURE]:.2f} times the bare pass. Beside the sequential baseline, "
+    f"answering and reading together are {times['answering and reading']:.1f} times as fast, reading with the "
+    f"replies known {times['reading, the replies known']:.1f} times. Of answering {passes:.0%} are passes of the "
+    "vision tower and of the decoder over prompts, which on a CPU no batch lessens: if all else took no time, about "
+    f"{bound:.1f} times the baseline could be reached, {'fewer' if bound < 10 else 'more'} than the ten that this "
+    f"package aims at. A sweep over heads is {times['sweep over single heads']:.1f} times as fast as one run a head. "
+    f"A vision tower with all its windows at once is {tower['ratio'].iloc[1]:.2f} times as fast as with one by one. "
+    f"1,000 permutations of the max-T test at a 7B model's shape take {minutes:.1f} CPU minutes."
 )
 
 # %% [markdown]
