@@ -83,9 +83,9 @@ show(with_interval(trends, "slope", "low", "high", "+.3f")[columns], digits=3)
 #
 # The first token of every step's reply, with the edit and without: the Kullback–Leibler divergence between the two
 # distributions, on each function's steps, as they are asked and without their picture. Emphasis is at the strengths
-# tuned on split B, *attend* doubles the spatial heads' attention to the picture; as many random heads of the same layers
-# are ablated beside the spatial ones (one draw). A divergence
-# is never below 0, so it is to be compared: between functions, and with the random heads.
+# tuned on split B, *attend* doubles the spatial heads' attention to the picture; as many random heads of the same
+# layers are ablated beside the spatial ones (one draw). A divergence is never below 0, so it is to be compared: between
+# functions, and with the random heads.
 
 # %% tags=["hide-input"] mystnb={"image": {"alt": "For each function the divergence of the reply's first token under ablation of spatial and of random heads, scaling, steering and attention, with pictures and without, with intervals"}, "figure": {"caption": "Divergence of the first token of replies, in nats, by function and edit; 95 % over scenes.", "name": "fig-side-effects"}}
 effects = table(experiment, doses.side_effects)
