@@ -148,16 +148,12 @@ n_rising = rising.groupby("function", sort=False)[parts].sum().rename(index=SHOR
 show(n_rising.assign(heads=len(heads) // len(SPATIAL)))
 
 # %% [markdown]
-# The three heads of each function that come nearest, by the larger of their two p values and then by their ranks: what
-# they read, then what they carry.
+# The three heads that come nearest to being latent, for either function: what they read, then what they carry.
 
 # %% tags=["hide-input"]
-by_function = heads.groupby("function")
-ranks = by_function["rise"].rank() + by_function["beyond"].rank()
-best = heads.assign(p=heads[["p_rise", "p_patch"]].max(axis=1), rank=-ranks).sort_values(["p", "rank"])
-best = best.groupby("function", sort=False).head(3)
-best = best.assign(head=best["layer"].astype(str) + "." + best["head"].astype(str))
-best = best.replace({"function": SHORT})
+nearest = [f"{layer}.{head}" for layer, head in activation.chosen_heads(heads)[1][:3]]
+best = heads.assign(head=heads["layer"].astype(str) + "." + heads["head"].astype(str)).replace({"function": SHORT})
+best = best[best["head"].isin(nearest)]
 show(best[["function", "head", "rise", "rise_over_none", "p_rise", "latent"]], digits=3)
 
 # %% tags=["hide-input"]

@@ -76,17 +76,8 @@ def _draw(index: int) -> tuple[Chat, np.ndarray, np.ndarray, SceneView]:
     places = zip(scene.things, boxes(owner, len(scene.things)), strict=True)
     things = [{"color": thing.color, "shape": thing.shape, "box": box and tuple(box)} for thing, box in places]
     direct = sort == "grey" or (sort == "chain" and rng.random() < DIRECT)
-    item = Item(
-        "",
-        "synth",
-        "",
-        asked.question,
-        asked.answer,
-        "",
-        [] if direct else asked.steps,
-        image=_png(picture),
-        meta={"things": things},
-    )
+    item = Item("", "synth", "", asked.question, asked.answer, "", [] if direct else asked.steps,
+                image=_png(picture), meta={"things": things})  # fmt: skip
     named, _ = cues.boxes_asked_about([item])
     if marked is not None:
         named = {"": [("", things[scene.things.index(marked)]["box"])]}

@@ -58,12 +58,8 @@ from cogvsr_utils.paths import NANO, RESULTS
 
 DENSE_WEIGHT = 0.5  # of what early blocks are to know beside the answers
 KNOWN_AFTER = {"heading": 1, "plan": 1, "number": 2, "task": 3}  # the block that is to know it
-RATES = {
-    "scratch": (0.015, 1e-3),
-    "grown": (0.01, 1e-3),
-    "divided": (0.006, 7e-4),
-    "trained": (0.006, 5e-4),
-}  # by start
+# Of Muon and AdamW, by start.
+RATES = {"scratch": (0.015, 1e-3), "grown": (0.01, 1e-3), "divided": (0.006, 7e-4), "trained": (0.006, 5e-4)}
 TOWER_RATES = {"scratch": 0.01, "trained": 0.004}  # of Muon
 FAMILIES = {"nano-internvl": internvl, "nano-qwen2_5_vl": qwen2_5_vl, "nano-mllama": mllama}
 
@@ -327,9 +323,8 @@ def main(
         trained = load_vlm(parent, device="cpu")
         grow(trained.model.float(), model, trained.tokenizer.get_vocab(), tokenizer.get_vocab())
         old, new = (m.config.get_text_config() for m in (trained.model, model))
-        copied = (
-            getattr(new, "head_dim", None) is not None
-        )  # else heads were divided, which costs part of what was known
+        # A family that fixes no width of a head got more of them by dividing, which costs part of what was known.
+        copied = getattr(new, "head_dim", None) is not None
         same = old.num_attention_heads == new.num_attention_heads
         start = "trained" if same else "grown" if copied else "divided"
     else:

@@ -51,39 +51,20 @@ class Substep:
 
 def column(t: Thing) -> Substep:
     """In which column (1 to 5) a thing is."""
-    return Substep(
-        f"column {t.color}",
-        SPATIAL_PERCEPTION,
-        f"Which column is the {t.name} in?",
-        str(t.column),
-        family="column",
-        short=f"And the {t.name}?",
-    )
+    return Substep(f"column {t.color}", SPATIAL_PERCEPTION, f"Which column is the {t.name} in?", str(t.column),
+                 family="column", short=f"And the {t.name}?")  # fmt: skip
 
 
 def row(t: Thing) -> Substep:
     """In which row (1 to 5) a thing is."""
-    return Substep(
-        f"row {t.color}",
-        SPATIAL_PERCEPTION,
-        f"Which row is the {t.name} in?",
-        str(t.row),
-        family="row",
-        short=f"And the {t.name}?",
-    )
+    return Substep(f"row {t.color}", SPATIAL_PERCEPTION, f"Which row is the {t.name} in?", str(t.row),
+                 family="row", short=f"And the {t.name}?")  # fmt: skip
 
 
 def size_of(t: Thing) -> Substep:
     """Whether a thing is small or large."""
-    return Substep(
-        f"size {t.color}",
-        LOW_LEVEL,
-        f"What size is the {t.name}?",
-        t.size,
-        tuple(SIZES),
-        family="size",
-        short=f"And the {t.name}?",
-    )
+    return Substep(f"size {t.color}", LOW_LEVEL, f"What size is the {t.name}?", t.size, tuple(SIZES),
+                 family="size", short=f"And the {t.name}?")  # fmt: skip
 
 
 def points(t: Thing) -> Substep:
