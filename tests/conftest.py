@@ -53,16 +53,6 @@ def asked(tmp_path_factory):
         steps = [Step("what color is the cube?", "red", "closed", None, "Low-Level Visual Perception"),
                  Step("how many cones are there on the left?", "2", "int", None, "Math Reasoning"),
                  Step("is it large?", "yes", "yesno", None, "Knowledge Recall")][: 2 + number % 2]  # fmt: skip
-        found.append(
-            Item(
-                str(number),
-                "synth",
-                str(number),
-                "is the cube behind the sphere?",
-                "yes",
-                "yesno",
-                steps,
-                image=str(path),
-            )
-        )
+        found.append(Item(str(number), "synth", str(number), "is the cube behind the sphere?", "yes", "yesno", steps,
+                          image=str(path)))  # fmt: skip
     return found

@@ -171,13 +171,8 @@ def llava():
 
 def vipllava():
     """In place of PaliGemma where a chat is read in one pass, which takes a causal model."""
-    return _llava(
-        tf.VipLlavaConfig,
-        tf.LlavaProcessor,
-        LlavaImageProcessorPil(**CROPPED),
-        tf.LlamaConfig,
-        vision_feature_layers=[-1, -2],
-    )
+    return _llava(tf.VipLlavaConfig, tf.LlavaProcessor, LlavaImageProcessorPil(**CROPPED), tf.LlamaConfig,
+                  vision_feature_layers=[-1, -2])  # fmt: skip
 
 
 def llava_next():
@@ -271,14 +266,8 @@ def mllama():
 
 def mistral3():
     """The family's own PixtralProcessor needs torchvision; LightOnOCR's does the same but for marks between rows."""
-    tokens = tokenizer(
-        "[IMG]",
-        "[IMG_BREAK]",
-        "[IMG_END]",
-        image_token="[IMG]",
-        image_break_token="[IMG_BREAK]",
-        image_end_token="[IMG_END]",
-    )
+    tokens = tokenizer("[IMG]", "[IMG_BREAK]", "[IMG_END]", image_token="[IMG]", image_break_token="[IMG_BREAK]",
+                       image_end_token="[IMG_END]")  # fmt: skip
     config = tf.Mistral3Config(
         vision_config=tf.PixtralVisionConfig(**VISION | dict(image_size=2 * TILE)),
         text_config=tf.MistralConfig(**wide(tokens)),
@@ -294,9 +283,8 @@ def mistral3():
 
 def llama4():
     """A dense layer and one of experts."""
-    tokens = tokenizer(
-        "<|image|>", "<|image_start|>", "<|image_end|>", "<|patch|>", "<|tile_x_separator|>", "<|tile_y_separator|>"
-    )
+    tokens = tokenizer("<|image|>", "<|image_start|>", "<|image_end|>", "<|patch|>", "<|tile_x_separator|>",
+                       "<|tile_y_separator|>")  # fmt: skip
     start, end, patch = tokens.convert_tokens_to_ids(["<|image_start|>", "<|image_end|>", "<|patch|>"])
     shuffled = dict(intermediate_size=4 * HIDDEN, vision_output_dim=HIDDEN, projector_input_dim=HIDDEN,
                     projector_output_dim=HIDDEN)  # fmt: skip

@@ -85,24 +85,10 @@ def test_shards_of_a_benchmark_run_as_jobs_of_one_gpu_each(node, small_set, tmp_
     for name in ("spatialeval", "spatial457", "3dsrbench", "cogvsr"):
         shutil.rmtree(clone / "copies" / name)
     done = snakemake(
-        clone,
-        "--profile",
-        "profiles/slurm",
-        "--default-resources",
-        "mem_mb=1500",
-        "cpus_per_task=1",
-        "--slurm-status-command",
-        "squeue",
-        "--slurm-init-seconds-before-status-checks",
-        "5",
-        "--slurm-no-account",
-        "--config",
-        "source=mine/items.jsonl",
-        "data_root=copies",
-        "shards=2",
-        "--",
-        "benchmarks",
-    )
+        clone, "--profile", "profiles/slurm", "--default-resources", "mem_mb=1500", "cpus_per_task=1",
+        "--slurm-status-command", "squeue", "--slurm-init-seconds-before-status-checks", "5", "--slurm-no-account",
+        "--config", "source=mine/items.jsonl", "data_root=copies", "shards=2", "--", "benchmarks",
+    )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
     shards = sorted((clone / "results").rglob("benchmarks/vsr/?-of-2.parquet"))
     replies = pd.concat([pd.read_parquet(path) for path in shards])

@@ -33,15 +33,9 @@ def made_up(change, draws=19):
     moved = table["change"].to_numpy()[:, None] * own + rng.normal(0, 0.01, (len(table), len(own)))
     log_prob = np.concatenate([np.zeros((1, len(own))), moved])
     return doses.DosedScores(
-        log_prob > -0.5,
-        log_prob,
-        table["method"].to_numpy(),
-        table["heads"].to_numpy(),
-        table["draw"].to_numpy(),
-        table["dose"].to_numpy(),
-        function,
-        group,
-    )
+        log_prob > -0.5, log_prob, table["method"].to_numpy(), table["heads"].to_numpy(), table["draw"].to_numpy(),
+        table["dose"].to_numpy(), function, group,
+    )  # fmt: skip
 
 
 def trends(change, draws=19):
@@ -87,11 +81,8 @@ def test_doses_are_run_as_they_are_named(small_set, vlm, monkeypatch, tmp_path):
     monkeypatch.setattr(doses, "FACTORS", (0.5, 2.0))
     monkeypatch.setattr(doses, "STRENGTHS", (-1.0, 1.0))
     experiment = Experiment("nano-internvl", profile=FEW, source=str(small_set))
-    rankings = Rankings(
-        np.array(sorted(NAMES)),
-        np.array(vlm.heads.pairs),
-        {IMPORTANCE: np.random.default_rng(0).random((8, len(vlm.heads)))},
-    )
+    rankings = Rankings(np.array(sorted(NAMES)), np.array(vlm.heads.pairs),
+                        {IMPORTANCE: np.random.default_rng(0).random((8, len(vlm.heads)))})  # fmt: skip
     items = experiment.items("A")[:6]
     replies = judge(answer(vlm, items, progress=False))
     kept = capture(vlm, items, store=tmp_path / "store", answers=replies, progress=False)

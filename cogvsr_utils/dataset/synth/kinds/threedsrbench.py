@@ -38,14 +38,10 @@ def closer(view: SceneView, a: Thing, b: Thing, word: str) -> QuestionTemplate:
     near, far = (a, b) if depth(a, b) == "front" else (b, a)
     known = "lower" if word == "closer to" else "higher"
     return _one_of_two(
-        f"Which is {word} the camera",
-        a,
-        b,
-        near if word == "closer to" else far,
-        row,
+        f"Which is {word} the camera", a, b, near if word == "closer to" else far, row,
         ("lower", "Which of the two is in the lower row?", near),
         ("close", KNOWLEDGE, f"Is {word} the camera a lower or a higher row?", known, ("lower", "higher")),
-    )
+    )  # fmt: skip
 
 
 def higher_candidates(view: SceneView) -> Candidates:
@@ -62,14 +58,10 @@ def higher(view: SceneView, a: Thing, b: Thing, word: str) -> QuestionTemplate:
     """Which of two things reaches higher, or less high."""
     large, small = (a, b) if a.size == "large" else (b, a)
     return _one_of_two(
-        f"Which reaches {word}",
-        a,
-        b,
-        large if word == "higher" else small,
-        size_of,
+        f"Which reaches {word}", a, b, large if word == "higher" else small, size_of,
         ("larger", "Which of the two is larger?", large),
         ("reach", KNOWLEDGE, f"Does a large object reach {word}?", yes(word == "higher"), YES_NO),
-    )
+    )  # fmt: skip
 
 
 def _one_of_two(question: str, a: Thing, b: Thing, answer: Thing, measure: Callable, compared: tuple, known: tuple):
@@ -97,17 +89,10 @@ def facing(view: SceneView, a: Thing, b: Thing, c: Thing, target: Thing) -> Ques
     """Which of two things a cone points at."""
     question = f"Which object does the {a.name} point at, the {b.name} or the {c.name}?"
     core = [points(a)] + [
-        Substep(
-            f"where {t.color}",
-            RELATIONAL_REASONING,
-            f"Which side of the {a.name} is the {t.name} on?",
-            main_side(t, a),
-            SIDES,
-            family="where",
-            short=f"And the {t.name}?",
-        )
+        Substep(f"where {t.color}", RELATIONAL_REASONING, f"Which side of the {a.name} is the {t.name} on?",
+                main_side(t, a), SIDES, family="where", short=f"And the {t.name}?")
         for t in (b, c)
-    ]
+    ]  # fmt: skip
     optional = [decide(target.name, *(step.key for step in core), question="So which one is it?")]
     return QuestionTemplate(question, (b.name, c.name), [a, b, c], core, optional, target.name)
 
