@@ -217,33 +217,37 @@ class Mixture:
     cued: float = 0.0
 
 
+# What is learnt until which share of the training is done, by start.
+CHAINS = Mixture(recall=0.015, drills=0.15, tasks=0.3, crossed=0.4, numbered=0.05, hints=0.01, benchmarks=0.2,
+                 cued=0.45)  # fmt: skip
+TASKS_FIRST = Mixture(recall=0.05, drills=0.1, tasks=0.8, crossed=0.7, numbered=0.4, hints=0.03)
+MIXTURES = {
+    "scratch": (
+        (0.2, Mixture(recall=0.1, drills=0.75, tasks=0.2, crossed=0.4, numbered=0.8)),
+        (0.35, Mixture(recall=0.2, drills=0.45, tasks=0.7, crossed=0.6, numbered=0.7, hints=0.1)),
+        (0.65, TASKS_FIRST),
+        (1.0, CHAINS),
+    ),
+    "grown": (
+        (0.15, Mixture(recall=0.3, drills=0.2, tasks=0.8, crossed=0.8, numbered=0.7, hints=0.1)),
+        (0.5, TASKS_FIRST),
+        (0.75, Mixture(recall=0.02, drills=0.04, tasks=0.7, crossed=0.5, numbered=0.1, hints=0.02)),
+        (1.0, CHAINS),
+    ),
+    "divided": (
+        (0.2, Mixture(recall=0.1, drills=0.5, tasks=0.4, crossed=0.5, numbered=0.8, hints=0.1)),
+        (0.6, TASKS_FIRST),
+        (1.0, CHAINS),
+    ),
+    "trained": ((1.0, CHAINS),),
+}
+
+
 def mixture(progress: float, start: str) -> Mixture:
     """What is learnt when ``progress`` (0 to 1) of the training is done: plain questions about things first, since all
     else rests on them, then tasks, then whole chains. A ``grown`` model knows the plain ones already, one whose heads
     were ``divided`` has to find back to them, a ``trained`` one has learnt all."""
-    if start == "trained":
-        return Mixture(
-            recall=0.015, drills=0.15, tasks=0.3, crossed=0.4, numbered=0.05, hints=0.01, benchmarks=0.2, cued=0.45
-        )
-    if start == "grown":
-        if progress < 0.15:
-            return Mixture(recall=0.3, drills=0.2, tasks=0.8, crossed=0.8, numbered=0.7, hints=0.1)
-        if progress < 0.5:
-            return Mixture(recall=0.05, drills=0.1, tasks=0.8, crossed=0.7, numbered=0.4, hints=0.03)
-        if progress < 0.75:
-            return Mixture(recall=0.02, drills=0.04, tasks=0.7, crossed=0.5, numbered=0.1, hints=0.02)
-        return Mixture(recall=0.02, drills=0.12, tasks=0.4, crossed=0.4, numbered=0.1, hints=0.02)
-    if start == "divided":
-        if progress < 0.2:
-            return Mixture(recall=0.05, drills=0.5, tasks=0.2, crossed=0.3, numbered=0.8, hints=0.1)
-        if progress < 0.6:
-            return Mixture(recall=0.05, drills=0.3, tasks=0.5, crossed=0.6, numbered=0.5, hints=0.05)
-        return Mixture(recall=0.02, drills=0.12, tasks=0.4, crossed=0.4, numbered=0.1, hints=0.02)
-    if progress < 0.35:
-        return Mixture(recall=0.1, drills=0.75, tasks=0.2, crossed=0.4, numbered=0.8)
-    if progress < 0.55:
-        return Mixture(recall=0.2, drills=0.45, tasks=0.7, crossed=0.6, numbered=0.7)
-    return Mixture(recall=0.03, drills=0.1, tasks=0.5, crossed=0.6, numbered=0.2)
+    return next(mix for end, mix in MIXTURES[start] if progress < end)
 
 
 def draw_chats(

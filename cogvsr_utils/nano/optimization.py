@@ -1,6 +1,7 @@
 """How a stage of training runs: optimizers, learning rates, checkpoints.
 
 mixed_precision(device)                  matrices in bfloat16, attention on a CPU in float32
+drawn(draw, steps, device)               what each step learns from, drawn ahead beside a GPU
 run_stage(name, folder, modules, ...)    the loop of a stage, resumed from its checkpoint
 
 Hidden matrices are trained with Muon (https://kellerjordan.github.io/posts/muon/), the rest with AdamW.
@@ -9,14 +10,17 @@ Hidden matrices are trained with Muon (https://kellerjordan.github.io/posts/muon
 import json
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 from torch.overrides import TorchFunctionMode
+from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from cogvsr_utils.files import replacing
@@ -101,6 +105,30 @@ def mixed_precision(device: torch.device) -> Iterator[None]:
         yield
 
 
+@dataclass(frozen=True)
+class Draws(Dataset):
+    """What a stage learns from, by step."""
+
+    draw: Callable[[int], Any]
+
+    def __getitem__(self, step: int) -> Any:
+        """What ``step`` learns from."""
+        return self.draw(step)
+
+
+def drawn(draw: Callable[[int], Any], steps: range, device: torch.device) -> Iterable:
+    """``draw`` of every step, in order. Beside a GPU other processes draw ahead, since it would wait for them; on a CPU
+    they would take its cores."""
+    n_workers = 2 if device.type == "cuda" else 0
+    context = "fork" if n_workers else None  # so that scenes are shared, not sent
+    return DataLoader(Draws(draw), batch_size=None, sampler=steps, num_workers=n_workers,
+                      multiprocessing_context=context, collate_fn=_as_drawn)  # fmt: skip
+
+
+def _as_drawn(value):
+    return value
+
+
 class Checkpoint:
     """Everything a stage needs to go on where it stopped, written by write-then-rename."""
 
@@ -134,21 +162,26 @@ def run_stage(
     adam: float,
     decay: float,
     n_steps: int,
-    loss_of: Callable[[int], tuple[float, dict[str, float]]],
+    draw: Callable[[int], Any],
+    loss_of: Callable[[Any], tuple[float, dict[str, float]]],
     every: int = 100,
 ) -> list[dict]:
-    """The loop that all stages share: schedule, update, log, checkpoint. ``loss_of`` leaves the gradients."""
+    """The loop that all stages share: schedule, update, log, checkpoint. ``draw`` gives what a step learns from, and
+    runs elsewhere beside a GPU; ``loss_of`` takes it, and leaves the gradients."""
     path = folder / f"{name}.pt"
     opts = optimizers(modules, muon, adam, decay)
     checkpoint = Checkpoint(path, modules, opts)
     start, log = checkpoint.load()
     window, clock = [], time.time()
-    for step in tqdm(range(start, n_steps), initial=start, total=n_steps, desc=name):
+    steps = range(start, n_steps)
+    device = next(parameter.device for module in modules.values() for parameter in module.parameters())
+    batches = zip(steps, drawn(draw, steps, device), strict=True)
+    for step, batch in tqdm(batches, initial=start, total=n_steps, desc=name):
         for opt, rate in zip(opts, (muon, adam), strict=True):
             opt.param_groups[0]["lr"] = rate * schedule(step, n_steps)
         for opt in opts:
             opt.zero_grad()
-        loss, figures = loss_of(step)
+        loss, figures = loss_of(batch)
         for opt in opts:
             opt.step()
         window.append({"loss": loss, **figures})

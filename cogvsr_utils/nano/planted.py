@@ -32,7 +32,7 @@ from cogvsr_utils.models.vlm import VLM
 from cogvsr_utils.nano.chats import EncodedChat, Mixture, draw_chats, encode, padded
 from cogvsr_utils.nano.data import load_scenes
 from cogvsr_utils.nano.optimization import mixed_precision, run_stage
-from cogvsr_utils.nano.train import FAMILIES, Training, features_of, save
+from cogvsr_utils.nano.train import FAMILIES, PARTS, Training, features_of, save
 from cogvsr_utils.paths import NANO, RESULTS
 
 Head = tuple[int, int]
@@ -165,11 +165,10 @@ def plant(
     views: Sequence[SceneView],
     n_steps: int,
     batch: int = 28,
-    parts: int = 4,
 ) -> list[dict]:
     """Train on so that the heads of ``truth``, and only they, carry their functions; returns the log."""
     family, model, tokenizer = training.family, training.model, training.tokenizer
-    end_id, heads = tokenizer.eos_token_id, vlm.heads.pairs
+    end_id, heads, device = tokenizer.eos_token_id, vlm.heads.pairs, training.device
     switches = {}  # of the part that runs
 
     def hook_for(name, columns):
@@ -183,7 +182,7 @@ def plant(
 
     def answers_of(chats, conditions):
         """Logits of the answers' tokens, what they are to be, and whether only some heads read there."""
-        ids, row, place, turn = padded(chats, tokenizer.pad_token_id, model.device)
+        ids, row, place, turn = padded(chats, tokenizer.pad_token_id, device)
         functions = [functions_of(chat) for chat in chats]
         function = torch.tensor([functions[r][t] for r, t in zip(row.tolist(), turn.tolist(), strict=True)])
         unknown = torch.tensor(
@@ -194,19 +193,26 @@ def plant(
         )
         # The main question rests on all functions, so it is not learnt where one of them is unknown.
         bereft = torch.tensor([bool(conditions[r].unknown) for r in row.tolist()])
-        switches["rows"], switches["reading"] = row_switches(vlm, conditions), answer_switches(vlm, conditions)
+        reading = torch.tensor([conditions[r].reading is not None for r in row.tolist()]) & (function < MAIN)
+        counted = ~(bereft & (function == MAIN))
+        unknown, function, counted, reading = (each.to(device) for each in (unknown, function, counted, reading))
+        switches["rows"] = row_switches(vlm, conditions).to(device)
+        switches["reading"] = answer_switches(vlm, conditions).to(device)
         switches["answers"] = row, place, function.clamp(max=MAIN)
-        with projection_hooks(vlm, hook_for), mixed_precision(model.device):
+        with projection_hooks(vlm, hook_for), mixed_precision(device):
             seen = family.project(model, features[[chat.scene for chat in chats]].float())
             logits = model.lm_head(family.decode(model, ids, seen)[row, place]).float()
-        reading = torch.tensor([conditions[r].reading is not None for r in row.tolist()]) & (function < MAIN)
-        return logits, ids[row, place + 1], unknown, function, ~(bereft & (function == MAIN)), reading
+        return logits, ids[row, place + 1], unknown, function, counted, reading
 
-    def loss_of(step):
+    def draw(step):
         rng = np.random.default_rng([training.seed, 5, step])
         chats = encode(tokenizer, family.PREFIX, draw_chats(names, views, rng, batch, MIXTURE))
-        conditions = [draw_condition(truth, heads, rng) for _ in chats]
+        return chats, [draw_condition(truth, heads, rng) for _ in chats]
+
+    def loss_of(drawn):
+        chats, conditions = drawn
         # Chats come sorted by length, so that parts of them have little padding.
+        parts = PARTS[device.type]
         cuts = [number * len(chats) // parts for number in range(parts + 1)]
         each = [answers_of(chats[a:b], conditions[a:b]) for a, b in pairwise(cuts)]
         logits, *aims, reading = map(torch.cat, zip(*each, strict=True))
@@ -219,7 +225,7 @@ def plant(
         sides = {"right": words & ~unknown & ~reading, "reading": words & reading, "unknown": words & unknown}
         return loss.item(), {name: hit[side].float().mean().item() for name, side in sides.items() if side.any()}
 
-    return run_stage("planted", training.folder, family.learners(model), 0.006, 4e-4, 0.1, n_steps, loss_of)
+    return run_stage("planted", training.folder, family.learners(model), 0.006, 4e-4, 0.1, n_steps, draw, loss_of)
 
 
 def main(
@@ -230,12 +236,13 @@ def main(
     n_steps: int = 900,
     seed: int = 0,
     target: str = "",
+    device: str = "",
 ) -> None:
     """Train the shipped model of FAMILY on, or PARENT, which an earlier run saved, so that known heads carry each
     function; save it under data/nano/planted-VARIANT."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    vlm = load_vlm(parent or family, device="cpu")
-    vlm.model.float().train()
+    vlm = load_vlm(parent or family, device=device or None, dtype=torch.float32)
+    vlm.model.train()
     truth = draw_heads(variant, vlm.heads.pairs, np.random.default_rng([seed, 3]))
     folder = RESULTS / "nano" / f"planted-{variant}-{digest(str((family, parent, n_scenes, n_steps, seed)))}"
     folder.mkdir(parents=True, exist_ok=True)

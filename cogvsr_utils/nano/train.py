@@ -60,6 +60,7 @@ DENSE_WEIGHT = 0.5  # of what early blocks are to know beside the answers
 KNOWN_AFTER = {"heading": 1, "plan": 1, "number": 2, "task": 3}  # the block that is to know it
 # Of Muon and AdamW, by start.
 RATES = {"scratch": (0.015, 1e-3), "grown": (0.01, 1e-3), "divided": (0.006, 7e-4), "trained": (0.006, 5e-4)}
+PARTS = {"cpu": 4, "cuda": 1}  # that a batch of chats goes through in
 TOWER_RATES = {"scratch": 0.01, "trained": 0.004}  # of Muon
 FAMILIES = {"nano-internvl": internvl, "nano-qwen2_5_vl": qwen2_5_vl, "nano-mllama": mllama}
 
@@ -161,27 +162,31 @@ def train_tower(
         width = family.tower_features(model, pixels(images[:1], device)).shape[-1]
     heads = torch.nn.Linear(width, sum(TARGETS.values())).to(device)
 
-    def loss_of(step):
+    def draw(step):
         rows = np.random.default_rng([training.seed, 1, step]).integers(len(images), size=batch)
+        return images[rows], targets[rows]
+
+    def loss_of(drawn):
+        some, shown = drawn
         with mixed_precision(device):
-            hidden = family.tower_features(model, pixels(images[rows], device))[:, -64:]
+            hidden = family.tower_features(model, pixels(some, device))[:, -64:]
         scores = heads(hidden.float()).flatten(0, 1).split(list(TARGETS.values()), dim=1)
-        truth = torch.from_numpy(targets[rows]).to(device).long().flatten(0, 1)
+        truth = torch.from_numpy(shown).to(device).long().flatten(0, 1)
         total, figures = patch_loss(dict(zip(TARGETS, scores, strict=True)), truth, ground=0.1)
         total.backward()
         return total.item(), figures
 
     modules = {"tower": family.tower(model), "targets": heads}
-    return run_stage("tower", training.folder, modules, muon, 1.5e-3, 0.0, n_steps, loss_of)
+    return run_stage("tower", training.folder, modules, muon, 1.5e-3, 0.0, n_steps, draw, loss_of)
 
 
 @torch.no_grad()
 def features_of(training: Training, images: np.ndarray, batch: int = 256) -> torch.Tensor:
-    """The tower's features of every image, in half precision; the tower no longer changes."""
+    """The tower's features of every image, in half precision, where the model is; the tower no longer changes."""
     family, model, device, out = training.family, training.model, training.device, []
     for i in tqdm(range(0, len(images), batch), desc="features"):
         with mixed_precision(device):
-            out.append(family.tower_features(model, pixels(images[i : i + batch], device)).to(torch.bfloat16).cpu())
+            out.append(family.tower_features(model, pixels(images[i : i + batch], device)).to(torch.bfloat16))
     return torch.cat(out)
 
 
@@ -198,16 +203,19 @@ def train_projector(
     others = torch.nn.Linear(embed.shape[1], sum(v for k, v in TARGETS.items() if k not in words)).to(device)
     widths = [v for k, v in TARGETS.items() if k not in words]
 
-    def loss_of(step):
+    def draw(step):
         rng = np.random.default_rng([training.seed, 3, step])
-        rows = rng.integers(len(features), size=batch)
-        tokens = family.project(model, features[torch.from_numpy(rows)].to(device).float())
-        tokens = tokens[:, -len(family.PATCHES) :].flatten(0, 1)
+        rows = rng.integers(len(targets), size=batch)
         patches = targets[rows][:, family.PATCHES]  # (batch, image tokens, patches, targets)
         # Of a token's patches, one that shows a thing if any does.
         pick = (rng.random(patches.shape[:3]) + (patches[..., 0] > 0)).argmax(2)
-        truth = np.take_along_axis(patches, pick[:, :, None, None], 2)[:, :, 0]
-        truth = torch.from_numpy(truth).to(device).long().flatten(0, 1)
+        return rows, np.take_along_axis(patches, pick[:, :, None, None], 2)[:, :, 0]
+
+    def loss_of(drawn):
+        rows, truth = map(torch.from_numpy, drawn)
+        tokens = family.project(model, features[rows.to(features.device)].float())
+        tokens = tokens[:, -len(family.PATCHES) :].flatten(0, 1)
+        truth = truth.to(device).long().flatten(0, 1)
         scores = {k: tokens @ v.T / embed.shape[1] ** 0.5 for k, v in scales.items()}
         scores |= dict(zip([k for k in TARGETS if k not in words], others(tokens).split(widths, dim=1), strict=True))
         total, figures = patch_loss({name: scores[name] for name in TARGETS}, truth, ground=1.0)
@@ -216,7 +224,7 @@ def train_projector(
         return total.item(), figures
 
     modules = {"projector": family.learners(model)["projector"], "targets": others}
-    return run_stage("projector", training.folder, modules, 0.01, 1e-3, 0.0, n_steps, loss_of)
+    return run_stage("projector", training.folder, modules, 0.01, 1e-3, 0.0, n_steps, draw, loss_of)
 
 
 def train_decoder(
@@ -228,13 +236,13 @@ def train_decoder(
     n_steps: int,
     start: str = "scratch",
     batch: int = 40,
-    parts: int = 4,
 ) -> list[dict]:
     """Stage three: the projector and the decoder learn to answer, the tower stays as it is. ``features`` are those of
     the scenes' pictures and, after them, of the chats with cues.
 
-    A batch is sorted by length and goes through in parts, so that little of it is padding.
+    A batch is sorted by length and goes through in parts, so that little of it is padding; a GPU is quicker at once.
     """
+    parts = PARTS[training.device.type]
     family, model, tokenizer, device = training.family, training.model, training.tokenizer, training.device
     pad_id, learners = tokenizer.pad_token_id, family.learners(model)
     early = EarlyBlocks(learners["decoder"], model.get_input_embeddings().weight.shape[1]).to(device)
@@ -243,10 +251,12 @@ def train_decoder(
         beside_cues[(cued.targets[..., 0] != number).all(1), tokenizer.convert_tokens_to_ids(color)] = 0
     headings = torch.cat([cone_headings(scene_views, tokenizer), beside_cues])
 
-    def loss_of(step):
+    def draw(step):
         rng = np.random.default_rng([training.seed, 2, step])
-        drawn = draw_chats(view_names, scene_views, rng, batch, mixture(step / n_steps, start), cued.chats)
-        chats = encode(tokenizer, family.PREFIX, drawn)
+        chats = draw_chats(view_names, scene_views, rng, batch, mixture(step / n_steps, start), cued.chats)
+        return encode(tokenizer, family.PREFIX, chats)
+
+    def loss_of(chats):
         n_answers = sum(turn >= 0 for chat in chats for turn in chat.turns)
         total, right = 0.0, defaultdict(list)
         for part in range(parts):
@@ -254,7 +264,7 @@ def train_decoder(
             ids, row, place, _ = padded(some, pad_id, device)
             target = ids[row, place + 1]
             with mixed_precision(device):
-                seen = family.project(model, features[[chat.scene for chat in some]].to(device).float())
+                seen = family.project(model, features[[chat.scene for chat in some]].float())
                 hidden = family.decode(model, ids, seen)
                 logits = model.lm_head(hidden[row, place]).float()
             loss = F.cross_entropy(logits, target, reduction="sum") / n_answers
@@ -266,7 +276,9 @@ def train_decoder(
                 right[some[number].kind].append(hit)
         return total, {kind: float(np.mean(hits)) for kind, hits in right.items()}
 
-    return run_stage("decoder", training.folder, learners | {"early": early}, *RATES[start], 0.1, n_steps, loss_of)
+    return run_stage(
+        "decoder", training.folder, learners | {"early": early}, *RATES[start], 0.1, n_steps, draw, loss_of
+    )
 
 
 def vocabulary(scene_views: Sequence[SceneView], view_names: Sequence[str], cued: Sequence[Chat]) -> set[str]:
@@ -317,8 +329,7 @@ def main(
     cued = draw_cued(n_scenes // 4)
     words = vocabulary(scene_views[:3000], view_names[:3000], cued.chats)
     tokenizer = build_tokenizer(words, family.SPECIAL, family.NAMED)
-    model = family.build_model(tokenizer, seed).to(place)
-    training = Training(family, model, tokenizer, folder, seed)
+    model = family.build_model(tokenizer, seed)
     if parent:
         trained = load_vlm(parent, device="cpu")
         grow(trained.model.float(), model, trained.tokenizer.get_vocab(), tokenizer.get_vocab())
@@ -329,6 +340,7 @@ def main(
         start = "trained" if same else "grown" if copied else "divided"
     else:
         start = "scratch"
+    training = Training(family, model.to(place), tokenizer, folder, seed)
     # As many pictures with cues as without, so that marks neither hide what is under them nor go unseen.
     rows = np.resize(np.arange(len(cued.images)), len(images))
     seen = (np.concatenate(pair) for pair in ((images, cued.images[rows]), (targets, cued.targets[rows])))

@@ -1,17 +1,21 @@
-"""On a GPU: the real shape of Qwen2.5-VL-7B, random weights in 4-bit. Writes what it measures to ``data/measured/``.
+"""On a GPU: the real shape of Qwen2.5-VL-7B, random weights in 4-bit. Writes what it measures to ``data/measured/``:
+``speed-<device>.csv`` and ``memory-<device>.csv``.
 
 Random weights say nothing sensible, so replies are forced to be words of a small vocabulary, as many as were asked for.
 """
 
 import re
 
+import pandas as pd
 import pytest
 import torch
 
 from cogvsr_utils.checks.parity import check_parity
-from cogvsr_utils.checks.speed import CAPTURE, compare_methods, finished_chats, throughput
+from cogvsr_utils.checks.speed import BARE, CAPTURE, compare_methods, finished_chats, throughput, tower_benchmark
 from cogvsr_utils.dataset.loading import load_items
+from cogvsr_utils.models.answering import answer
 from cogvsr_utils.models.loading import images_only, load_vlm
+from cogvsr_utils.models.recording import capture
 from cogvsr_utils.models.vlm import VLM
 from cogvsr_utils.models.windows import windowed_attention
 from cogvsr_utils.paths import MEASURED
@@ -77,22 +81,54 @@ def big():
     return VLM("Qwen2.5-VL-7B shape, random weights", pack(model), processor, "4bit")
 
 
-def test_reading_is_what_peers_read(big, small_set):
-    table = compare_methods(big, finished_chats(big, load_items(small_set)[:8], batch_size=8), repeats=1)
-    assert len(big.heads) == TEXT["num_hidden_layers"] * TEXT["num_attention_heads"]
-    assert (table.set_index("method").drop(["bare forward pass", CAPTURE], errors="ignore")["difference"] < 1e-2).all()
+def kept_as(kind):
+    """Where what is measured here is kept."""
+    name = re.sub(r"[^a-z0-9]+", "-", torch.cuda.get_device_name().lower()).strip("-")
+    return MEASURED / f"{kind}-{name}.csv"
 
 
 def test_parity_in_four_bit(big, small_set):
     """All but the share of answers that differ, which says nothing where all words are about as likely."""
     table = check_parity(big, load_items(small_set)[:4]).set_index("check")
-    assert table.drop("answers at batch 1 = in a batch")["passed"].all(), table
+    assert table.drop("answers at batch 1 = in a batch")["passed"].all(), table.to_string()
+
+
+def test_reading_is_what_peers_read(big, small_set):
+    """After parity: pyvene takes all hooks off a model, those of attention maps too."""
+    table = compare_methods(big, finished_chats(big, load_items(small_set)[:8], batch_size=8), repeats=1)
+    assert len(big.heads) == TEXT["num_hidden_layers"] * TEXT["num_attention_heads"]
+    assert (table.set_index("method").drop([BARE, CAPTURE], errors="ignore")["difference"] < 1e-2).all()
 
 
 def test_steps_a_second_are_kept_for_the_page(big, small_set, tmp_path):
-    """Answering and reading, batches found from the memory, beside the sequential baseline: a table for page A1."""
-    table = throughput(big, load_items(small_set)[:48], tmp_path, repeats=1)
-    table = table.assign(device=torch.cuda.get_device_name())
-    name = re.sub(r"[^a-z0-9]+", "-", table["device"].iloc[0].lower()).strip("-")
-    table.to_csv(MEASURED / f"speed-{name}.csv", index=False, float_format="%.5g")
-    assert (table["steps_per_second"] > 0).all() and len(table) == 6
+    """Answering and reading, batches found from the memory, beside the sequential baseline; one pass, read or not; the
+    vision tower, its windows at once or not: a table for page A1."""
+    items = load_items(small_set)
+    whole = throughput(big, items, tmp_path, repeats=2, alone=4)
+    passes = compare_methods(big, finished_chats(big, items[:16]), repeats=5).assign(
+        task="a pass over 16 finished chats", steps=sum(len(item.steps) for item in items[:16])
+    )
+    tower = tower_benchmark(big, items[:16], repeats=5).assign(task="the vision tower over 16 pictures", steps=16)
+    print(tower)
+    parts = pd.concat([passes, tower]).rename(columns={"median": "seconds"})
+    parts["steps_per_second"] = parts["steps"] / parts["seconds"]
+    parts["ratio"] = parts["steps_per_second"] / parts.groupby("task")["steps_per_second"].transform("first")
+    table = pd.concat([whole, parts[list(whole.columns)]]).assign(device=torch.cuda.get_device_name())
+    table.to_csv(kept_as("speed"), index=False, float_format="%.5g")
+    assert (table["steps_per_second"] > 0).all() and {CAPTURE, "batched"} <= set(table["method"])
+
+
+def test_memory_is_kept_for_the_page(big, small_set, tmp_path):
+    """Of the weights, and at most while answering and while reading, in GB."""
+    items, rows = load_items(small_set), [("weights", 0, torch.cuda.memory_allocated())]
+    for size in (16, len(items)):
+        torch.cuda.reset_peak_memory_stats()
+        answers = answer(big, items[:size], batch_size=size, progress=False)
+        rows.append(("answering", size, torch.cuda.max_memory_allocated()))
+        torch.cuda.reset_peak_memory_stats()
+        capture(big, items[:size], store=tmp_path / str(size), answers=answers, batch_size=size, progress=False)
+        rows.append(("reading every head", size, torch.cuda.max_memory_allocated()))
+    table = pd.DataFrame(rows, columns=["what", "chats_at_once", "gigabytes"])
+    table["gigabytes"] /= 1e9
+    table.assign(device=torch.cuda.get_device_name()).to_csv(kept_as("memory"), index=False, float_format="%.3g")
+    assert (table["gigabytes"] > table["gigabytes"].iloc[0]).iloc[1:].all()
