@@ -3,6 +3,7 @@
 Each family is a module of its own (``internvl``, ``qwen2_5_vl``, ``mllama``) with the same names in it:
 
 PREFIX                    what stands before the first word of a chat, as the processor expands it
+KNOWN_AFTER               the block of the decoder that is to know what is taught beside the answers (``train``)
 PATCHES                   which of the 64 patches each image token shows, (image tokens, patches)
 build_model, build_processor
 tower(model)              the vision tower

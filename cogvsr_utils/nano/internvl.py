@@ -23,6 +23,7 @@ IMAGE_TOKEN, IMAGE_TOKENS = "<IMG_CONTEXT>", 16
 HEADS = {"num_hidden_layers": 8, "num_attention_heads": 24, "num_key_value_heads": 4, "head_dim": 24}
 PREFIX = f"<|user|><img>{IMAGE_TOKEN * IMAGE_TOKENS}</img>"
 PATCHES = np.arange(64).reshape(4, 2, 4, 2).transpose(0, 2, 1, 3).reshape(IMAGE_TOKENS, 4)
+KNOWN_AFTER = {"heading": 1, "plan": 1, "number": 2, "task": 3}
 
 
 def build_model(tokenizer: PreTrainedTokenizerFast, seed: int = 0) -> InternVLForConditionalGeneration:

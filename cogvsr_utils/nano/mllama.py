@@ -21,6 +21,7 @@ IMAGE_TOKENS = 65  # one for each patch and one for the whole
 PREFIX = "<|begin|><|user|><|image|>"
 PATCHES = np.arange(64).reshape(64, 1)
 CROSS_ATTENTION = [3, 7]
+KNOWN_AFTER = {"heading": 3, "plan": 1, "number": 4, "task": 6}  # no block before 3 has seen the picture
 
 
 def build_model(tokenizer: PreTrainedTokenizerFast, seed: int = 0) -> MllamaForConditionalGeneration:

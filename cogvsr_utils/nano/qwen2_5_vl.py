@@ -24,6 +24,7 @@ IMAGE_TOKEN, IMAGE_TOKENS = "<|image_pad|>", 16
 PREFIX = f"<|user|><|vision_start|>{IMAGE_TOKEN * IMAGE_TOKENS}<|vision_end|>"
 PATCHES = np.arange(64).reshape(4, 2, 4, 2).transpose(0, 2, 1, 3).reshape(IMAGE_TOKENS, 4)
 GRID = torch.tensor([[1, IMAGE // PATCH, IMAGE // PATCH]])  # time, height, width in patches
+KNOWN_AFTER = {"heading": 1, "plan": 1, "number": 2, "task": 3}
 
 
 def build_model(tokenizer: PreTrainedTokenizerFast, seed: int = 0) -> Qwen2_5_VLForConditionalGeneration:

@@ -57,7 +57,6 @@ from cogvsr_utils.nano.optimization import mixed_precision, run_stage
 from cogvsr_utils.paths import NANO, RESULTS
 
 DENSE_WEIGHT = 0.5  # of what early blocks are to know beside the answers
-KNOWN_AFTER = {"heading": 1, "plan": 1, "number": 2, "task": 3}  # the block that is to know it
 # Of Muon and AdamW, by start.
 RATES = {"scratch": (0.015, 1e-3), "grown": (0.01, 1e-3), "divided": (0.006, 7e-4), "trained": (0.006, 5e-4)}
 PARTS = {"cpu": 4, "cuda": 1}  # that a batch of chats goes through in
@@ -86,12 +85,12 @@ class EarlyBlocks(torch.nn.Module):
     """Reads from early blocks of a decoder, while it trains, what they are to know: at a colour the heading of its
     cone, at a plan's words the numbers of their tasks, and in questions the number asked for and the task."""
 
-    def __init__(self, decoder: torch.nn.Module, width: int):
+    def __init__(self, decoder: torch.nn.Module, width: int, known_after: Mapping[str, int]):
         super().__init__()
         n_classes = max(len(TASKS), len(POINTS)) + 1
-        self.heads = torch.nn.ModuleDict({name: torch.nn.Linear(width, n_classes) for name in KNOWN_AFTER})
+        self.heads = torch.nn.ModuleDict({name: torch.nn.Linear(width, n_classes) for name in known_after})
         self._hidden: dict[str, torch.Tensor] = {}
-        for name, number in KNOWN_AFTER.items():
+        for name, number in known_after.items():
             decoder.layers[number].register_forward_hook(partial(self._keep, name))
 
     def _keep(self, name, module, args, out):
@@ -245,7 +244,8 @@ def train_decoder(
     parts = PARTS[training.device.type]
     family, model, tokenizer, device = training.family, training.model, training.tokenizer, training.device
     pad_id, learners = tokenizer.pad_token_id, family.learners(model)
-    early = EarlyBlocks(learners["decoder"], model.get_input_embeddings().weight.shape[1]).to(device)
+    early = EarlyBlocks(learners["decoder"], model.get_input_embeddings().weight.shape[1], family.KNOWN_AFTER)
+    early = early.to(device)
     beside_cues = cone_headings(cued.views, tokenizer)
     for number, color in enumerate(COLORS, 1):  # of cones that can be seen
         beside_cues[(cued.targets[..., 0] != number).all(1), tokenizer.convert_tokens_to_ids(color)] = 0
