@@ -11,9 +11,9 @@ from cogvsr_utils.dataset.synth.substeps import POINTS
 from cogvsr_utils.dataset.synth.tasks import TASKS
 from cogvsr_utils.dataset.synth.views import SceneView
 from cogvsr_utils.models.loading import load_vlm
-from cogvsr_utils.nano import internvl
+from cogvsr_utils.nano import internvl, mllama
 from cogvsr_utils.nano.chats import encode, sample_crossed, sample_drill, sample_recall
-from cogvsr_utils.nano.train import KNOWN_AFTER, EarlyBlocks, cone_headings, early_truth
+from cogvsr_utils.nano.train import EarlyBlocks, cone_headings, early_truth
 
 ENDS = re.compile(r"Plan: (.*?)\.")
 
@@ -104,7 +104,7 @@ def test_what_blocks_know_is_their_cross_entropy_by_hand(views):
     chats = [(sample_recall(views[n], np.random.default_rng(1)), n, "recall") for n in with_cones]
     chats += [(sample_drill(views[n], np.random.default_rng(1)), n, "drill") for n in with_cones]
     rows = encode(vlm.tokenizer, internvl.PREFIX, chats)
-    early = EarlyBlocks(decoder, vlm.model.get_input_embeddings().weight.shape[1])
+    early = EarlyBlocks(decoder, vlm.model.get_input_embeddings().weight.shape[1], internvl.KNOWN_AFTER)
     longest = max(len(row.ids) for row in rows)
     ids = torch.tensor([row.ids + [0] * (longest - len(row.ids)) for row in rows])
     truth = early_truth(rows, ids, cone_headings(views, vlm.tokenizer))
@@ -115,7 +115,7 @@ def test_what_blocks_know_is_their_cross_entropy_by_hand(views):
     with torch.no_grad():
         kept = decoder(inputs_embeds=vlm.model.get_input_embeddings()(ids), output_hidden_states=True).hidden_states
         given, total = early.loss(truth), 0.0
-        for name, block in KNOWN_AFTER.items():
+        for name, block in internvl.KNOWN_AFTER.items():
             losses = [
                 -early.heads[name](kept[block + 1][r, t]).log_softmax(0)[n]
                 for r, row in enumerate(by_hand[name])
@@ -130,3 +130,7 @@ def test_what_blocks_know_is_their_cross_entropy_by_hand(views):
 
 def heading_named(word, view):
     return next((list(POINTS).index(t.heading) + 1 for t in view.things if t.color == word and t.shape == "cone"), 0)
+
+
+def test_nothing_that_needs_the_picture_is_to_be_known_before_a_block_reads_it():
+    assert min(mllama.KNOWN_AFTER[name] for name in ("heading", "number", "task")) >= min(mllama.CROSS_ATTENTION)
