@@ -36,10 +36,12 @@ def run_notebook(source: Path, target: Path, parameters: dict[str, object] | Non
 
 
 def _tidy(path: Path):
-    """Drop what readers need not see: progress bars, run times of cells, empty tags, the injected cell."""
+    """Drop what readers need not see: progress bars, run times of cells, empty tags, the injected cell; and put the
+    answer first."""
     import nbformat
 
     notebook = nbformat.read(path, as_version=4)
+    _answer_first(notebook)
     for cell in notebook.cells:
         if "outputs" in cell:
             cell.outputs = [o for o in cell.outputs if not _shows_a_bar(o)]
@@ -52,6 +54,17 @@ def _tidy(path: Path):
             cell.metadata.pop("tags", None)
     notebook.metadata.pop("widgets", None)
     nbformat.write(notebook, path)
+
+
+def _answer_first(notebook):
+    """Repeat what stands under "Summary" after the first cell, where a reader looks for it."""
+    from nbformat.v4 import new_markdown_cell
+
+    titles = [i for i, cell in enumerate(notebook.cells) if cell.source.startswith("## Summary")]
+    for i in titles[:1]:
+        outputs = notebook.cells[i + 1].get("outputs", [])
+        for text in [output.data["text/markdown"] for output in outputs if "text/markdown" in output.get("data", {})]:
+            notebook.cells.insert(1, new_markdown_cell(f":::{{admonition}} In short\n{text}\n:::", id="in-short"))
 
 
 def _shows_a_bar(output) -> bool:

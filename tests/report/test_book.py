@@ -1,6 +1,7 @@
 """The built book: whole pages, described pictures, links that lead somewhere."""
 
 import ast
+import re
 from pathlib import Path
 
 import nbformat
@@ -49,6 +50,18 @@ def test_every_cell_meant_to_show_something_does(path):
                 assert kinds & {"text/html", "image/png", "text/markdown"}, text[:60]
                 shown += 1
     assert shown >= 4
+
+
+@pytest.mark.parametrize("path", RUN, ids=lambda p: p.stem)
+def test_a_page_opens_with_its_answer(path):
+    notebook = nbformat.read(path, as_version=4)
+    summary = next(i for i, cell in enumerate(notebook.cells) if cell.source.startswith("## Summary"))
+    (output,) = [output for output in notebook.cells[summary + 1].outputs if "text/markdown" in output.data]
+    assert output.data["text/markdown"] in notebook.cells[1].source
+    page = BeautifulSoup((HTML / "notebooks" / f"{path.stem}.html").read_text(encoding="utf-8"), "html.parser")
+    boxes = page.select("article div.admonition")
+    assert boxes and boxes[0].select_one(".admonition-title").get_text() == "In short"
+    assert re.search(r"\d", boxes[0].get_text())
 
 
 def test_all_pages_are_there():

@@ -14,6 +14,7 @@ import nbformat
 import papermill
 import pytest
 import yaml
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 from packaging.requirements import Requirement
 
 from cogvsr_utils.report.runner import _is_bar, _shows_a_bar, run_notebook
@@ -112,6 +113,19 @@ def test_notebooks_have_their_shape(source):
     shown = [c for c in notebook.cells if c.cell_type == "code" and not c.metadata.get("tags")]
     assert 1 <= len(shown) <= 8 and max(len(c.source.splitlines()) for c in shown) <= 12, "short calls are in sight"
     assert "pip" in notebook.cells[1].source and notebook.cells[1].metadata["tags"] == ["remove-cell"], "for Colab"
+
+
+def test_what_a_run_finds_stands_at_the_top_of_the_page(tmp_path):
+    cells = [new_markdown_cell("# Title"), new_code_cell("n: int = 3  # how many", metadata={"tags": ["parameters"]}),
+             new_markdown_cell("## Summary"),
+             new_code_cell("from IPython.display import Markdown\nMarkdown(f'There are {n}.')")]  # fmt: skip
+    page = new_notebook(
+        cells=cells, metadata={"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
+    )
+    nbformat.write(page, tmp_path / "page.ipynb")
+    made = nbformat.read(run_notebook(tmp_path / "page.ipynb", tmp_path / "made.ipynb", {"n": 4}), as_version=4)
+    assert [cell.cell_type for cell in made.cells[:2]] == ["markdown", "markdown"]
+    assert "In short" in made.cells[1].source and "There are 4." in made.cells[1].source
 
 
 def test_unknown_parameters_and_notebooks_are_refused(tmp_path):
