@@ -73,7 +73,7 @@ steps[["question", "answer", "function"]].head(4)
 # The picture is ray-cast from exact geometry, so every answer is true by construction. A question that could be argued
 # about (things nearly in line, things mostly hidden) is never asked.
 
-# %% tags=["hide-input"] mystnb={"image": {"alt": "Four rendered table-top pictures, each beside its main question and its labelled steps with their answers"}, "figure": {"caption": "Four items of the set: picture, main question with its answer, and the steps, each with the function that it needs.", "name": "fig-items"}}
+# %% tags=["hide-input"] mystnb={"image": {"alt": "Four rendered table-top pictures, each beside its main question and its labelled steps with their answers, those that are filler in grey italics"}, "figure": {"caption": "Four items of the set: picture, main question with its answer, and the steps, each with the function that it needs. In grey italics steps that do not bear on the main answer (filler).", "name": "fig-items"}}
 benchmarks = {}
 for item in items:
     if item.image is not None:

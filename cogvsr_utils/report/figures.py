@@ -52,18 +52,21 @@ def text_on(color: str) -> str:
 
 
 def scene_figure(items: list[Item]) -> Figure:
-    """Pictures of some items, each with its main question and its steps beside it."""
+    """Pictures of some items, each with its main question and its steps beside it; steps that do not bear on the main
+    answer in grey italics."""
     figure, axes = plt.subplots(len(items), 2, figsize=(8.2, 2.6 * len(items)), width_ratios=[1, 1.9], squeeze=False)
     for (left, right), item in zip(axes, items, strict=True):
         left.imshow(open_image(item))
         left.set_axis_off()
         right.set_axis_off()
         right.text(0, 1.02, f"{item.question}\n→ {item.answer}", weight="bold", va="top", fontsize=10, wrap=True)
+        needed = item.meta.get("needed_steps") or range(len(item.steps))
         for i, step in enumerate(item.steps):
+            style = {} if i in needed else {"color": "#666", "style": "italic"}
             y, color = 0.76 - 0.14 * i, COLOR[step.function]
             box = {"facecolor": color, "edgecolor": "none", "boxstyle": "round,pad=0.3"}
             right.text(0, y, SHORT[step.function], color=text_on(color), fontsize=8, va="top", bbox=box)
-            right.text(0.22, y, f"{step.question}  {step.answer}", fontsize=9, va="top")
+            right.text(0.22, y, f"{step.question}  {step.answer}", fontsize=9, va="top", **style)
     return finish(figure)
 
 
