@@ -98,7 +98,7 @@ forest = differences[["low", "high"]].assign(
 in_heads = differences["statistic"].isin(["elbow", "participation", "n_ablation"])
 forest_figure({"heads": forest[in_heads], "sparseness": forest[~in_heads]}, "spatial less others")
 
-# %% tags=["hide-input"]
+# %% tags=["hide-cell"]
 shown = with_interval(differences, "difference", "low", "high", "+.2f")
 show(shown.assign(statistic=forest["label"])[["statistic", "difference", "scarcer"]])
 
