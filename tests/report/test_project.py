@@ -11,11 +11,13 @@ from pathlib import Path
 
 import jupytext
 import nbformat
+import numpy as np
 import papermill
 import pytest
 import yaml
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 from packaging.requirements import Requirement
+from PIL import Image
 
 from cogvsr_utils.report.runner import _is_bar, _shows_a_bar, run_notebook
 
@@ -176,6 +178,18 @@ def test_what_the_pages_print_is_of_the_present_weights(name, tmp_path):
     snippet, on_cpu = ROOT / "book" / "snippets" / f"{name}.py", os.environ | {"CUDA_VISIBLE_DEVICES": ""}
     done = subprocess.run([sys.executable, snippet], capture_output=True, text=True, cwd=tmp_path, env=on_cpu)
     assert done.stdout == snippet.with_name(f"{name}_output.txt").read_text(), done.stderr
+
+
+def test_the_picture_of_the_page_on_reuse_is_of_the_present_weights(tmp_path):
+    snippet, there = ROOT / "book" / "snippets" / "attention.py", ROOT / "book" / "_static" / "attention.png"
+    settings = os.environ | {"CUDA_VISIBLE_DEVICES": "", "MPLBACKEND": "agg"}
+    subprocess.run([sys.executable, snippet], check=True, capture_output=True, cwd=tmp_path, env=settings)
+    made, kept = (
+        np.asarray(Image.open(path).convert("L"), dtype=float) for path in (tmp_path / "attention.png", there)
+    )
+    assert (
+        made.shape == kept.shape and np.abs(made - kept).mean() < 1
+    )  # of 255; letters may be drawn otherwise elsewhere
 
 
 def test_wheel_holds_weights_and_schema_and_works_from_any_folder(tmp_path):
