@@ -239,6 +239,11 @@ MIXTURES = {
         (0.6, TASKS_FIRST),
         (1.0, CHAINS),
     ),
+    "renewed": (
+        (0.3, Mixture(recall=0.1, drills=0.6, tasks=0.3, crossed=0.5, numbered=0.8, hints=0.1)),
+        (0.6, TASKS_FIRST),
+        (1.0, CHAINS),
+    ),
     "trained": ((1.0, CHAINS),),
 }
 
@@ -246,7 +251,7 @@ MIXTURES = {
 def mixture(progress: float, start: str) -> Mixture:
     """What is learnt when ``progress`` (0 to 1) of the training is done: plain questions about things first, since all
     else rests on them, then tasks, then whole chains. A ``grown`` model knows the plain ones already, one whose heads
-    were ``divided`` has to find back to them, a ``trained`` one has learnt all."""
+    were ``divided``, or ``renewed``, has to find back to them, a ``trained`` one has learnt all."""
     return next(mix for end, mix in MIXTURES[start] if progress < end)
 
 

@@ -19,9 +19,14 @@ EMBEDDINGS = ("embed_tokens.weight", "lm_head.weight")
 
 @torch.no_grad()
 def grow(
-    small: PreTrainedModel, large: PreTrainedModel, small_words: Mapping[str, int], words: Mapping[str, int]
+    small: PreTrainedModel,
+    large: PreTrainedModel,
+    small_words: Mapping[str, int],
+    words: Mapping[str, int],
+    new_heads: bool = False,
 ) -> PreTrainedModel:
-    """``large`` with the weights of ``small``; ``small_words`` and ``words`` are their vocabularies, word -> id.
+    """``large`` with the weights of ``small``; ``small_words`` and ``words`` are their vocabularies, word -> id. With
+    ``new_heads`` the decoder's heads stay as ``large`` was initialised: all that is known must find heads again.
 
     Raises ValueError where the large decoder has fewer layers, or its heads are neither a multiple of the small one's
     of the same width with as many keys, nor parts of them with as many times the keys.
@@ -48,6 +53,8 @@ def grow(
             for word, row in words.items():
                 if word in small_words:
                     weight[row] = state[source][small_words[word]]
+        elif new_heads and "language_model" in name and "_attn." in name:
+            continue
         elif times > 1 and "language_model" in name and "_attn." in name:
             weight.copy_((_copied if copied else _divided)(name, state[source], old, times))
         else:

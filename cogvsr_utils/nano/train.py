@@ -58,7 +58,13 @@ from cogvsr_utils.paths import NANO, RESULTS
 
 DENSE_WEIGHT = 0.5  # of what early blocks are to know beside the answers
 # Of Muon and AdamW, by start.
-RATES = {"scratch": (0.015, 1e-3), "grown": (0.01, 1e-3), "divided": (0.006, 7e-4), "trained": (0.006, 5e-4)}
+RATES = {
+    "scratch": (0.015, 1e-3),
+    "grown": (0.01, 1e-3),
+    "divided": (0.006, 7e-4),
+    "renewed": (0.01, 1e-3),
+    "trained": (0.006, 5e-4),
+}
 PARTS = {"cpu": 4, "cuda": 1}  # that a batch of chats goes through in
 TOWER_RATES = {"scratch": 0.01, "trained": 0.004}  # of Muon
 FAMILIES = {"nano-internvl": internvl, "nano-qwen2_5_vl": qwen2_5_vl, "nano-mllama": mllama}
@@ -314,14 +320,15 @@ def main(
     parent: str = "",
     target: str = "",
     device: str = "",
+    new_heads: bool = False,
 ) -> None:
     """Train the model NAME and save it under data/nano/NAME; PARENT is a smaller model to grow from, or one of the same
-    size to go on from."""
+    size to go on from, with NEW_HEADS with the decoder's heads drawn anew, so that a seed has its own."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     if name not in FAMILIES:
         raise typer.BadParameter(f"no family {name!r}; there are {', '.join(FAMILIES)}")
-    settings = (n_scenes, tower_steps, projector_steps, decoder_steps, seed, parent)
+    settings = (n_scenes, tower_steps, projector_steps, decoder_steps, seed, parent, new_heads)
     folder = RESULTS / "nano" / f"{name}-{digest(str(settings))}"  # so that no run goes on from another's checkpoint
     folder.mkdir(parents=True, exist_ok=True)
     images, targets, view_names, scene_views = load_scenes(RESULTS / "nano" / "scenes", n_scenes)
@@ -332,12 +339,12 @@ def main(
     model = family.build_model(tokenizer, seed)
     if parent:
         trained = load_vlm(parent, device="cpu")
-        grow(trained.model.float(), model, trained.tokenizer.get_vocab(), tokenizer.get_vocab())
+        grow(trained.model.float(), model, trained.tokenizer.get_vocab(), tokenizer.get_vocab(), new_heads)
         old, new = (m.config.get_text_config() for m in (trained.model, model))
         # A family that fixes no width of a head got more of them by dividing, which costs part of what was known.
         copied = getattr(new, "head_dim", None) is not None
         same = old.num_attention_heads == new.num_attention_heads
-        start = "trained" if same else "grown" if copied else "divided"
+        start = "renewed" if new_heads else "trained" if same else "grown" if copied else "divided"
     else:
         start = "scratch"
     training = Training(family, model.to(place), tokenizer, folder, seed)

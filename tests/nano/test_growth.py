@@ -131,3 +131,17 @@ def test_divided_cross_attention_reads_the_same_where_all_pairs_of_a_head_are_al
         read = [model.language_model.layers[1].cross_attn(text, picture)[0] for model in (old, new)]
     torch.testing.assert_close(read[1], read[0], atol=1e-4, rtol=1e-4)
     assert read[0].std(1).mean() > 0.1, "and it reads other things at other words"
+
+
+def test_with_new_heads_all_but_the_heads_is_the_small_ones():
+    large = Wrapped(num_attention_heads=4, num_hidden_layers=2)
+    with torch.no_grad():
+        for weight in large.parameters():
+            weight.add_(1.0)
+    before, old = {name: weight.clone() for name, weight in large.state_dict().items()}, small()
+    new, trained = grow(old, large, WORDS, WORDS, new_heads=True).state_dict(), old.state_dict()
+    heads = {name for name in new if "self_attn" in name}
+    assert len(heads) == 2 * 7  # of each layer: weights of four projections, biases of three
+    assert all(torch.equal(new[name], before[name]) for name in heads)
+    rows = slice(0, len(WORDS))
+    assert all(torch.equal(new[name][rows], trained[name][rows]) for name in set(new) - heads)
