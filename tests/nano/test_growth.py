@@ -143,5 +143,6 @@ def test_with_new_heads_all_but_the_heads_is_the_small_ones():
     heads = {name for name in new if "self_attn" in name}
     assert len(heads) == 2 * 7  # of each layer: weights of four projections, biases of three
     assert all(torch.equal(new[name], before[name]) for name in heads)
-    rows = slice(0, len(WORDS))
-    assert all(torch.equal(new[name][rows], trained[name][rows]) for name in set(new) - heads)
+    for name in set(new) - heads:
+        rows = slice(0, len(WORDS)) if name.endswith(("embed_tokens.weight", "lm_head.weight")) else slice(None)
+        assert torch.equal(new[name][rows], trained[name][rows]), name
