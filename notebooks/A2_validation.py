@@ -45,7 +45,7 @@ from cogvsr_utils.functions import NAMES, SPATIAL
 from cogvsr_utils.models.weights import nano_names
 from cogvsr_utils.pipeline import ablation, measured, prediction, protocol, recordings, selection, validation
 from cogvsr_utils.pipeline.experiment import n_top
-from cogvsr_utils.report.claims import claim_table
+from cogvsr_utils.report.claims import claim_table, verdicts
 from cogvsr_utils.report.effect_figures import power_figure, quality_figure, set_figure
 from cogvsr_utils.report.head_figures import head_maps, map_pair, scatter_figure
 from cogvsr_utils.report.pages import agreement, measured_note, paragraph, quote, show, span, start, with_interval
@@ -77,6 +77,13 @@ show(relied)
 # %%
 by_claim = claim_table(experiment)
 show(by_claim)
+
+# %% [markdown]
+# The verdicts for every model of which there are measured tables, as far as these go. Claims are about models, so one
+# column proves little, and columns that differ say that a claim depends on the model.
+
+# %% tags=["hide-input"]
+show(verdicts(Experiment(name) for name in measured.measured_models()))
 
 # %% [markdown]
 # ## The measure: every head ablated alone

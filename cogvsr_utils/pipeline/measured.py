@@ -3,6 +3,7 @@
 MEASURED                      the results whose tables are kept
 publish(experiment)           write those that are made from an experiment's results: data/measured/<model>/
 planted_models(...)           the models whose heads are known: shipped ones, and those whose tables alone are kept
+measured_models()             the others of which there are tables
 table(experiment, result)     the measured table where there is one and the profile is light, else the result itself
 stamp(experiment)             what made a model's tables, and whether code, data or weights have changed since
 """
@@ -89,6 +90,12 @@ def planted_models(profile: str, source: str) -> list[str]:
     return sorted(kept | set(planted_names()))
 
 
+def measured_models() -> list[str]:
+    """Names of the models of which measured tables are kept, but for those whose heads are known."""
+    folders = {path.parent for path in FOLDER.glob("*/stamp.json")}
+    return sorted(folder.name for folder in folders if not (folder / "planted.json").is_file())
+
+
 def is_measured(experiment: Experiment, result: Result) -> bool:
     """Whether ``table`` will show a measured table."""
     measurable = experiment.profile == "light" and experiment.source == "synth" and result in MEASURED
@@ -111,7 +118,7 @@ def stamp(experiment: Experiment) -> dict:
     if not path.is_file():
         raise FileNotFoundError(f"no measured tables of {experiment.title}; expected {path}, which `publish` writes")
     made = json.loads(path.read_text())
-    if experiment.model not in planted_names() and (path.parent / "planted.json").is_file():
+    if not (NANO / experiment.model).is_dir() and FOLDER / experiment.model == path.parent:
         return made | {"changed": ["not known, since its weights are not in the repository"]}
     full = Experiment(experiment.model, experiment.quantize, made["profile"], experiment.source)
     changed = [n for n, key in made["keys"].items() if n not in RESULTS or RESULTS[n].key(full) != key]

@@ -1,8 +1,12 @@
 """The paper's claims and what this run shows of them: verdicts by rules that are fixed beforehand.
 
 claim_table(experiment)    one row a claim: what was found, what it stands beside, and the verdict
+verdicts(experiments)      the verdicts for several models, as far as their measured tables go
 RESULTS, CROSSED, CUED     the results that it rests on; those of them on steps in crossed wording, and those with cues
 """
+
+from collections.abc import Callable, Iterable
+from functools import partial
 
 import pandas as pd
 
@@ -22,7 +26,8 @@ from cogvsr_utils.pipeline import (
     validation,
 )
 from cogvsr_utils.pipeline.experiment import Experiment
-from cogvsr_utils.pipeline.measured import table
+from cogvsr_utils.pipeline.measured import is_measured, stamp, table
+from cogvsr_utils.pipeline.store import Result
 from cogvsr_utils.stats import ALPHA
 
 CONTROLS = ablation.matched_controls[selection.IMPORTANCE]
@@ -34,10 +39,12 @@ RESULTS = (
 CROSSED = (crossed.wording_transfer,)
 CUED = (cues.cue_effects, latent.latent_heads, activation.latent_activation)
 PAPER_SHARE = 0.09  # of the heads at most are above the paper's threshold, it finds
+NOT_MEASURED = "not measured"
 Finding = tuple[str, str, list[bool]]  # what was found, what it stands beside, and what came out of all that was asked
+Reader = Callable[[Experiment, Result], pd.DataFrame]
 
 
-def claim_table(experiment: Experiment) -> pd.DataFrame:
+def claim_table(experiment: Experiment, read: Reader = table) -> pd.DataFrame:
     """Columns: claim, here, beside, verdict. A claim "holds" where all that was asked of it came out as it says, is
     "not supported" where nothing did, holds "partly" else, and is "not tested" where nothing could be asked.
 
@@ -45,24 +52,50 @@ def claim_table(experiment: Experiment) -> pd.DataFrame:
     """
     rows = []
     for claim, ask in CLAIMS.items():
-        here, beside, asked = ask(experiment)
-        verdict = "holds" if all(asked) else "partly" if any(asked) else "not supported"
-        rows.append({"claim": claim, "here": here, "beside": beside, "verdict": verdict if asked else "not tested"})
+        here, beside, asked = ask(experiment, read)
+        rows.append({"claim": claim, "here": here, "beside": beside, "verdict": _verdict(asked)})
     return pd.DataFrame(rows)
 
 
-def _decomposition(experiment: Experiment) -> Finding:
+def verdicts(experiments: Iterable[Experiment]) -> pd.DataFrame:
+    """The verdict on each claim, in rows, for each model, in columns, from measured tables alone; "not measured" where
+    one that the claim rests on is not kept, or is of older code."""
+    columns = {}
+    for experiment in experiments:
+        column, read = columns.setdefault(experiment.title, {}), partial(_measured, set(stamp(experiment)["changed"]))
+        for claim, ask in CLAIMS.items():
+            try:
+                column[claim] = _verdict(ask(experiment, read)[-1])
+            except FileNotFoundError:
+                column[claim] = NOT_MEASURED
+    return pd.DataFrame(columns).rename_axis("claim").reset_index()
+
+
+def _measured(older: set[str], experiment: Experiment, result: Result) -> pd.DataFrame:
+    """The measured table of a result; raises FileNotFoundError where there is none but ``older`` ones."""
+    if result.name in older or not is_measured(experiment, result):
+        raise FileNotFoundError(f"no measured table {result.name} of {experiment.title}")
+    return table(experiment, result)
+
+
+def _verdict(asked: list[bool]) -> str:
+    if not asked:
+        return "not tested"
+    return "holds" if all(asked) else "partly" if any(asked) else "not supported"
+
+
+def _decomposition(experiment: Experiment, read: Reader) -> Finding:
     """C1 cannot be asked of a data set that is made of such steps."""
     return "the steps are those that the data are made of", "nothing", []
 
 
-def _probing(experiment: Experiment) -> Finding:
+def _probing(experiment: Experiment, read: Reader) -> Finding:
     """C2: do all heads tell the function better than the text, an untrained model and a grey picture, on wordings held
     out? Does the paper's probe, fitted on plain steps, tell it where the wording does not? Are heads of high importance
     those whose ablation costs most?"""
-    plain = table(experiment, baselines.probe_baselines).set_index("predictor")
-    moved = table(crossed.with_crossed(experiment), crossed.wording_transfer).set_index(["predictor", "trained_on"])
-    found = table(experiment, prediction.ranking_tests).set_index("ranking").loc[selection.IMPORTANCE]
+    plain = read(experiment, baselines.probe_baselines).set_index("predictor")
+    moved = read(crossed.with_crossed(experiment), crossed.wording_transfer).set_index(["predictor", "trained_on"])
+    found = read(experiment, prediction.ranking_tests).set_index("ranking").loc[selection.IMPORTANCE]
     others = plain.loc[["text", "untrained model", "grey picture"], "held_out"].max()
     probe, by_words = moved.loc[("joint probe (paper)", "plain A")], moved.loc[["majority", "words and pairs"]]
     here = (
@@ -78,13 +111,13 @@ def _probing(experiment: Experiment) -> Finding:
     return here, beside, asked
 
 
-def _sparsity(experiment: Experiment) -> Finding:
+def _sparsity(experiment: Experiment, read: Reader) -> Finding:
     """C3: are as few heads as the paper says above its threshold? For most functions, is the elbow below that of labels
     that mean nothing, and importance more unequal, by Gini's index and by the number of heads that take part?"""
-    passing = table(experiment, validation.thresholds).query("rule == 'importance above'")
-    n_heads = len(table(experiment, validation.head_table)) / len(NAMES)
+    passing = read(experiment, validation.thresholds).query("rule == 'importance above'")
+    n_heads = len(read(experiment, validation.head_table)) / len(NAMES)
     share, of_null = passing["heads"].mean() / n_heads, passing["null"].mean() / n_heads
-    by_statistic = dict(iter(table(experiment, validation.sparseness).groupby("statistic")))
+    by_statistic = dict(iter(read(experiment, validation.sparseness).groupby("statistic")))
     elbow, gini, taking_part = (by_statistic[name] for name in ("elbow", "gini", "participation"))
     sparser = {"elbow": elbow["value"] < elbow["null_low"], "Gini": gini["value"] > gini["null_high"],
                "participation": taking_part["value"] < taking_part["null_low"]}  # fmt: skip
@@ -97,33 +130,33 @@ def _sparsity(experiment: Experiment) -> Finding:
     return here, beside, [share <= PAPER_SHARE, *(bool(beyond.mean() > 0.5) for beyond in sparser.values())]
 
 
-def _differences(experiment: Experiment) -> Finding:
+def _differences(experiment: Experiment, read: Reader) -> Finding:
     """C4: do counts differ by more than their intervals? Do no more pairs of functions share heads than by chance?"""
-    elbow = table(experiment, validation.sparseness).query("statistic == 'elbow'")
-    shared = table(experiment, validation.overlaps)
+    elbow = read(experiment, validation.sparseness).query("statistic == 'elbow'")
+    shared = read(experiment, validation.overlaps)
     more, due = int((shared["jaccard"] > shared["chance_high"]).sum()), len(shared) * shared["p_chance"].iloc[0]
     here = f"{elbow['value'].min():.0f} to {elbow['value'].max():.0f} heads; {more} of {len(shared)} pairs overlap"
     return here, f"{due:.1f} pairs by chance", [elbow["low"].max() > elbow["high"].min(), more <= max(due, 1)]
 
 
-def _scarcity(experiment: Experiment) -> Finding:
+def _scarcity(experiment: Experiment, read: Reader) -> Finding:
     """C5: does every measure find spatial heads scarcer? Do more of them than find the opposite?"""
-    scarcer = table(experiment, validation.spatial_differences)["scarcer"]
+    scarcer = read(experiment, validation.spatial_differences)["scarcer"]
     yes, no = int((scarcer == "yes").sum()), int((scarcer == "no").sum())
     return f"scarcer by {yes} of {len(scarcer)} measures", f"denser by {no}", [yes == len(scarcer), yes > no]
 
 
-def _activation(experiment: Experiment) -> Finding:
+def _activation(experiment: Experiment, read: Reader) -> Finding:
     """C6: beside questions of kinds that training never shows with cues, do boxes drawn around the things that are
     asked about help more than misplaced ones, and more than none? Surely more than on a grey picture, where nothing is
     to be seen but the answer in the cue? Are there latent heads? Where there are, do spatial steps gain without a cue
     where these are steered, more than where random heads of their layers are?"""
     cued = cues.with_cues(experiment)
-    effects = table(cued, cues.cue_effects).set_index(["kinds", "condition", "against"]).loc[cues.NEVER]
+    effects = read(cued, cues.cue_effects).set_index(["kinds", "condition", "against"]).loc[cues.NEVER]
     placebo, none = (effects.loc[(cues.BOX, against)] for against in (f"box, {cues.MISPLACED}", cues.NONE))
     grey = effects.loc[(f"{cues.GREY}, {cues.BOX}", cues.GREY)]
-    n_latent = int(table(cued, latent.latent_heads)["latent"].sum())
-    steps = table(cued, activation.latent_activation)
+    n_latent = int(read(cued, latent.latent_heads)["latent"].sum())
+    steps = read(cued, activation.latent_activation)
     steps = steps[(steps["function"] == activation.BOTH) & (steps["method"] == activation.METHOD)]
     own = steps[steps["heads"].isin(["latent", "nearest"])].iloc[0]
     here = (
@@ -139,15 +172,15 @@ def _activation(experiment: Experiment) -> Finding:
     return here, beside, asked
 
 
-def _ablation(experiment: Experiment) -> Finding:
+def _ablation(experiment: Experiment, read: Reader) -> Finding:
     """C7: does ablating a function's heads cost its steps more than random sets of each kind do? Is the damage specific
     for most of the functions that can be tested? Do spatial steps gain where spatial heads are scaled up?"""
-    kinds = ablation.all_against_controls(table(experiment, CONTROLS)).sort_values("p")
+    kinds = ablation.all_against_controls(read(experiment, CONTROLS)).sort_values("p")
     controls = kinds.iloc[-1]
-    pooled = damage.pooled_damage(table(experiment, ablation.ablation_matrix))
-    specific = table(experiment, damage.specific_damage[selection.IMPORTANCE])["specific"]
+    pooled = damage.pooled_damage(read(experiment, ablation.ablation_matrix))
+    specific = read(experiment, damage.specific_damage[selection.IMPORTANCE])["specific"]
     specific = specific[specific != "not tested"] == "yes"
-    scaled = table(experiment, emphasis.scaled).set_index(["split", "function"]).loc[(TEST, SPATIAL[0])]
+    scaled = read(experiment, emphasis.scaled).set_index(["split", "function"]).loc[(TEST, SPATIAL[0])]
     here = (
         f"log-probability {controls['own']:+.2f}, accuracy {100 * pooled['own']:+.1f} points; specific "
         f"for {specific.sum()} of {len(specific)} functions; scaled up {100 * scaled['change']:+.1f}"

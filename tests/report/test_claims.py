@@ -9,8 +9,9 @@ from cogvsr_utils.functions import NAMES, SPATIAL
 from cogvsr_utils.pipeline.activation import BOTH
 from cogvsr_utils.pipeline.cues import BOX, GREY, NEVER, NONE
 from cogvsr_utils.pipeline.experiment import Experiment
+from cogvsr_utils.pipeline.measured import MISSING
 from cogvsr_utils.pipeline.selection import IMPORTANCE
-from cogvsr_utils.report.claims import CONTROLS, CROSSED, CUED, RESULTS, claim_table
+from cogvsr_utils.report.claims import CONTROLS, CROSSED, CUED, RESULTS, claim_table, verdicts
 
 
 def made_up(good: bool) -> dict[str, pd.DataFrame]:
@@ -58,18 +59,13 @@ def made_up(good: bool) -> dict[str, pd.DataFrame]:
     }  # fmt: skip
 
 
-@pytest.fixture
-def verdicts(monkeypatch):
-    def of(tables):
-        monkeypatch.setattr("cogvsr_utils.report.claims.table", lambda experiment, result: tables[result.name])
-        return claim_table(Experiment("nano-internvl"))["verdict"].tolist()
-
-    return of
+def verdicts_of(tables):
+    return claim_table(Experiment("nano-internvl"), lambda experiment, result: tables[result.name])["verdict"].tolist()
 
 
-def test_every_verdict_goes_both_ways(verdicts):
-    assert verdicts(made_up(True)) == ["not tested", *["holds"] * 6]
-    assert verdicts(made_up(False)) == ["not tested", *["not supported"] * 6]
+def test_every_verdict_goes_both_ways():
+    assert verdicts_of(made_up(True)) == ["not tested", *["holds"] * 6]
+    assert verdicts_of(made_up(False)) == ["not tested", *["not supported"] * 6]
 
 
 @pytest.mark.parametrize("name, claim", [("wording_transfer", 1), ("thresholds", 2), ("sparseness", 2),
@@ -77,10 +73,25 @@ def test_every_verdict_goes_both_ways(verdicts):
                                          (CONTROLS.name, 6), ("specific_damage-importance_paper", 6),
                                          ("cue_effects", 5), ("latent_heads", 5),
                                          ("latent_activation", 5)])  # fmt: skip
-def test_one_thing_that_does_not_come_out_leaves_part_of_a_claim(verdicts, name, claim):
+def test_one_thing_that_does_not_come_out_leaves_part_of_a_claim(name, claim):
     tables = made_up(True) | {name: made_up(False)[name]}
-    assert verdicts(tables)[claim] == "partly"
+    assert verdicts_of(tables)[claim] == "partly"
 
 
 def test_it_reads_no_other_results_than_it_names():
     assert set(made_up(True)) == {result.name for result in (*RESULTS, *CROSSED, *CUED)}
+
+
+def test_models_stand_side_by_side_as_far_as_they_are_measured(tmp_path, monkeypatch):
+    """One model with all tables, one with some, and of that one an older."""
+    monkeypatch.setattr("cogvsr_utils.pipeline.measured.FOLDER", tmp_path)
+    for name, kept in (("all", made_up(True)), ("some", made_up(False))):
+        (tmp_path / name).mkdir()
+        for table_name, values in kept.items():
+            if name == "all" or table_name in ("thresholds", "head_table", "sparseness", "overlaps"):
+                values.to_csv(tmp_path / name / f"{table_name}.csv", index=False, na_rep=MISSING)
+    monkeypatch.setattr("cogvsr_utils.report.claims.stamp",
+                        lambda each: {"changed": ["overlaps"] if each.model == "some" else []})  # fmt: skip
+    table = verdicts([Experiment("all"), Experiment("some")])
+    assert table["all"].tolist() == ["not tested", *["holds"] * 6]
+    assert table["some"].tolist() == ["not tested", "not measured", "not supported", *["not measured"] * 4]
