@@ -163,8 +163,8 @@ tested = [
 show(damage_cells({name: measured.table(families[name], way) for name in tested}))
 
 # %% [markdown]
-# Would other heads do as much? That is asked of one model [on its page](05_interventions.ipynb). What all this says of the
-# paper's claims, model by model, stands [on another](A2_validation.ipynb).
+# Would other heads do as much? That is asked of one model [on its page](05_interventions.ipynb). What all this says of
+# the paper's claims, model by model, stands [on another](A2_validation.ipynb).
 
 # %% [markdown]
 # ## 4-bit against full precision
