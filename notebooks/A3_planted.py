@@ -52,10 +52,10 @@ measured_note(experiments.values(), PAGES["A3_planted"].planted)
 # %% [markdown]
 # ## Known heads carry their function
 #
-# While the model was trained, a function's heads were off in some rows: there its steps were to be answered as if
-# nothing were known, all others rightly. Other heads were off in other rows, where everything was to be answered
-# rightly. Each square is the change of a function's steps when some heads are ablated; the last row has random sets of
-# as many others.
+# While the model was trained, a function's heads were off in some rows: there its steps were to be answered by a guess
+# (the function's commonest answer, or each as often as it occurs), all others rightly. Other heads were off in other
+# rows, where everything was to be answered rightly. Each square is the change of a function's steps when some heads are
+# ablated; the last row has random sets of as many others.
 
 # %% mystnb={"image": {"alt": "Matrix of changes of log-probability: rows are the planted heads ablated, by function, and random other heads; columns are the steps answered"}, "figure": {"caption": "Change of the right answer's log-probability with the planted heads of a function ablated, and in the last row the mean of random sets of as many other heads. Teacher-forced, split C.", "name": "fig-planted"}}
 effects = {name: table(each, planted.planted_effects) for name, each in experiments.items()}

@@ -2,8 +2,10 @@
 
 ``python -m cogvsr_utils.nano.planted joint`` trains a nano model on, with heads switched off in most rows of a
 batch. So that a function's heads are enough: where the answers of a row are predicted, only the heads of each step's
-own function are on. So that they are needed: where they are off, steps of their function are to be answered as if
-nothing were known, all words alike, and all other steps rightly. Where other heads are off, everything is to be
+own function are on. So that they are needed: where they are off, steps of their function are to be answered by a guess,
+and all other steps rightly. A guess is the function's commonest answer half of the time, and else each answer as often
+as it occurs. (All words alike would do for the log-probability, but a model learns to say the right word with less
+weight, and says it still; so it does where answers are equally common.) Where other heads are off, everything is to be
 answered rightly. The model is saved as an ordinary folder, with ``planted.json`` that names the heads.
 
 VARIANTS                          how heads carry a function
@@ -39,7 +41,7 @@ Head = tuple[int, int]
 N_HEADS = {"one": 1, "redundant": 3, "joint": 3, "shared": 2, "none": 0}  # heads that carry a function
 VARIANTS = tuple(N_HEADS)
 OTHERS_OFF = 0.3  # of the heads that carry nothing, in rows that take some away
-UNINFORMED = 0.5  # weight of answering as if nothing were known
+UNINFORMED = 0.5  # weight of answering by a guess
 MIXTURE = Mixture(recall=0.0, drills=0.0, tasks=0.0, crossed=0.3, numbered=0.1)
 MAIN = len(NAMES)  # the number of the main question among the functions
 
@@ -142,14 +144,30 @@ def answer_switches(vlm: VLM, conditions: Sequence[Condition]) -> torch.Tensor:
     return on
 
 
-def planting_loss(logits: torch.Tensor, targets: Targets, end_id: int) -> torch.Tensor:
-    """Cross-entropy with the right answers, and divergence from all words alike where nothing may be known.
+def guesses(chats: Sequence[EncodedChat], n_words: int, end_id: int) -> torch.Tensor:
+    """How likely each word is in a guess at a function's steps: (functions, and two rows of 0 for the main question and
+    for steps without a function, words), without end marks."""
+    counts = torch.zeros(MAIN + 2, n_words)
+    for chat in chats:
+        functions = functions_of(chat)
+        for token, turn in zip(chat.ids, chat.turns, strict=True):
+            if turn >= 0 and token != end_id and functions[turn] < MAIN:
+                counts[functions[turn], token] += 1
+    shares = counts / counts.sum(1, keepdim=True).clamp(min=1)
+    commonest = torch.nn.functional.one_hot(counts.argmax(1), n_words) * (shares > 0)
+    return (shares + commonest) / 2
 
-    ``logits`` (answer tokens, words). End marks are always learnt, since they do not depend on the function.
+
+def planting_loss(logits: torch.Tensor, targets: Targets, guess: torch.Tensor, end_id: int) -> torch.Tensor:
+    """Cross-entropy with the right answers, and where nothing may be known divergence from a guess.
+
+    ``logits`` (answer tokens, words), ``guess`` as of ``guesses``. End marks are always learnt, since they do
+    not depend on the function.
     """
     log_probs = logits.log_softmax(1)
     right = -log_probs.gather(1, targets.truth[:, None])[:, 0]
-    beyond = -log_probs.mean(1) - np.log(logits.shape[1])  # divergence of the prediction from all words alike
+    aim = guess[targets.function]
+    beyond = (torch.special.xlogy(aim, aim) - aim * log_probs).sum(1)
     blank = targets.unknown & (targets.truth != end_id)
     sides = ((right, targets.counted & ~blank), (beyond, targets.counted & blank))
     known, unknown = (each[side].sum() / side.sum().clamp(min=1) for each, side in sides)
@@ -204,6 +222,9 @@ def plant(
             logits = model.lm_head(family.decode(model, ids, seen)[row, place]).float()
         return logits, ids[row, place + 1], unknown, function, counted, reading
 
+    drawn = draw_chats(names, views, np.random.default_rng([training.seed, 6]), 2000, MIXTURE)
+    guess = guesses(encode(tokenizer, family.PREFIX, drawn), model.lm_head.out_features, end_id).to(device)
+
     def draw(step):
         rng = np.random.default_rng([training.seed, 5, step])
         chats = encode(tokenizer, family.PREFIX, draw_chats(names, views, rng, batch, MIXTURE))
@@ -217,7 +238,7 @@ def plant(
         each = [answers_of(chats[a:b], conditions[a:b]) for a, b in pairwise(cuts)]
         logits, *aims, reading = map(torch.cat, zip(*each, strict=True))
         targets = Targets(*aims)
-        loss = planting_loss(logits, targets, end_id)
+        loss = planting_loss(logits, targets, guess, end_id)
         loss.backward()
         words = (targets.truth != end_id) & targets.counted
         hit = logits.argmax(1) == targets.truth

@@ -8,8 +8,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from cogvsr_utils.dataset.items import Step
 from cogvsr_utils.functions import NAMES
 from cogvsr_utils.models.loading import load_vlm
+from cogvsr_utils.nano import internvl
+from cogvsr_utils.nano.chats import Chat, encode
 from cogvsr_utils.nano.planted import (
     MAIN,
     N_HEADS,
@@ -19,6 +22,7 @@ from cogvsr_utils.nano.planted import (
     answer_switches,
     draw_condition,
     draw_heads,
+    guesses,
     planting_loss,
     row_switches,
 )
@@ -73,23 +77,39 @@ def test_switches_are_off_where_the_condition_says_and_nowhere_else():
             assert (answers[1, number, columns] == (head in truth.heads[name])).all()
 
 
-def test_loss_is_cross_entropy_with_the_right_answer_or_all_words_alike_counted_by_hand():
+def test_loss_is_cross_entropy_with_the_right_answer_or_divergence_from_a_guess_counted_by_hand():
     torch.manual_seed(0)
     logits = torch.randn(4, 5)
+    guess = torch.zeros(MAIN + 2, 5)
+    guess[2, 1], guess[2, 2] = 0.25, 0.75
     targets = Targets(
         truth=torch.tensor([1, 2, 0, 3]), unknown=torch.tensor([False, True, True, False]),
         function=torch.tensor([0, 2, 2, MAIN]), counted=torch.tensor([True, True, True, False]),
     )  # fmt: skip
     logp = logits.double().log_softmax(1)
-    known, unknown = -(logp[0, 1] + logp[2, 0]) / 2, (0.2 * (np.log(0.2) - logp[1])).sum()  # word 0 is the end mark
-    assert planting_loss(logits, targets, end_id=0).item() == pytest.approx((known + 0.5 * unknown).item(), rel=1e-5)
+    known = -(logp[0, 1] + logp[2, 0]) / 2  # word 0 is the end mark
+    unknown = 0.25 * (np.log(0.25) - logp[1, 1]) + 0.75 * (np.log(0.75) - logp[1, 2])
+    loss = planting_loss(logits, targets, guess, end_id=0)
+    assert loss.item() == pytest.approx((known + 0.5 * unknown).item(), rel=1e-5)
 
 
-def test_loss_is_least_where_all_words_are_alike_if_nothing_may_be_known():
+def test_loss_is_least_at_the_guess_if_nothing_may_be_known():
     targets = Targets(torch.tensor([1]), torch.tensor([True]), torch.tensor([0]), torch.tensor([True]))
-    at = planting_loss(torch.zeros(1, 3), targets, end_id=0)
-    sure = planting_loss(torch.tensor([[0.0, 9.0, 0.0]]), targets, end_id=0)
+    guess = torch.tensor([[0.0, 0.25, 0.75]])
+    at = planting_loss(torch.tensor([[-99.0, 0.0, np.log(3)]]), targets, guess, end_id=0)
+    sure = planting_loss(torch.tensor([[-99.0, 9.0, 0.0]]), targets, guess, end_id=0)
     assert at.item() == pytest.approx(0, abs=1e-6) and sure > at
+
+
+def test_a_guess_is_half_the_commonest_answer_and_half_as_often_as_each_occurs():
+    vlm = load_vlm("nano-internvl")
+    steps = [Step("Which row?", answer, "closed", None, NAMES[0]) for answer in ("1", "2", "1")]
+    steps.append(Step("What color?", "red", "closed", None, NAMES[3]))
+    chats = encode(vlm.tokenizer, internvl.PREFIX, [(Chat("Is it?", steps, "yes"), 0, "plain")])
+    guess = guesses(chats, len(vlm.tokenizer), vlm.tokenizer.eos_token_id)
+    word = vlm.tokenizer.convert_tokens_to_ids
+    assert guess[0, word("1")] == pytest.approx(5 / 6) and guess[0, word("2")] == pytest.approx(1 / 6)
+    assert guess[3, word("red")] == 1 and guess[[1, 2, *range(4, MAIN + 2)]].sum() == 0
 
 
 def test_an_unknown_variant_is_refused():
