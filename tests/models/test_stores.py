@@ -27,7 +27,7 @@ MAKING = {"batch_size": 5, "shard": 4}
 
 def captures(folder, number, source, making):
     """A capture in a process of its own; it leaves with 3 where the store is of other settings."""
-    vlm, items = load_vlm("nano-internvl"), load_items(source)[:6]
+    vlm, items = load_vlm("nano-internvl", device="cpu"), load_items(source)[:6]
     yield
     try:
         capture(vlm, items, store=folder / f"store-{number}", **making)
