@@ -194,11 +194,12 @@ paragraph(
 
 # %% tags=["hide-input"]
 paragraph(
-    f"The elbow gives {elbow['value'].min():.0f} to {elbow['value'].max():.0f} heads of {n_heads}, with permuted "
-    f"labels {elbow['null'].median():.0f}; {inside} of {len(NAMES)} functions are within that null. Ablation costs "
-    f"accuracy for {rules['n_ablation']['value'].min():.0f} to {rules['n_ablation']['value'].max():.0f}. Are spatial "
-    f"heads scarcer? As it is: {words[plain['scarcer']]} ({plain['difference']:+.1f} heads, "
-    f"{span(plain['low'], plain['high'], scale=1)}); strictly: {words[strict['scarcer']]} "
+    f"Of {n_heads} heads the elbow counts {elbow['value'].min():.0f} to {elbow['value'].max():.0f} for a function, and "
+    f"{elbow['null'].median():.0f} where labels are permuted: {inside} of {len(NAMES)} functions have as many as "
+    "permuted labels give. At most "
+    f"{rules['n_ablation']['value'].max():.0f} heads a function surely cost accuracy when ablated alone. Are spatial "
+    f"heads scarcer than others? By the elbow: {words[plain['scarcer']]} ({plain['difference']:+.1f} heads, "
+    f"{span(plain['low'], plain['high'], scale=1)}); by ablation: {words[strict['scarcer']]} "
     f"({strict['difference']:+.1f}, {span(strict['low'], strict['high'], scale=1)})."
 )
 

@@ -128,17 +128,16 @@ alone = trends.drop_duplicates("side").set_index("side")
 ablated, sloping = alone.loc[doses.SIDES["ablate", 1]], alone[alone["p_slope"] < ALPHA]
 special = trends[trends["q"] < ALPHA]
 cells = by_kind.set_index(["edit", "prompts", "steps"])["kl"]
-costs = "; ".join(
-    f"{edit}: {cells[edit, PICTURES, 'spatial']:.3f} on spatial steps, {cells[edit, PICTURES, 'others']:.3f} on "
-    f"others, {cells[edit, TEXT, 'others']:.3f} on others without a picture"
+costs = ", ".join(
+    f"{edit} {cells[edit, PICTURES, 'spatial']:.2f} and {cells[edit, PICTURES, 'others']:.2f}"
     for edit in dict.fromkeys(by_kind["edit"])
 )
 paragraph(
-    "With every doubling of the heads ablated the log-probability of spatial steps changes by "
-    f"{ablated['slope']:+.3f} ({span(ablated['low'], ablated['high'], '+.3f', 1)}). More does more or less on "
-    f"{len(sloping)} of {len(alone)} sides of no edit (slope, p below {ALPHA}); beside what is random the spatial "
-    f"heads' slope is special in {len(special)} of {len(trends)} comparisons (q below {ALPHA}, beside "
-    f"{trends['draws'].min()} random draws). Divergence of first tokens: {costs}."
+    f"More of an edit changes spatial steps more on {len(sloping)} of {len(alone)} sides of no edit (slope, p below "
+    f"{ALPHA}): every doubling of the heads ablated changes log-probability by {ablated['slope']:+.2f} "
+    f"({span(ablated['low'], ablated['high'], '+.2f', 1)}). The slope is another than that of {trends['draws'].min()} "
+    f"random draws in {len(special)} of {len(trends)} comparisons (q below {ALPHA}). The cost, as divergence of first "
+    f"words on spatial steps and on others: {costs}."
 )
 
 # %% [markdown]
