@@ -1,5 +1,5 @@
 """``nano-qwen2_5_vl``: Qwen2.5-VL with a 4-layer tower (windows of 32 pixels in two layers), 16 image tokens and a
-12-layer decoder of 192 heads with positions in time, height and width. The shipped weights are of an earlier size."""
+12-layer decoder of 192 heads with positions in time, height and width."""
 
 import numpy as np
 import torch
