@@ -160,7 +160,8 @@ show(pd.DataFrame(lines))
 tested = [
     n for n in families if n == next(iter(families)) or profile == "full" or measured.is_measured(families[n], way)
 ]
-show(damage_cells({name: measured.table(families[name], way) for name in tested}))
+damaged = {name: measured.table(families[name], way) for name in tested}
+show(damage_cells(damaged))
 
 # %% [markdown]
 # Would other heads do as much? That is asked of one model [on its page](05_interventions.ipynb). What all this says of
@@ -195,6 +196,8 @@ quote(
 paragraph(
     "Ablating the Spatial Perception heads changes Spatial Perception by "
     + ", ".join(f"{100 * row['change']:+.1f} points in {name}" for name, row in spatial.items())
+    + ". The damage is specific for "
+    + ", ".join(f"{(t['specific'] == 'yes').sum()} of {len(t)} functions in {name}" for name, t in damaged.items())
     + ". Spatial heads are scarcer by "
     + ", ".join(f"{n} of {len(counted[name])} counts in {name}" for name, n in scarcer.items())
     + f". In 4-bit {alike['share of answers that differ']:.1%} of the answers of {first} differ."
