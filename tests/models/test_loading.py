@@ -30,11 +30,11 @@ def loud(model):
     return model.eval()
 
 
-def test_the_shipped_model_is_an_ordinary_folder_of_at_most_12_mb():
+def test_the_shipped_models_are_ordinary_folders_of_at_most_16_mb():
 
     assert "nano-internvl" in nano_names()
     for name in nano_names():
-        assert sum(f.stat().st_size for f in (NANO / name).iterdir()) <= 12e6
+        assert sum(f.stat().st_size for f in (NANO / name).iterdir()) <= 16e6
         assert (NANO / name / "model.safetensors").exists() and not list((NANO / name).glob("*.bin"))
 
 
