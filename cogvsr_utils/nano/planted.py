@@ -31,8 +31,9 @@ from cogvsr_utils.functions import NAMES
 from cogvsr_utils.models.hooks import projection_hooks
 from cogvsr_utils.models.loading import load_vlm
 from cogvsr_utils.models.vlm import VLM
-from cogvsr_utils.nano.chats import EncodedChat, Mixture, draw_chats, encode, padded
+from cogvsr_utils.nano.chats import EncodedChat, draw_chats, encode, padded
 from cogvsr_utils.nano.data import load_scenes
+from cogvsr_utils.nano.mixtures import Mixture
 from cogvsr_utils.nano.optimization import mixed_precision, run_stage
 from cogvsr_utils.nano.train import FAMILIES, PARTS, Training, features_of, save
 from cogvsr_utils.paths import NANO, RESULTS

@@ -13,7 +13,7 @@ from cogvsr_utils.dataset.synth.views import SceneView
 from cogvsr_utils.models.loading import load_vlm
 from cogvsr_utils.nano import internvl, mllama
 from cogvsr_utils.nano.chats import encode, sample_crossed, sample_drill, sample_recall
-from cogvsr_utils.nano.train import EarlyBlocks, cone_headings, early_truth
+from cogvsr_utils.nano.early_blocks import EarlyBlocks, cone_headings, early_truth
 
 ENDS = re.compile(r"Plan: (.*?)\.")
 

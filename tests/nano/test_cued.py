@@ -8,9 +8,10 @@ import pytest
 from cogvsr_utils.dataset.cues import COLOR, GREY
 from cogvsr_utils.dataset.synth.rendering import render
 from cogvsr_utils.dataset.synth.scenes import COLORS, VIEWS
-from cogvsr_utils.nano.chats import Mixture, draw_chats
+from cogvsr_utils.nano.chats import draw_chats
 from cogvsr_utils.nano.cued import draw_cued
 from cogvsr_utils.nano.data import TARGETS
+from cogvsr_utils.nano.mixtures import Mixture
 
 PLACES = re.compile(r"Places in percent, left, top, right, bottom: (.*?)\. ")
 
