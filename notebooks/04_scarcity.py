@@ -38,6 +38,7 @@ source: str = "synth"  # "synth" or the path of a CogVSR .jsonl file
 import pandas as pd
 
 from cogvsr_utils import Experiment, top_heads
+from cogvsr_utils.analysis.sparsity import DIFFERENCE
 from cogvsr_utils.functions import NAMES
 from cogvsr_utils.pipeline import measured, validation
 from cogvsr_utils.pipeline.experiment import n_top
@@ -101,6 +102,30 @@ forest_figure({"heads": forest[in_heads], "sparseness": forest[~in_heads]}, "spa
 # %% tags=["hide-cell"]
 shown = with_interval(differences, "difference", "low", "high", "+.2f")
 show(shown.assign(statistic=forest["label"])[["statistic", "difference", "scarcer"]])
+
+# %% [markdown]
+# ## How far would another probe be off?
+#
+# The intervals above leave out that a probe fitted to other scenes is another probe. So the paper's probe was fitted
+# anew to scenes drawn with replacement, split and initialised anew. The elbow of each function, and the differences
+# *as it is*: the interval over scenes that one fitted probe is read on, and the interval over probes.
+
+# %% tags=["hide-input"] mystnb={"image": {"alt": "For each function the elbow count with two intervals: the narrow one over scenes and the wide one over probes fitted anew"}, "figure": {"caption": "The elbow with 95 % intervals over the scenes that one probe is read on, and over probes fitted anew.", "name": "fig-refitted"}}
+spread = measured.table(experiment, validation.refitted_spread)
+kinds = {"one probe": ("low", "high"), "fitted anew": ("refit_low", "refit_high")}
+both = pd.concat([
+    spread[["function", "statistic", "value"]].assign(kind=kind, low=spread[low], high=spread[high])
+    for kind, (low, high) in kinds.items()
+]).rename(columns={"function": "label"})  # fmt: skip
+both["order"] = both["label"].map([*NAMES, DIFFERENCE].index)
+elbows = both[(both["statistic"] == "elbow") & (both["label"] != DIFFERENCE)].sort_values("order")
+forest_figure({"elbow": elbows}, "heads", {"one probe": "o", "fitted anew": "s"})
+
+# %% tags=["hide-input"]
+by_probe = spread[spread["function"] == DIFFERENCE].rename(columns={"value": "difference"})
+by_probe["one probe"] = with_interval(by_probe, "difference", "low", "high", "+.2f")["difference"]
+by_probe["fitted anew"] = with_interval(by_probe, "difference", "refit_low", "refit_high", "+.2f")["difference"]
+show(by_probe[["statistic", "one probe", "fitted anew", "scarcer", "fits"]])
 
 # %% [markdown]
 # ## How sparse, and where

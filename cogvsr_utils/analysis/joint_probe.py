@@ -1,6 +1,7 @@
 """The paper's joint probe: which function does a step have, read from all heads together?
 
-FunctionProbe     one network over all heads, with gradient x activation importance of each
+FunctionProbe                 one network over all heads, with gradient x activation importance of each
+refitted_importance(...)      the same fitted anew to resampled groups, split and initialised anew
 
 Its accuracy counts only above its baselines, above all above what the text alone gives.
 """
@@ -14,6 +15,7 @@ import torch
 from numpy.typing import ArrayLike
 from torch import nn
 from torch.nn import functional as F
+from tqdm import tqdm
 
 from cogvsr_utils.analysis.head_probes import check_probe_data
 from cogvsr_utils.dataset.splits import FOLDS, split_groups
@@ -187,6 +189,30 @@ class FunctionProbe:
         sums = torch.zeros(len(x), n_layers, x.shape[2]).index_add_(1, self.layers_, x)
         means = sums / torch.bincount(self.layers_)[:, None]
         return torch.cat([x, means[:, self.layers_]], dim=2)
+
+
+def refitted_importance(
+    x: np.ndarray, y: ArrayLike, groups: ArrayLike, layers: np.ndarray, n_fits: int, seed: int = 0
+) -> np.ndarray:
+    """Importance (fits, functions, heads) of the paper's probe, each time fitted anew: to groups drawn with
+    replacement, with another split of them into those fitted to and those read, from another initialisation.
+
+    Arguments are those of ``FunctionProbe.fit``. What other groups would have said is in how much these fits differ;
+    reading one fitted probe on resampled groups leaves the fitting out.
+
+    >>> rng = np.random.default_rng(0)
+    >>> x, y = rng.normal(size=(60, 4, 3)), np.tile(["Math Reasoning", "Knowledge Recall"], 30)
+    >>> refitted_importance(x, y, np.arange(60), np.array([0, 0, 1, 1]), n_fits=2).shape
+    (2, 2, 4)
+    """
+    rng, (names, code) = np.random.default_rng(seed), np.unique(np.asarray(groups), return_inverse=True)
+    y, fits = np.asarray(y), []
+    for number in tqdm(range(n_fits), desc="refits"):
+        drawn = rng.integers(len(names), size=len(names))
+        rows = np.concatenate([np.flatnonzero(code == group) for group in drawn])
+        probe = FunctionProbe("paper", seed=seed + number + 1)
+        fits.append(probe.fit(x[rows], y[rows], code[rows], layers).importance_)
+    return np.stack(fits)
 
 
 class _Network(nn.Module):

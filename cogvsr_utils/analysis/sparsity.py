@@ -10,6 +10,7 @@ ablation_counts(ablations, functions)       heads whose ablation costs accuracy,
 smallest_detectable(ablations, functions)   what a head has to cost at least to be among them
 threshold_counts(importance, null, ...)     how many heads pass under stricter and laxer thresholds
 spatial_difference(importance, bootstrap, functions)    are spatial heads scarcer? the difference with its interval
+refitted_intervals(importance, bootstrap, refits, functions)   how much wider intervals get where the probe is refitted
 ablation_difference(ablations, functions)   the same of the heads whose ablation costs accuracy
 stratify(labels, *features)                 rows in which no label differs from another in these features
 overlap(table, k, bootstrap, functions)     Jaccard of the top k of every two functions, beside chance
@@ -21,6 +22,7 @@ from itertools import combinations
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
+from scipy.stats import t as student_t
 
 from cogvsr_utils import paper
 from cogvsr_utils.analysis.ablations import HeadAblations
@@ -41,6 +43,7 @@ from cogvsr_utils.stats import (
 )
 
 STATISTICS = {"elbow": elbow, "gini": gini, "hoyer": hoyer, "participation": participation_ratio}
+DIFFERENCE = "spatial less others"
 FEWER_IS_SCARCER = ("elbow", "participation", "n_ablation")
 SHARES, LEVELS = (0.1, 0.25, 0.5, 0.75), (0.01, 0.05, 0.1)  # thresholds to try
 
@@ -164,6 +167,44 @@ def spatial_difference(importance: np.ndarray, bootstrap: np.ndarray, functions:
             for draws in (importance[None], bootstrap)
         )
         rows.append(_verdict(name, observed[0], *percentile_interval(resampled)))
+    return pd.DataFrame(rows)
+
+
+def refitted_intervals(
+    importance: np.ndarray, bootstrap: np.ndarray, refits: np.ndarray, functions: Sequence[str]
+) -> pd.DataFrame:
+    """Intervals of each function's statistics, and of the spatial functions' less the others', over groups on which one
+    fitted probe is read, and over probes fitted anew.
+
+    ``importance`` (functions, heads); ``bootstrap`` (draws, functions, heads) over resampled groups; ``refits`` (fits,
+    functions, heads) are ``joint_probe.refitted_importance``'s. Few fits have no percentiles worth the name, so theirs
+    is the value, plus or minus Student's t times their standard deviation, the bootstrap estimate of its standard
+    error. Columns: function (or ``DIFFERENCE``), statistic, value, low, high, refit_low, refit_high, fits, and
+    ``scarcer`` for the differences, by the refitted interval: yes, no or open.
+
+    >>> functions = ["Spatial Perception", "Math Reasoning"]
+    >>> importance, rng = np.array([[5.0, 0, 0, 0], [1, 1, 1, 1]]), np.random.default_rng(0)
+    >>> near, far = (importance + size * rng.random((9, 2, 4)) for size in (0.1, 1))
+    >>> table = refitted_intervals(importance, near, far, functions).set_index(["function", "statistic"])
+    >>> row = table.loc[("Spatial Perception", "gini")]
+    >>> bool(row["refit_high"] - row["refit_low"] > row["high"] - row["low"])
+    True
+    """
+    rows, spread = [], student_t.ppf(1 - ALPHA / 2, len(refits) - 1)
+    for name, measure in STATISTICS.items():
+        value, resampled, refitted = (
+            np.apply_along_axis(measure, -1, part) for part in (importance[None], bootstrap, refits)
+        )  # each (draws, functions)
+        value, resampled, refitted = (
+            np.column_stack([part, _spatial_less_others(part, functions)]) for part in (value, resampled, refitted)
+        )
+        low, high = percentile_interval(resampled)
+        error = spread * refitted.std(0, ddof=1)
+        for f, function in enumerate([*functions, DIFFERENCE]):
+            row = _verdict(name, value[0, f], value[0, f] - error[f], value[0, f] + error[f])
+            rows.append({"function": function, "statistic": name, "value": value[0, f], "low": low[f], "high": high[f],
+                         "refit_low": row["low"], "refit_high": row["high"], "fits": len(refits),
+                         "scarcer": row["scarcer"] if function == DIFFERENCE else ""})  # fmt: skip
     return pd.DataFrame(rows)
 
 

@@ -2,12 +2,14 @@
 
 scaled, steered       the spatial heads: strength tuned on B, its effect on C
 emphasis_controls     the same strength on harder questions, beside other heads, random directions, the opposite sign
+beside_controls(...)  the same on any items
 """
 
 import numpy as np
 import pandas as pd
 
 from cogvsr_utils.analysis.accuracy import compare
+from cogvsr_utils.dataset.items import Item
 from cogvsr_utils.dataset.scoring import judge
 from cogvsr_utils.dataset.splits import SELECTION, TEST, TUNING
 from cogvsr_utils.functions import SPATIAL
@@ -73,14 +75,28 @@ def emphasis_controls(
     method, heads (spatial, other, all), direction (towards right answers, or random; nothing for scaling), strength,
     draw. Where nothing could be steered, nothing is; where no question is left, there are no rows.
     """
+    seen = {item.group_id for split in (SELECTION, TUNING) for item in experiment.items(split)}
+    items = [item for item in experiment.items(HARD) if item.group_id not in seen]
+    before = answers[answers["uid"].isin({item.uid for item in items})]
+    return beside_controls(experiment, items, before, rankings, activations, scaled, steered)
+
+
+def beside_controls(
+    experiment: Experiment,
+    items: list[Item],
+    before: pd.DataFrame,
+    rankings: Rankings,
+    activations: HeadActivations,
+    scaled: pd.DataFrame,
+    steered: pd.DataFrame,
+) -> pd.DataFrame:
+    """Emphasis of the spatial heads and its controls on some items, ``before`` being the judged replies without any; as
+    ``emphasis_controls``."""
     from cogvsr_utils.models.answering import answer
     from cogvsr_utils.models.head_edits import scale, steer
 
-    seen = {item.group_id for split in (SELECTION, TUNING) for item in experiment.items(split)}
-    items = [item for item in experiment.items(HARD) if item.group_id not in seen]
     if not items:
         return pd.DataFrame(columns=[*scaled.columns, "heads", "direction", "draw"])
-    before = answers[answers["uid"].isin({item.uid for item in items})]
     every, spatial, rng = experiment.vlm.heads.pairs, spatial_heads(rankings), np.random.default_rng(0)
     others = [head for head in every if head not in set(spatial)]
     draws = [("other", n, [others[i] for i in rng.permutation(len(others))[: len(spatial)]]) for n in range(DRAWS)]

@@ -14,6 +14,7 @@ from cogvsr_utils.pipeline import (  # noqa: F401
     activation,
     baselines,
     benchmarks,
+    cameras,
     crossed,
     cues,
     damage,
@@ -55,14 +56,15 @@ def results_of(experiment: Experiment) -> list[str]:
     """The names of all results that an experiment can have.
 
     Those that read a split which the data does not have are left out, in a quantized experiment those in 4-bit, those
-    of planted heads where none are, and those with cues on data of one's own, which need not record where things are.
+    of planted heads where none are, and on data of one's own, which need not record where things are, those with cues
+    or other cameras.
     """
     absent = set(ALL_SPLITS) - set(experiment.present_splits)
     known = {*planted.PLANTED, damage.set_ablations[damage.TRUTH], damage.specific_damage[damage.TRUTH]}
     left_out = set() if experiment.model in planted_names() else known
     four_bit = {recordings.four_bit_answers, recordings.four_bit_activations, validation.quantization}
     if cues.with_cues(experiment) != experiment:
-        with_boxes = {module.__name__ for module in (cues, latent, activation)}
+        with_boxes = {module.__name__ for module in (cameras, cues, latent, activation)}
         left_out |= {each for each in RESULTS.values() if each.make.__module__ in with_boxes}
     return [
         name

@@ -1,6 +1,7 @@
 """Which heads serve a function? Everything here reads split A alone, so that nothing is selected on what tests it.
 
 network_probe          the paper's probe: importance, its null, its spread over groups
+refits               the paper's probe fitted anew to other scenes
 strict_probe         the same of five seeds, stopped early; and on steps stratified by answer length and difficulty
 ridge_probes          each head alone, and what it adds to the text
 head_means           the mean of every head, to replace it by
@@ -20,7 +21,7 @@ from tqdm import tqdm
 
 from cogvsr_utils.analysis.ablations import HeadAblations
 from cogvsr_utils.analysis.head_probes import HeadProbes, binary_accuracy
-from cogvsr_utils.analysis.joint_probe import FunctionProbe
+from cogvsr_utils.analysis.joint_probe import FunctionProbe, refitted_importance
 from cogvsr_utils.analysis.sparsity import stratify
 from cogvsr_utils.analysis.text_baselines import permuted_functions, random_functions, text_predictions, wordings
 from cogvsr_utils.dataset.splits import SELECTION, require_groups
@@ -34,6 +35,7 @@ from cogvsr_utils.stats import bootstrap_means
 
 A = (SELECTION,)
 CANDIDATES, GREEDY_STEPS = 6, 4
+REFITS = 2  # times as many fits to resampled scenes as to permuted labels
 IMPORTANCE, ABLATION = "importance (paper)", "ablation on split A"  # two of the rankings, named elsewhere too
 
 
@@ -51,6 +53,13 @@ class JointProbe:
     null: np.ndarray
     bootstrap: np.ndarray
     fitted: dict[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class Refits:
+    """``importance`` (fits, functions, heads) of the paper's probe, fitted anew each time."""
+
+    importance: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -148,6 +157,12 @@ def network_probe(experiment: Experiment, activations: HeadActivations) -> Joint
     ]
     bootstrap = _bootstrap(probe, x, y, groups, experiment.settings.bootstrap)
     return JointProbe(probe.classes_, probe.importance_, np.array(null), bootstrap, probe.to_arrays())
+
+
+@result(splits=A, needs={"activations": activations[SELECTION]})
+def refits(experiment: Experiment, activations: HeadActivations) -> Refits:
+    """The paper's probe fitted anew to resampled scenes; see ``joint_probe.refitted_importance``."""
+    return Refits(refitted_importance(*probe_arrays(activations), n_fits=REFITS * experiment.settings.null_fits))
 
 
 @result(splits=A, needs={"activations": activations[SELECTION]})

@@ -3,6 +3,7 @@
 probe_accuracy          the joint probes on split C
 head_table              one row a function and head: A's scores and C's effects, side by side
 sparseness              how few heads, how sparse and where, with null and intervals
+refitted_spread         how much wider intervals get where the probe is fitted anew
 null_curves             sorted importance where labels are permuted
 ranking_agreement       does importance agree with other measures of a head?
 stability, overlaps     is a function's order of heads stable, and do functions share their first?
@@ -26,7 +27,7 @@ from cogvsr_utils.models.activations import HeadActivations
 from cogvsr_utils.pipeline.ablation import ABLATIONS, MASKED
 from cogvsr_utils.pipeline.experiment import Experiment, n_top
 from cogvsr_utils.pipeline.recordings import activations, answers, control_activations
-from cogvsr_utils.pipeline.selection import JointProbe, SingleProbes, StrictProbe
+from cogvsr_utils.pipeline.selection import JointProbe, Refits, SingleProbes, StrictProbe
 from cogvsr_utils.pipeline.store import result
 
 PLANTED_STRENGTHS = (0.25, 0.5, 1.0)
@@ -94,6 +95,15 @@ def sparseness(
         sparsity.ablation_counts(masked, functions),
     ]
     return pd.concat(tables, ignore_index=True)
+
+
+@result()
+def refitted_spread(experiment: Experiment, network_probe: JointProbe, refits: Refits) -> pd.DataFrame:
+    """Intervals of the paper's reading over scenes, with one fitted probe and with one fitted to each draw; see
+    ``sparsity.refitted_intervals``."""
+    return sparsity.refitted_intervals(
+        network_probe.importance, network_probe.bootstrap, refits.importance, network_probe.functions.tolist()
+    )
 
 
 @result()

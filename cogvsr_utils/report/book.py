@@ -14,6 +14,7 @@ from cogvsr_utils.pipeline import (
     activation,
     baselines,
     benchmarks,
+    cameras,
     crossed,
     cues,
     damage,
@@ -72,14 +73,14 @@ PAGES = {
         ),
     ),
     "04_scarcity": Page(heavy=(
-        validation.head_table, validation.sparseness, validation.spatial_differences, validation.thresholds,
-        validation.overlaps, validation.detectable, validation.null_curves,
+        validation.head_table, validation.sparseness, validation.spatial_differences, validation.refitted_spread,
+        validation.thresholds, validation.overlaps, validation.detectable, validation.null_curves,
     )),
     "05_interventions": Page(
         heavy=(
             ablation.ablation_matrix, ablation.matched_controls[selection.IMPORTANCE], ablation.without_strongest,
             *damage.COMPARED, damage.generated_and_forced, emphasis.scaled, emphasis.steered,
-            emphasis.emphasis_controls, mistakes.output_edits,
+            emphasis.emphasis_controls, cameras.camera_accuracy, cameras.camera_emphasis, mistakes.output_edits,
             dissociation.double_dissociations, *replies.REPLIES,
         ),
     ),

@@ -10,6 +10,7 @@ from functools import partial
 
 import pandas as pd
 
+from cogvsr_utils.analysis.sparsity import DIFFERENCE
 from cogvsr_utils.dataset.splits import TEST
 from cogvsr_utils.functions import NAMES, SPATIAL
 from cogvsr_utils.pipeline import (
@@ -33,8 +34,8 @@ from cogvsr_utils.stats import ALPHA
 CONTROLS = ablation.matched_controls[selection.IMPORTANCE]
 RESULTS = (
     baselines.probe_baselines, prediction.ranking_tests, validation.head_table, validation.thresholds,
-    validation.sparseness, validation.overlaps, validation.spatial_differences, CONTROLS, ablation.ablation_matrix,
-    damage.specific_damage[selection.IMPORTANCE], emphasis.scaled,
+    validation.sparseness, validation.overlaps, validation.spatial_differences, validation.refitted_spread, CONTROLS,
+    ablation.ablation_matrix, damage.specific_damage[selection.IMPORTANCE], emphasis.scaled,
 )  # fmt: skip
 CROSSED = (crossed.wording_transfer,)
 CUED = (cues.cue_effects, latent.latent_heads, activation.latent_activation)
@@ -131,17 +132,27 @@ def _sparsity(experiment: Experiment, read: Reader) -> Finding:
 
 
 def _differences(experiment: Experiment, read: Reader) -> Finding:
-    """C4: do counts differ by more than their intervals? Do no more pairs of functions share heads than by chance?"""
-    elbow = read(experiment, validation.sparseness).query("statistic == 'elbow'")
+    """C4: do counts differ by more than their intervals over probes fitted anew? Do no more pairs of functions share
+    heads than by chance?"""
+    elbow = read(experiment, validation.refitted_spread).query(f"statistic == 'elbow' and function != '{DIFFERENCE}'")
     shared = read(experiment, validation.overlaps)
     more, due = int((shared["jaccard"] > shared["chance_high"]).sum()), len(shared) * shared["p_chance"].iloc[0]
     here = f"{elbow['value'].min():.0f} to {elbow['value'].max():.0f} heads; {more} of {len(shared)} pairs overlap"
-    return here, f"{due:.1f} pairs by chance", [elbow["low"].max() > elbow["high"].min(), more <= max(due, 1)]
+    return (
+        here,
+        f"{due:.1f} pairs by chance",
+        [elbow["refit_low"].max() > elbow["refit_high"].min(), more <= max(due, 1)],
+    )
 
 
 def _scarcity(experiment: Experiment, read: Reader) -> Finding:
-    """C5: does every measure find spatial heads scarcer? Do more of them than find the opposite?"""
-    scarcer = read(experiment, validation.spatial_differences)["scarcer"]
+    """C5: does every measure find spatial heads scarcer? Do more of them than find the opposite? Those of the paper's
+    probe by intervals over probes fitted anew."""
+    differences, refitted = (
+        read(experiment, each) for each in (validation.spatial_differences, validation.refitted_spread)
+    )
+    others = differences[differences["reading"] != "as it is"]
+    scarcer = pd.concat([refitted[refitted["function"] == DIFFERENCE], others])["scarcer"]
     yes, no = int((scarcer == "yes").sum()), int((scarcer == "no").sum())
     return f"scarcer by {yes} of {len(scarcer)} measures", f"denser by {no}", [yes == len(scarcer), yes > no]
 

@@ -6,6 +6,7 @@ planted_figure(tables)       what ablating planted heads does, and as many other
 cue_figure(items)            one question's picture under several cues
 dose_figure(table)           what more of an edit does to spatial steps and others
 latent_figure(table)         each head by what a cue changes in it
+camera_figure(table)         accuracy by where the camera stands
 quality_figure, set_figure   rankings against the measured effect, single heads and whole sets
 power_figure                 planted heads found, and false ones
 scaling_figure               seconds and memory against number of items
@@ -18,7 +19,7 @@ from matplotlib.figure import Figure
 
 from cogvsr_utils.dataset.images import open_image
 from cogvsr_utils.dataset.items import Item
-from cogvsr_utils.functions import MAIN_NAME, NAMES
+from cogvsr_utils.functions import MAIN_NAME, NAMES, SPATIAL
 from cogvsr_utils.report.figures import COLOR, DARK, SHORT, finish
 from cogvsr_utils.stats import ALPHA
 
@@ -149,6 +150,23 @@ def dose_figure(table: pd.DataFrame) -> Figure:
     for axis in axes[0]:
         handles |= {label: handle for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)}
     figure.legend(handles.values(), handles, loc="outside upper center", ncols=2, fontsize=8)
+    return finish(figure)
+
+
+def camera_figure(table: pd.DataFrame) -> Figure:
+    """Accuracy by how far aside the camera stands, spatial perception with a band; ``table`` has one split's rows of
+    ``camera_accuracy``."""
+    figure, axis = plt.subplots(figsize=(7.6, 3.3), layout="constrained")
+    for name in NAMES:
+        part = table[table["function"] == name].sort_values("shift")
+        own = name == SPATIAL[0]
+        line = {"lw": 2.4 if own else 1.2, "ms": 5 if own else 3}
+        axis.plot(part["shift"], part["accuracy"], "o-", color=COLOR[name], label=SHORT[name], **line)
+        if own:
+            axis.fill_between(part["shift"], part["low"], part["high"], color=COLOR[name], alpha=0.15, lw=0)
+    axis.axhspan(0.5, 0.7, color="#eee", zorder=0)
+    axis.set(xlabel="camera aside, board squares", ylabel="accuracy", ylim=(0.3, 1.02))
+    figure.legend(loc="outside right center", fontsize=8)
     return finish(figure)
 
 

@@ -7,11 +7,11 @@ from sklearn.model_selection import GroupKFold
 
 from cogvsr_utils.analysis.head_probes import HeadProbes, binary_accuracy
 from cogvsr_utils.analysis.head_scores import COLUMNS, head_table, top_heads
-from cogvsr_utils.analysis.joint_probe import FunctionProbe
+from cogvsr_utils.analysis.joint_probe import FunctionProbe, refitted_importance
 from cogvsr_utils.analysis.sparsity import overlap
 from cogvsr_utils.functions import NAMES
 from cogvsr_utils.paths import ROOT
-from cogvsr_utils.stats import max_t_test
+from cogvsr_utils.stats import gini, max_t_test
 
 N_HEADS, DIM = 8, 6
 LAYERS = np.repeat([0, 1], 4)
@@ -69,6 +69,22 @@ def test_joint_probe_is_at_chance_on_noise_and_repeats_itself(planted):
     probes = [FunctionProbe(epochs=10).fit(x[:400], y[:400], groups[:400], LAYERS) for _ in range(2)]
     assert abs(probes[0].score(x[400:], y[400:]) - 0.25) < 0.1
     assert np.array_equal(probes[0].importance_, probes[1].importance_)
+
+
+def test_refits_differ_as_much_as_probes_of_new_data_do():
+    """Gini's index of each function's heads over six data sets of one making, beside refits to each of them."""
+    found, spread = [], []
+    for seed in range(6):
+        rng, y = np.random.default_rng(seed), np.tile(CLASSES, 45)
+        x = rng.normal(size=(len(y), N_HEADS, DIM))
+        for f, name in enumerate(CLASSES):
+            x[y == name, f : f + 2, f] += 0.8
+        groups = np.arange(len(y)) // 6
+        found.append([gini(heads) for heads in FunctionProbe("paper").fit(x, y, groups, LAYERS).importance_])
+        refits = refitted_importance(x, y, groups, LAYERS, n_fits=4)
+        assert not np.allclose(refits[0], refits[1])
+        spread.append(np.std([[gini(heads) for heads in fit] for fit in refits], axis=0, ddof=1))
+    assert 0.5 < np.mean(spread) / np.std(found, axis=0, ddof=1).mean() < 2
 
 
 def test_importance_is_gradient_times_activation(planted):

@@ -2,12 +2,15 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.stats import t as student_t
 
 from cogvsr_utils.analysis.ablations import HeadAblations
 from cogvsr_utils.analysis.sparsity import (
+    DIFFERENCE,
     ablation_counts,
     ablation_difference,
     head_counts,
+    refitted_intervals,
     scarcity,
     smallest_detectable,
     spatial_difference,
@@ -16,7 +19,7 @@ from cogvsr_utils.analysis.sparsity import (
 )
 from cogvsr_utils.functions import NAMES
 from cogvsr_utils.functions import SPATIAL as SPATIAL_NAMES
-from cogvsr_utils.stats import participation_ratio
+from cogvsr_utils.stats import gini, participation_ratio
 
 CLASSES = sorted(NAMES)
 SPATIAL = np.isin(CLASSES, SPATIAL_NAMES)
@@ -55,6 +58,22 @@ def test_the_difference_is_what_was_measured_and_not_the_mean_of_its_resamples()
     found = spatial_difference(observed, draws, CLASSES).set_index("statistic")["difference"]
     each = np.array([participation_ratio(row) for row in observed])
     assert found["participation"] == pytest.approx(each[SPATIAL].mean() - each[~SPATIAL].mean())
+
+
+def test_intervals_over_refits_are_students_around_the_fitted_value():
+    rng = np.random.default_rng(0)
+    importance, refits = rng.random((8, 30)), rng.random((6, 8, 30))
+    table = refitted_intervals(importance, refits, refits, CLASSES).set_index(["function", "statistic"])
+
+    def ginis(fit):
+        own = np.array([gini(heads) for heads in fit])
+        return own[3], own[SPATIAL].mean() - own[~SPATIAL].mean()
+
+    spreads = np.transpose([ginis(fit) for fit in refits])
+    for name, value, spread in zip((CLASSES[3], DIFFERENCE), ginis(importance), spreads, strict=True):
+        row = table.loc[(name, "gini")]
+        expected = student_t.interval(0.95, len(refits) - 1, loc=value, scale=np.std(spread, ddof=1))
+        np.testing.assert_allclose((row["value"], row["refit_low"], row["refit_high"]), (value, *expected))
 
 
 def test_no_head_that_passes_is_no_proof_that_there_is_none():

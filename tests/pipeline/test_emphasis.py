@@ -99,6 +99,6 @@ def test_where_all_hard_questions_are_about_scenes_of_a_or_b_nothing_is_asked(vl
     scaled = pd.DataFrame({"function": ["a"], "change": 0.0, "split": "C", "strength": 1.5, "method": "scale"})
     found = emphasis.emphasis_controls.make(
         Experiment("nano-internvl", profile=FEW, source=str(tmp_path / "mine.jsonl")), rankings=None, activations=None,
-        answers=None, scaled=scaled, steered=scaled,
+        answers=pd.DataFrame(columns=["uid"]), scaled=scaled, steered=scaled,
     )  # fmt: skip
     assert len(found) == 0 and {"heads", "direction", "draw"} <= set(found)

@@ -5,6 +5,7 @@ import pandas as pd
 import pytest
 
 from cogvsr_utils.analysis.matching import KINDS
+from cogvsr_utils.analysis.sparsity import DIFFERENCE
 from cogvsr_utils.functions import NAMES, SPATIAL
 from cogvsr_utils.pipeline.activation import BOTH
 from cogvsr_utils.pipeline.cues import BOX, GREY, NEVER, NONE
@@ -41,7 +42,12 @@ def made_up(good: bool) -> dict[str, pd.DataFrame]:
             for name, value in (("elbow", counts), ("gini", 60 - counts), ("participation", counts))
         ),
         "overlaps": pd.DataFrame({"jaccard": [0.0 if good else 0.9] * 28, "chance_high": 0.2, "p_chance": 0.02}),
-        "spatial_differences": pd.DataFrame({"scarcer": ["yes" if good else "no"] * 7}),
+        "spatial_differences": pd.DataFrame({
+            "reading": ["as it is", "as it is", "strict"], "scarcer": ["no", "no", "yes" if good else "open"]}),
+        "refitted_spread": pd.DataFrame({
+            "function": [*NAMES, DIFFERENCE], "statistic": "elbow", "value": [*counts, -1.0],
+            "refit_low": [*(counts - 0.1), -2.0], "refit_high": [*(counts + 0.1), -0.1],
+            "scarcer": [*[""] * 8, "yes" if good else "open"]}),
         CONTROLS.name: pd.concat([own, *random]),
         "ablation_matrix": pd.DataFrame({"head_set": a, "function": b, "change": change[i, j]}
                                         for i, a in enumerate(NAMES) for j, b in enumerate(NAMES)),
@@ -69,7 +75,8 @@ def test_every_verdict_goes_both_ways():
 
 
 @pytest.mark.parametrize("name, claim", [("wording_transfer", 1), ("thresholds", 2), ("sparseness", 2),
-                                         ("overlaps", 3), ("scaled", 6),
+                                         ("overlaps", 3), ("refitted_spread", 3), ("refitted_spread", 4),
+                                         ("spatial_differences", 4), ("scaled", 6),
                                          (CONTROLS.name, 6), ("specific_damage-importance_paper", 6),
                                          ("cue_effects", 5), ("latent_heads", 5),
                                          ("latent_activation", 5)])  # fmt: skip
@@ -88,7 +95,7 @@ def test_models_stand_side_by_side_as_far_as_they_are_measured(tmp_path, monkeyp
     for name, kept in (("all", made_up(True)), ("some", made_up(False))):
         (tmp_path / name).mkdir()
         for table_name, values in kept.items():
-            if name == "all" or table_name in ("thresholds", "head_table", "sparseness", "overlaps"):
+            if name == "all" or table_name in ("thresholds", "head_table", "sparseness", "refitted_spread", "overlaps"):
                 values.to_csv(tmp_path / name / f"{table_name}.csv", index=False, na_rep=MISSING)
     monkeypatch.setattr("cogvsr_utils.report.claims.stamp",
                         lambda each: {"changed": ["overlaps"] if each.model == "some" else []})  # fmt: skip
