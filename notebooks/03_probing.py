@@ -41,6 +41,7 @@ from cogvsr_utils.models.attention import attention_example
 from cogvsr_utils.pipeline import baselines, measured, selection, validation
 from cogvsr_utils.pipeline.experiment import n_top
 from cogvsr_utils.report.book import PAGES
+from cogvsr_utils.report.figures import SHORT
 from cogvsr_utils.report.head_figures import attention_figure, curve_figure, head_maps
 from cogvsr_utils.report.pages import measured_note, paragraph, quote, show, start, with_interval
 from cogvsr_utils.stats import ALPHA
@@ -96,6 +97,14 @@ curve_figure(table, measured.table(experiment, validation.null_curves))
 
 # %% tags=["hide-input"] mystnb={"image": {"alt": "Eight layer by head maps of AUROC, one a function, on one scale from 0.5"}, "figure": {"caption": "AUROC of a linear probe on each head alone; darker is higher, 0.5 is chance.", "name": "fig-auroc"}}
 head_maps(table, "auroc")
+
+# %% [markdown]
+# How much of that is the wording? The best head of each function beside the best of probes fitted where every wording
+# has the function of another: their median, and what 95 % of them are below; how many heads are above that.
+
+# %% tags=["hide-input"]
+by_wording = measured.table(experiment, selection.wording_null).set_index("function").loc[list(NAMES)]
+show(by_wording.rename(index=SHORT).reset_index(), digits=3)
 
 # %% [markdown]
 # ## What a head adds to the text

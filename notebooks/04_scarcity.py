@@ -177,8 +177,9 @@ shared = measured.table(experiment, validation.overlaps)
 elbow = rules["elbow"]
 inside = ((elbow["value"] >= elbow["null_low"]) & (elbow["value"] <= elbow["null_high"])).sum()
 words = {"yes": "fewer", "no": "more", "open": NO_DIFFERENCE}
+elbow_of = spread[(spread["statistic"] == "elbow") & (spread["function"] != DIFFERENCE)]
 by_reading = differences.set_index(["reading", "statistic"])
-plain, equal = by_reading.loc[("as it is", "elbow")], by_reading.loc[("stratified", "elbow")]
+equal, plain = by_reading.loc[("stratified", "elbow")], by_probe.set_index("statistic").loc["elbow"]
 strict = by_reading.loc[("strict", "n_ablation")]
 quote(
     elbow_least=elbow["value"].min(),
@@ -191,8 +192,10 @@ quote(
     strict_least=rules["n_ablation"]["value"].min(),
     strict_most=rules["n_ablation"]["value"].max(),
     spatial_difference=plain["difference"],
-    spatial_low=plain["low"],
-    spatial_high=plain["high"],
+    spatial_low=plain["refit_low"],
+    spatial_high=plain["refit_high"],
+    refits=float(plain["fits"]),
+    elbows_apart=float((elbow_of["refit_low"].to_numpy()[:, None] > elbow_of["refit_high"].to_numpy()).sum()),
     spatial_verdict=words[plain["scarcer"]],
     equal_difference=equal["difference"],
     equal_low=equal["low"],
@@ -224,7 +227,7 @@ paragraph(
     "permuted labels give. At most "
     f"{rules['n_ablation']['value'].max():.0f} heads a function surely cost accuracy when ablated alone. Are spatial "
     f"heads scarcer than others? By the elbow: {words[plain['scarcer']]} ({plain['difference']:+.1f} heads, "
-    f"{span(plain['low'], plain['high'], scale=1)}); by ablation: {words[strict['scarcer']]} "
+    f"{span(plain['refit_low'], plain['refit_high'], scale=1)} over probes fitted anew); by ablation: {words[strict['scarcer']]} "
     f"({strict['difference']:+.1f}, {span(strict['low'], strict['high'], scale=1)})."
 )
 

@@ -356,7 +356,16 @@ beaten = int(worse.groupby(matched["function"]).all().sum())
 hardest = everywhere.sort_values("p").iloc[-1]
 in_points = 100 * accuracy.set_index("kind").loc[hardest["kind"], ["own", "mean"]].astype(float)
 lost = kinds[kinds["heads"] == "ablated"].set_index("function")
+scales = emphasised[(emphasised["function"] == SPATIAL[0]) & (emphasised["method"] == "scale")].set_index("heads")
+larger = scales[scales["strength"] > 1]
+from_there = larger.loc["spatial"] if recorded else pd.Series(float("nan"), larger.columns)
 quote(
+    aside=aside,
+    aside_before=from_there["accuracy_before"],
+    aside_scaled=100 * from_there["change"],
+    aside_low=100 * from_there["ci_low"],
+    aside_high=100 * from_there["ci_high"],
+    aside_other=100 * larger.loc[["other"], "change"].mean() if recorded else float("nan"),
     unread=lost["unread"].mean(),
     unread_spatial=lost.loc[SPATIAL[0], "unread"],
     wrong_spatial=lost.loc[SPATIAL[0], "wrong"],

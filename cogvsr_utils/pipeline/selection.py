@@ -4,6 +4,7 @@ network_probe          the paper's probe: importance, its null, its spread over 
 refits               the paper's probe fitted anew to other scenes
 strict_probe         the same of five seeds, stopped early; and on steps stratified by answer length and difficulty
 ridge_probes          each head alone, and what it adds to the text
+wording_null         each head alone beside what it tells where every wording has the function of another
 head_means           the mean of every head, to replace it by
 selection_ablations     each head ablated alone
 attributions         approximations of that
@@ -16,6 +17,7 @@ probe_arrays         what probes are fitted to
 from dataclasses import dataclass
 
 import numpy as np
+import pandas as pd
 from sklearn.metrics import roc_auc_score
 from tqdm import tqdm
 
@@ -190,6 +192,29 @@ def ridge_probes(experiment: Experiment, activations: HeadActivations) -> Single
         text_auroc,
         alone.classes_[together.argmax(1)] == y,
     )
+
+
+@result(splits=A, needs={"activations": activations[SELECTION]})
+def wording_null(experiment: Experiment, activations: HeadActivations, ridge_probes: SingleProbes) -> pd.DataFrame:
+    """Does any head alone tell a function better than it tells wordings? Its AUROC beside those of probes fitted where
+    every wording has the function of another.
+
+    Columns: function, best (the AUROC of its best head), null (the median over fits of the best head's), null_high (95
+    % of them are lower), p (of the best head's, over all heads), heads (how many are above ``null_high``), fits.
+    """
+    x, y, groups, _ = probe_arrays(activations)
+    rng, wording, fits = np.random.default_rng(0), _wordings(experiment, activations), []
+    for _ in tqdm(range(REFITS * experiment.settings.null_fits), desc="null probes"):
+        fitted = HeadProbes().fit(x, permuted_functions(wording, y, rng), groups)
+        fits.append(pd.Series(fitted.auroc_.max(1), fitted.classes_).reindex(ridge_probes.functions))
+    null = np.array(fits)  # (fits, functions)
+    high = np.nanquantile(null, 0.95, axis=0)
+    best = ridge_probes.auroc.max(1)
+    return pd.DataFrame({
+        "function": ridge_probes.functions, "best": best, "null": np.nanmedian(null, axis=0), "null_high": high,
+        "p": (1 + (null >= best).sum(0)) / (1 + len(null)), "heads": (ridge_probes.auroc > high[:, None]).sum(1),
+        "fits": len(null),
+    })  # fmt: skip
 
 
 @result(splits=A, needs={"activations": activations[SELECTION]})

@@ -68,8 +68,8 @@ PAGES = {
     "03_probing": Page(
         results=(selection.ridge_probes,),
         heavy=(
-            baselines.probe_baselines, validation.probe_accuracy, validation.head_table, validation.null_curves,
-            validation.stability, validation.ranking_agreement,
+            baselines.probe_baselines, selection.wording_null, validation.probe_accuracy, validation.head_table,
+            validation.null_curves, validation.stability, validation.ranking_agreement,
         ),
     ),
     "04_scarcity": Page(heavy=(

@@ -1,9 +1,14 @@
+from dataclasses import replace
+from types import SimpleNamespace
+
 import numpy as np
 import pandas as pd
 import pytest
+from own_data import FEW
 from sklearn.base import BaseEstimator
 
 from cogvsr_utils import paths
+from cogvsr_utils.analysis.head_probes import HeadProbes
 from cogvsr_utils.analysis.text_baselines import (
     cross_validated,
     permuted_functions,
@@ -16,6 +21,7 @@ from cogvsr_utils.dataset.items import steps_table
 from cogvsr_utils.pipeline.baselines import probe_baselines
 from cogvsr_utils.pipeline.experiment import Experiment
 from cogvsr_utils.pipeline.recordings import activations
+from cogvsr_utils.pipeline.selection import wording_null
 
 
 @pytest.fixture(scope="module")
@@ -44,6 +50,27 @@ def test_text_predictions_see_no_activations_and_not_their_own_group(experiment)
     predicted, names = text_predictions(items, index), np.unique(index["function"])
     assert predicted.shape == (len(index), len(names)) and (predicted.sum(1) == 1).all()
     assert (names[predicted.argmax(1)] == index["function"]).mean() > 0.7
+
+
+def test_a_head_that_knows_wordings_is_no_better_than_their_null_and_one_that_knows_the_function_is(experiment):
+    """Heads of a code for each wording, of noise, and of the function itself."""
+    items, rng = experiment.items("A"), np.random.default_rng(0)
+    index = steps_table(items)
+    wording = np.unique(wordings(items), return_inverse=True)[1]
+    codes = rng.normal(size=(wording.max() + 1, 12))[wording]
+    functions, known = np.unique(index["function"], return_inverse=True)
+    knowing = np.pad(4 * np.eye(len(functions))[known], ((0, 0), (0, 12 - len(functions))))
+    heads = SimpleNamespace(table=pd.DataFrame({"layer": [0, 0]}))
+    ten = replace(experiment, profile=replace(FEW, null_fits=10), _cache={})
+    for told, passes in ((codes, False), (knowing, True)):
+        x = np.stack([told, np.zeros_like(codes)], axis=1) + rng.normal(size=(len(index), 2, 12))
+        store = SimpleNamespace(index=index, heads=heads, by_head=lambda x=x: x)
+        alone = HeadProbes().fit(x, index["function"], index["group_id"])
+        probes = SimpleNamespace(functions=alone.classes_, auroc=alone.auroc_)
+        table = wording_null.make(ten, activations=store, ridge_probes=probes)
+        assert (table["best"].mean() > 0.7) and (table["fits"] == 20).all()
+        assert (table["p"] < 0.1).mean() > 0.8 if passes else (table["p"] < 0.1).mean() < 0.3
+        assert table["heads"].sum() >= 7 if passes else table["heads"].sum() <= 2
 
 
 def test_a_label_that_is_the_wording_is_not_read_from_a_wording_that_is_held_out():
