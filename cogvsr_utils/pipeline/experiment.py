@@ -36,9 +36,9 @@ TOP_SHARE = 0.10  # the share of all heads that is taken for a function, CogVisi
 
 @dataclass(frozen=True)
 class Profile:
-    """How much of everything: fits to permuted labels, permutations, bootstrap draws, random sets of each kind, items
-    for each function's controls, items for the ablation of single heads, repeats with planted heads, and random sets of
-    heads on benchmarks."""
+    """How much of everything: fits to permuted labels and as many to resampled scenes, permutations, bootstrap draws,
+    random sets of each kind, items for each function's controls, items for the ablation of single heads, repeats with
+    planted heads, and random sets of heads on benchmarks."""
 
     null_fits: int
     permutations: int

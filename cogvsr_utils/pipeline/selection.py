@@ -37,7 +37,7 @@ from cogvsr_utils.stats import bootstrap_means
 
 A = (SELECTION,)
 CANDIDATES, GREEDY_STEPS = 6, 4
-REFITS = 2  # times as many fits to resampled scenes as to permuted labels
+WORDING_FITS = 2  # times as many fits of single heads to moved wordings as of the joint probe
 IMPORTANCE, ABLATION = "importance (paper)", "ablation on split A"  # two of the rankings, named elsewhere too
 
 
@@ -164,7 +164,7 @@ def network_probe(experiment: Experiment, activations: HeadActivations) -> Joint
 @result(splits=A, needs={"activations": activations[SELECTION]})
 def refits(experiment: Experiment, activations: HeadActivations) -> Refits:
     """The paper's probe fitted anew to resampled scenes; see ``joint_probe.refitted_importance``."""
-    return Refits(refitted_importance(*probe_arrays(activations), n_fits=REFITS * experiment.settings.null_fits))
+    return Refits(refitted_importance(*probe_arrays(activations), n_fits=experiment.settings.null_fits))
 
 
 @result(splits=A, needs={"activations": activations[SELECTION]})
@@ -204,7 +204,7 @@ def wording_null(experiment: Experiment, activations: HeadActivations, ridge_pro
     """
     x, y, groups, _ = probe_arrays(activations)
     rng, wording, fits = np.random.default_rng(0), _wordings(experiment, activations), []
-    for _ in tqdm(range(REFITS * experiment.settings.null_fits), desc="null probes"):
+    for _ in tqdm(range(WORDING_FITS * experiment.settings.null_fits), desc="null probes"):
         fitted = HeadProbes().fit(x, permuted_functions(wording, y, rng), groups)
         fits.append(pd.Series(fitted.auroc_.max(1), fitted.classes_).reindex(ridge_probes.functions))
     null = np.array(fits)  # (fits, functions)
