@@ -26,8 +26,7 @@ if TYPE_CHECKING:
 # What the parts of an attention module are called: an output projection, and what makes its keys. Linear attention has
 # both as well, and a short convolution, which softmax attention has not.
 OUTPUTS = ("o_proj", "out_proj", "dense", "wo", "o", "c_proj", "output.dense", "projection_layer", "proj")
-# Layers that share another's keys have queries alone.
-KEYS = ("k_proj", "q_proj", "kv_b_proj", "query_key_value", "qkv_proj", "qkv", "self.key", "k", "c_attn")
+KEYS = ("k_proj", "kv_b_proj", "query_key_value", "qkv_proj", "qkv", "self.key", "k", "c_attn")
 # Parts of what ``get_decoder`` gives that are not the text decoder: GIT's, Idefics', pi0's.
 NOT_TEXT = ("image_encoder", "vision_model", "perceiver_resampler", "dit", "vlm.vision_tower")
 # Cross-attention in a list of its own, and the configuration's word for how many layers apart its members stand.

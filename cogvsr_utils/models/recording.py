@@ -199,29 +199,21 @@ class _Reader:
 
     def measured_batch_size(self) -> int:
         """How many of the longest chats fit into the device's memory; 16 on a CPU."""
-        ordered = self._ordered(range(len(self.items)))
-        if self.vlm.device.type == "cpu" or not ordered:
+        longest = sorted(range(len(self.items)), key=self._order)[-FIRST:]
+        if self.vlm.device.type == "cpu" or not longest:
             return CPU_BATCH
-        without = self._without_picture(ordered[-1])
-        longest = [i for i in ordered if self._without_picture(i) == without][-FIRST:]
         return measure_batch(self._batch, longest, self.vlm.device)[1]
 
     def read(self, numbers: range, batch_size: int) -> tuple[np.ndarray, np.ndarray]:
         """Features (rows, width) float16 of some items and where they come from: (rows, [item, step, tokens,
         token])."""
+        ordered = sorted((i for i in numbers if self.items[i].steps), key=self._order)
         blocks, places = [np.zeros((0, self.vlm.heads.width), np.float16)], [np.zeros((0, 4), int)]
-        for batch in batched(self._ordered(numbers), batch_size, self._without_picture):
+        for batch in batched(ordered, batch_size, lambda i: self.items[i].image is None):
             for features, place in in_halves(self._batch, batch):
                 blocks.append(features)
                 places.append(place)
         return np.concatenate(blocks), np.concatenate(places)
-
-    def _ordered(self, numbers: range) -> list[int]:
-        """Those of some items that have steps, in the order in which they are read."""
-        return sorted((i for i in numbers if self.items[i].steps), key=self._order)
-
-    def _without_picture(self, i: int) -> bool:
-        return self.items[i].image is None
 
     def _order(self, i: int) -> tuple:
         """Pictures of one size together, and chats of like length, so that little of a batch is padding."""

@@ -4,14 +4,7 @@ from importlib.util import find_spec
 
 import pytest
 import torch
-from transformers import (
-    AutoModelForImageTextToText,
-    Gemma3nForCausalLM,
-    Gemma3nTextConfig,
-    Qwen3Config,
-    Qwen3ForCausalLM,
-    logging,
-)
+from transformers import AutoModelForImageTextToText, Qwen3Config, Qwen3ForCausalLM, logging
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES as REGISTERED
 
@@ -115,14 +108,3 @@ def test_vision_towers_are_listed_apart(vlm):
 def test_a_model_without_a_decoder_is_refused():
     with pytest.raises(ValueError, match="Linear has no text decoder"):
         HeadMap.of(torch.nn.Linear(2, 2))
-
-
-def test_layers_that_share_the_keys_of_another_have_heads_too():
-    config = Gemma3nTextConfig(num_hidden_layers=4, num_kv_shared_layers=2, intermediate_size=64, hidden_size=32,
-                               num_attention_heads=2, num_key_value_heads=1, head_dim=16, vocab_size=32,
-                               vocab_size_per_layer_input=32, laurel_rank=4, activation_sparsity_pattern=None,
-                               layer_types=["sliding_attention", "full_attention"] * 2)  # fmt: skip
-    with torch.device("meta"):
-        model = Gemma3nForCausalLM(config)
-    assert not hasattr(model.model.layers[3].self_attn, "k_proj")
-    assert HeadMap.of(model).pairs == [(layer, head) for layer in range(4) for head in range(2)]

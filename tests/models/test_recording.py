@@ -1,6 +1,5 @@
 import json
 from dataclasses import replace
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,7 +9,7 @@ from cogvsr_utils.dataset.images import open_image
 from cogvsr_utils.functions import MAIN
 from cogvsr_utils.models import recording
 from cogvsr_utils.models.activations import HeadActivations
-from cogvsr_utils.models.chat import conversation, right_answers
+from cogvsr_utils.models.chat import conversation
 from cogvsr_utils.models.positions import POSITIONS, chat_spans
 from cogvsr_utils.models.recording import capture, estimate_capture, read_heads
 
@@ -246,22 +245,6 @@ def test_out_of_memory_halves_the_batch_and_logs_it(vlm, items, answers, capture
     again = capture(vlm, items, store=tmp_path, answers=answers, batch_size=8)
     assert "out of memory at a batch of 8: continuing with 4" in caplog.text
     np.testing.assert_allclose(again.features, captured.features, rtol=2e-3, atol=2e-3)
-
-
-def test_memory_is_measured_on_chats_that_can_be_read_together(vlm, items, monkeypatch):
-    """As on a GPU, over items with and without a picture, and with and without steps."""
-    no_steps = [replace(item, uid=f"{item.uid}-none", steps=[], question=item.question * 9) for item in items[:3]]
-    no_picture = [replace(item, uid=f"{item.uid}-text", image=None) for item in items]
-    some = items + no_picture + no_steps
-    reader = recording._Reader(vlm, some, right_answers(some), recording.Reading())
-
-    def measure(run, batch, device):
-        assert len({some[i].image is None for i in batch}) == 1
-        return reader._batch(batch), len(batch)
-
-    monkeypatch.setattr(recording, "measure_batch", measure)
-    on_gpu = replace(reader, vlm=SimpleNamespace(device=torch.device("cuda")))
-    assert on_gpu.measured_batch_size() == min(recording.FIRST, len(items))
 
 
 def test_what_is_not_finite_is_refused_and_good_shards_stay(vlm, items, answers, tmp_path, monkeypatch):
