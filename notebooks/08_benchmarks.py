@@ -49,6 +49,7 @@ from cogvsr_utils.pipeline import benchmarks, copies, judging
 from cogvsr_utils.pipeline.measured import table
 from cogvsr_utils.report.figures import forest_figure
 from cogvsr_utils.report.pages import measured_note, paragraph, show, span, start, verdict, with_interval
+from cogvsr_utils.stats import false_discovery_rate
 
 TITLES = {name: benchmark.title for name, benchmark in BENCHMARKS.items()}
 KIND = "your copy" if data_root else "look-alike"
@@ -94,11 +95,12 @@ points = whole.assign(value=100 * whole["change"], low=100 * whole["change_low"]
                       high=100 * whole["change_high"], kind=whole["scorer"])  # fmt: skip
 points = points[points["scorer"] != "official"]
 edited = points[points["condition"].isin(["ablated", "scaled"])]
+edited = edited.assign(q=false_discovery_rate(edited["p"]))
 forest_figure(dict(iter(edited.groupby("condition"))), "points", {"strict": "o", FORCED: "D"})
 
 # %% tags=["hide-input"]
 cells = with_interval(edited, "change", "change_low", "change_high", form="+.1f", scale=100)
-columns = ["condition", "questions", "scorer", "n", "change", "p", "unread", "covered"]
+columns = ["condition", "questions", "scorer", "n", "change", "p", "q", "unread", "covered"]
 show(cells[columns], percent=("unread", "covered"), digits=4)
 
 # %% [markdown]
@@ -117,8 +119,8 @@ paragraph(f"VSR has two classes; {masked.min():.1f} to {masked.max():.1f} %, as 
 # ### Beside random heads
 #
 # The change with the spatial heads ablated, beside random sets of as many heads of the same layers, which may have some
-# of them. *p* is two-sided, of the ablation among the sets; with *n* sets it is at least 2 / (1 + *n*), so 40, as the
-# full profile takes, are the fewest that can tell.
+# of them. *p* is two-sided, of the ablation among the sets. With *n* sets it is at least 2 / (1 + *n*): the 40 of the
+# full profile can tell in one row that was named beforehand, not in the best of many.
 
 # %% tags=["hide-input"]
 PROTOCOLS = ("single", "vanilla", SPATIAL_SCORE)  # the others of 3DSRBench are above
@@ -201,7 +203,7 @@ single = edited[edited["protocol"].isin(PROTOCOLS)].set_index(["condition", "lab
 replied, chosen = (single[single["scorer"] == scorer] for scorer in ("strict", FORCED))
 sentences = [
     f"- {label}, heads {condition}: " + verdict(row["change_low"], row["change_high"], "less accurate", "more accurate")
-    + f" ({span(row['change_low'], row['change_high'])} points)"
+    + f" ({span(row['change_low'], row['change_high'])} points, q {row['q']:.3f})"
     + (f", by forced choice {span(*chosen.loc[(condition, label), ['change_low', 'change_high']])}"
        if (condition, label) in chosen.index else "")
     for (condition, label), row in replied.iterrows()

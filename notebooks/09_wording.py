@@ -147,8 +147,10 @@ show(effects[columns].replace({"function": SHORT}), digits=3)
 accuracy = ground.set_index("predictor")["accuracy"]
 by_words = gate.set_index("predictor")["accuracy"]
 moved = transfer.set_index(["predictor", "trained_on"])["accuracy"]
-specific = effects[(effects["q"] < ALPHA) & (effects["difference"] < 0)].groupby("ranking").size()
+shown = effects[effects["q"] < ALPHA]
+more, less = (int((shown["difference"] * sign > 0).sum()) for sign in (-1, 1))
 quote(
+    crossed_specific=float(more), crossed_opposite=float(less), crossed_sets=float(len(effects)),
     crossed_n=float(probes.n_steps), crossed_majority=by_words["majority"],
     crossed_text=by_words.drop("majority").max(),
     crossed_heads=accuracy["all heads"], crossed_joint=moved["joint probe (paper)", "plain A"],
@@ -165,7 +167,7 @@ paragraph(
     f"on plain steps, reaches {moved['joint probe (paper)', 'plain A']:.1%} of those of split C. "
     f"{int(rows['heads_that_pass'].sum())} of {probes.auroc.size} pairs of function and head tell more than the "
     "words. Ablating a function's heads costs its own steps more than others in the same words for "
-    f"{int(specific.sum())} of {len(effects)} sets (q < {ALPHA})."
+    f"{more} of {len(effects)} sets, and less for {less} (q < {ALPHA})."
 )
 
 # %% tags=["hide-input"]

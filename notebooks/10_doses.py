@@ -42,7 +42,7 @@ from cogvsr_utils.pipeline import doses
 from cogvsr_utils.pipeline.measured import table
 from cogvsr_utils.report.effect_figures import dose_figure
 from cogvsr_utils.report.figures import SHORT, forest_figure
-from cogvsr_utils.report.pages import measured_note, paragraph, show, span, start, with_interval
+from cogvsr_utils.report.pages import measured_note, paragraph, quote, show, span, start, with_interval
 from cogvsr_utils.stats import ALPHA
 
 experiment = Experiment(model, quantize, profile, source)
@@ -132,9 +132,11 @@ costs = ", ".join(
     f"{edit} {cells[edit, PICTURES, 'spatial']:.2f} and {cells[edit, PICTURES, 'others']:.2f}"
     for edit in dict.fromkeys(by_kind["edit"])
 )
+up = alone.loc[doses.SIDES["scale", 1]]
+quote(scaled_slope=up["slope"], scaled_low=up["low"], scaled_high=up["high"], scaled_random=up["random"])
 paragraph(
-    f"More of an edit changes spatial steps more on {len(sloping)} of {len(alone)} sides of no edit (slope, p below "
-    f"{ALPHA}): every doubling of the heads ablated changes log-probability by {ablated['slope']:+.2f} "
+    f"More of an edit makes right answers to spatial steps less likely on {(sloping['slope'] < 0).sum()} of "
+    f"{len(alone)} sides of no edit and likelier on {(sloping['slope'] > 0).sum()} (slope, p below {ALPHA}): every doubling of the heads ablated changes log-probability by {ablated['slope']:+.2f} "
     f"({span(ablated['low'], ablated['high'], '+.2f', 1)}). The slope is another than that of {trends['draws'].min()} "
     f"random draws in {len(special)} of {len(trends)} comparisons (q below {ALPHA}). The cost, as divergence of first "
     f"words on spatial steps and on others: {costs}."

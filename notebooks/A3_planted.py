@@ -160,7 +160,9 @@ paper = by_method[by_method["method"] == IMPORTANCE].set_index("variant")
 variant = "joint" if "joint" in best.index else best.index[0]
 here = every[every["model"].map(variants) == variant]
 means = here.groupby("steps")[["change", "delta_log_prob"]].mean().reindex([OWN, ELSEWHERE, RANDOM])
+told = pd.concat([found[damage.TRUTH] for name, found in ways.items() if variants[name] == variant])["specific"]
 quote(
+    planted_specific=f"{(told == 'yes').sum()} of {(told != 'not tested').sum()}",
     planted_own=100 * means.loc[OWN, "change"], planted_others=100 * means.loc[ELSEWHERE, "change"],
     planted_best=best.loc[variant, "method"], planted_best_precision=best.loc[variant, "precision"],
     planted_paper_precision=paper.loc[variant, "precision"],

@@ -13,10 +13,10 @@ spatial_difference(importance, bootstrap, functions)    are spatial heads scarce
 refitted_intervals(importance, bootstrap, refits, functions)   how much wider intervals get where the probe is refitted
 ablation_difference(ablations, functions)   the same of the heads whose ablation costs accuracy
 stratify(labels, *features)                 rows in which no label differs from another in these features
-overlap(table, k, bootstrap, functions)     Jaccard of the top k of every two functions, beside chance
+overlap(table, k, bootstrap, functions)     Jaccard of the top k of every two functions, beside chance within layers
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import combinations
 
 import numpy as np
@@ -31,7 +31,6 @@ from cogvsr_utils.functions import NAMES, SPATIAL
 from cogvsr_utils.stats import (
     ALPHA,
     SignFlipTest,
-    chance_jaccard,
     elbow,
     gini,
     hoyer,
@@ -66,10 +65,8 @@ def scarcity(
     >>> table.loc[table["statistic"] == "participation", "value"].tolist()
     [1.0, 4.0]
     """
-    depth = (layers - layers.min()) / max(layers.max() - layers.min(), 1)
-    measures = STATISTICS | {"depth": lambda x: float(np.abs(x) @ depth / max(np.abs(x).sum(), 1e-12))}
     rows = []
-    for name, measure in measures.items():
+    for name, measure in _measures(layers).items():
         observed, of_null, resampled = (
             np.apply_along_axis(measure, -1, part) for part in (importance[None], null, bootstrap)
         )  # each (draws, functions)
@@ -97,7 +94,7 @@ def head_counts(
     return _table(
         row
         for name in observed
-        for row in _rows(name, observed[name][0], of_null[name], resampled[name], functions, strength.shape[1])
+        for row in _rows(name, observed[name][0], of_null[name], resampled[name], functions, counts=True)
     )
 
 
@@ -105,7 +102,7 @@ def ablation_counts(ablations: HeadAblations, functions: Sequence[str]) -> pd.Da
     """How many heads' ablation costs a function accuracy, family-wise at 5 % (``n_ablation``), as in ``scarcity``."""
     test = _ablation_test(ablations)
     observed = (test.p_max < ALPHA).sum(1)
-    return _table(_rows("n_ablation", observed, test.null, test.bootstrap, functions, test.p_max.shape[1]))
+    return _table(_rows("n_ablation", observed, test.null, test.bootstrap, functions, counts=True))
 
 
 def smallest_detectable(ablations: HeadAblations, functions: Sequence[str]) -> pd.DataFrame:
@@ -171,27 +168,28 @@ def spatial_difference(importance: np.ndarray, bootstrap: np.ndarray, functions:
 
 
 def refitted_intervals(
-    importance: np.ndarray, bootstrap: np.ndarray, refits: np.ndarray, functions: Sequence[str]
+    importance: np.ndarray, bootstrap: np.ndarray, refits: np.ndarray, functions: Sequence[str], layers: np.ndarray
 ) -> pd.DataFrame:
     """Intervals of each function's statistics, and of the spatial functions' less the others', over groups on which one
     fitted probe is read, and over probes fitted anew.
 
     ``importance`` (functions, heads); ``bootstrap`` (draws, functions, heads) over resampled groups; ``refits`` (fits,
-    functions, heads) are ``joint_probe.refitted_importance``'s. Few fits have no percentiles worth the name, so theirs
-    is the value, plus or minus Student's t times their standard deviation, the bootstrap estimate of its standard
-    error. Columns: function (or ``DIFFERENCE``), statistic, value, low, high, refit_low, refit_high, fits, and
-    ``scarcer`` for the differences, by the refitted interval: yes, no or open.
+    functions, heads) are ``joint_probe.refitted_importance``'s; ``layers`` (heads,). Statistics are ``scarcity``'s. Few
+    fits have no percentiles worth the name, so theirs is the value, plus or minus Student's t times their standard
+    deviation, the bootstrap estimate of its standard error. Columns: function (or ``DIFFERENCE``), statistic, value,
+    low, high, refit_low, refit_high, fits, and for the differences but depth's ``scarcer``, by the refitted interval:
+    yes, no or open.
 
     >>> functions = ["Spatial Perception", "Math Reasoning"]
     >>> importance, rng = np.array([[5.0, 0, 0, 0], [1, 1, 1, 1]]), np.random.default_rng(0)
     >>> near, far = (importance + size * rng.random((9, 2, 4)) for size in (0.1, 1))
-    >>> table = refitted_intervals(importance, near, far, functions).set_index(["function", "statistic"])
+    >>> table = refitted_intervals(importance, near, far, functions, np.arange(4)).set_index(["function", "statistic"])
     >>> row = table.loc[("Spatial Perception", "gini")]
     >>> bool(row["refit_high"] - row["refit_low"] > row["high"] - row["low"])
     True
     """
     rows, spread = [], student_t.ppf(1 - ALPHA / 2, len(refits) - 1)
-    for name, measure in STATISTICS.items():
+    for name, measure in _measures(layers).items():
         value, resampled, refitted = (
             np.apply_along_axis(measure, -1, part) for part in (importance[None], bootstrap, refits)
         )  # each (draws, functions)
@@ -202,9 +200,10 @@ def refitted_intervals(
         error = spread * refitted.std(0, ddof=1)
         for f, function in enumerate([*functions, DIFFERENCE]):
             row = _verdict(name, value[0, f], value[0, f] - error[f], value[0, f] + error[f])
+            judged = function == DIFFERENCE and name in STATISTICS
             rows.append({"function": function, "statistic": name, "value": value[0, f], "low": low[f], "high": high[f],
                          "refit_low": row["low"], "refit_high": row["high"], "fits": len(refits),
-                         "scarcer": row["scarcer"] if function == DIFFERENCE else ""})  # fmt: skip
+                         "scarcer": row["scarcer"] if judged else ""})  # fmt: skip
     return pd.DataFrame(rows)
 
 
@@ -212,16 +211,19 @@ def ablation_difference(ablations: HeadAblations, functions: Sequence[str], n_dr
     """``spatial_difference`` of the count of heads whose ablation costs accuracy, at equally many steps a function.
 
     A test passes more heads the more steps it has, so of every function as many steps are drawn as the rarest has,
-    ``n_draws`` times; the interval is over these draws and scenes. One more column, n: steps a function.
+    ``n_draws`` times; the interval is over these draws and scenes. One more column, n: steps a function. Where no head
+    passes for any function in any draw, nothing was compared: ``scarcer`` is "not tested", and there is no interval.
     """
-    observed, resampled = [], []
+    observed, resampled, passed = [], [], False
     for seed in range(n_draws):
         rows = stratify(ablations.function, np.zeros(len(ablations.function)), seed=seed)
         test = _ablation_test(ablations.rows(rows))
+        passed |= bool((test.p_max < ALPHA).any())
         observed += list(_spatial_less_others((test.p_max < ALPHA).sum(1)[None], functions))
         resampled.append(2 * observed[-1] - _spatial_less_others(test.bootstrap, functions))
-    interval = percentile_interval(np.concatenate(resampled))
-    return pd.DataFrame([_verdict("n_ablation", np.mean(observed), *interval)]).assign(n=len(rows) // len(functions))
+    row = _verdict("n_ablation", np.mean(observed), *percentile_interval(np.concatenate(resampled)))
+    row |= {} if passed else {"low": np.nan, "high": np.nan, "scarcer": "not tested"}
+    return pd.DataFrame([row]).assign(n=len(rows) // len(functions))
 
 
 def stratify(labels: ArrayLike, *features, seed: int = 0) -> np.ndarray:
@@ -249,25 +251,38 @@ def stratify(labels: ArrayLike, *features, seed: int = 0) -> np.ndarray:
 def overlap(table: pd.DataFrame, k: int, bootstrap: np.ndarray, functions: Sequence[str]) -> pd.DataFrame:
     """How much the top k heads of every two functions overlap.
 
-    ``table`` is head_table's; ``bootstrap`` (draws, functions, heads) importances over resampled groups. Columns: one,
-    other, jaccard, low, high (95 % over groups), k, chance (what two random sets of k share), chance_high (97.5 % of
-    random pairs share no more), p_chance (how many do).
+    ``table`` is head_table's; ``bootstrap`` (draws, functions, heads) importances over resampled groups. Functions of
+    one depth share heads by that alone, so chance is what is shared where each function's heads change places within
+    their layers. Columns: one, other, jaccard, low, high (95 % over groups), k, chance (the mean of such draws),
+    chance_high (97.5 % of them share no more), p_chance (how many do).
     """
-    from scipy.stats import hypergeom
-
-    tops = {name: set(top_heads(table, name, k)) for name in functions}
+    heads = table[table["function"] == functions[0]].sort_values(["layer", "head"])[["layer", "head"]]
+    sets = [set(top_heads(table, name, k)) for name in functions]
+    tops = np.array([[head in own for head in heads.itertuples(index=False, name=None)] for own in sets])
+    moved = _within_layers(tops, heads["layer"].to_numpy())  # (draws, functions, heads)
     resampled, rows = top_mask(np.abs(bootstrap), k), []
     for (i, one), (j, other) in combinations(enumerate(functions), 2):
-        shared = (resampled[:, i] & resampled[:, j]).sum(1)
+        shared, by_chance = ((draws[:, i] & draws[:, j]).sum(1) for draws in (resampled, moved))
         low, high = percentile_interval(shared / (2 * k - shared))
-        jaccard = len(tops[one] & tops[other]) / len(tops[one] | tops[other])
-        rows.append({"one": one, "other": other, "jaccard": jaccard, "low": low, "high": high})
-    n_heads = bootstrap.shape[2]
-    random = hypergeom(n_heads, k, k)
-    most = random.ppf(1 - ALPHA / 2)
-    return pd.DataFrame(rows).assign(
-        k=k, chance=chance_jaccard(k, n_heads), chance_high=most / (2 * k - most), p_chance=random.sf(most)
-    )
+        by_chance = by_chance / (2 * k - by_chance)
+        most = np.quantile(by_chance, 1 - ALPHA / 2, method="higher")
+        rows.append({"one": one, "other": other, "jaccard": (tops[i] & tops[j]).sum() / (tops[i] | tops[j]).sum(),
+                     "low": low, "high": high, "k": k, "chance": by_chance.mean(), "chance_high": most,
+                     "p_chance": (by_chance > most).mean()})  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def _within_layers(tops: np.ndarray, layers: np.ndarray, n: int = 2000, seed: int = 0) -> np.ndarray:
+    """Sets of heads ``tops`` (functions, heads), each moved at random within its layers: (n, functions, heads).
+    ``layers`` (heads,) do not fall."""
+    keys = layers + np.random.default_rng(seed).random((n, *tops.shape), dtype=np.float32)
+    return np.take_along_axis(tops[None], keys.argsort(2), axis=2)
+
+
+def _measures(layers: np.ndarray) -> dict[str, Callable[[np.ndarray], float]]:
+    """Every statistic of the importances (heads,) of one function."""
+    depth = (layers - layers.min()) / max(layers.max() - layers.min(), 1)
+    return STATISTICS | {"depth": lambda x: float(np.abs(x) @ depth / max(np.abs(x).sum(), 1e-12))}
 
 
 def _ablation_test(ablations: HeadAblations) -> SignFlipTest:
@@ -286,18 +301,17 @@ def _verdict(name: str, difference: float, low: float, high: float) -> dict:
     return {"statistic": name, "difference": difference, "low": low, "high": high, "scarcer": scarcer}
 
 
-def _rows(name: str, observed, null, bootstrap, functions, of: int | None = None) -> Iterable[dict]:
+def _rows(name: str, observed, null, bootstrap, functions, counts: bool = False) -> Iterable[dict]:
     """One row a function from a statistic's value (functions,), its null and its bootstrap (draws, functions).
 
-    Counts ``of`` so many heads have a reflected interval, which for a count of 0 reaches at least as far as Clopper and
-    Pearson's: 0 of n heads leave a share of 1 - 0.025 ** (1 / n) possible.
+    ``counts`` of heads that pass have a reflected interval. Where none passes it has no upper end: how many there are
+    whose effect is too small to pass the data cannot tell (see ``smallest_detectable``).
     """
     for f, function in enumerate(functions):
         low, high = percentile_interval(bootstrap[:, f])
-        if of is not None:
+        if counts:
             low, high = np.clip([2 * observed[f] - high, 2 * observed[f] - low], 0, None)
-            if observed[f] == 0:
-                high = max(high, of * (1 - (ALPHA / 2) ** (1 / of)))
+            high = high if observed[f] else np.nan
         null_low, null_high = percentile_interval(null[:, f])
         yield {"function": function, "spatial": function in SPATIAL, "statistic": name,
                "value": float(observed[f]), "low": low, "high": high,

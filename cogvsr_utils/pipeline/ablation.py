@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from cogvsr_utils.analysis.ablations import HeadAblations
@@ -92,9 +93,11 @@ def ablation_matrix(experiment: Experiment, answers: pd.DataFrame, rankings: Ran
 
 
 @result(splits=C, needs=MASKED, gpu=True)
-def without_strongest(experiment: Experiment, rankings: Rankings, masked: HeadAblations) -> pd.DataFrame:
+def without_strongest(
+    experiment: Experiment, rankings: Rankings, selection_ablations: HeadAblations, masked: HeadAblations
+) -> pd.DataFrame:
     """Is a set's effect that of one head? Teacher-forced change of each function's own steps on C under its whole set,
-    under the one head of it that costs most, and under the others.
+    under the one head of it that cost most log-probability on A, and under the others.
 
     Columns: function, n, layer, head (the strongest), whole, strongest, others, each with low and high (95 % over
     scenes).
@@ -103,14 +106,15 @@ def without_strongest(experiment: Experiment, rankings: Rankings, masked: HeadAb
 
     sets = top_heads_by(rankings, IMPORTANCE, n_top(len(rankings.heads)))
     scorer, rows = scorer_of(experiment, TEST, experiment.settings.ablation_items), []
+    cost = dict(zip(NAMES, selection_ablations.mean_delta_log_prob(np.array(NAMES)), strict=True))  # (heads,) each
+    place = {head: number for number, head in enumerate(map(tuple, rankings.heads.tolist()))}
     intact, *alone = masked.correct.astype(float)  # (steps,) each, a head's in the order of the model
-    alone = dict(zip(map(tuple, rankings.heads.tolist()), alone, strict=True))
     for function in NAMES:
         heads, own = sets.of(function), masked.function == function
-        strongest = min(heads, key=lambda head: alone[head][own].mean())
+        strongest = min(heads, key=lambda head: cost[function][place[head]])
         row = {"function": function, "n": int(own.sum()), "layer": strongest[0], "head": strongest[1]}
         replies = {
-            "whole": scorer.score(mask(heads)).correct, "strongest": alone[strongest],
+            "whole": scorer.score(mask(heads)).correct, "strongest": alone[place[strongest]],
             "others": scorer.score(mask([head for head in heads if head != strongest])).correct,
         }  # fmt: skip
         for name, correct in replies.items():
@@ -179,8 +183,9 @@ def against_controls(sets: pd.DataFrame, outcome: str = PRIMARY) -> pd.DataFrame
 def all_against_controls(sets: pd.DataFrame, outcome: str = PRIMARY) -> pd.DataFrame:
     """The mean over functions of an outcome of ``matched_controls``, one row a kind of control.
 
-    Columns: kind, own (under the functions' heads), mean, low, high (95 % of the draws), sets, p (two-sided). A draw
-    replaces all functions' sets at once, so that their overlap counts.
+    Columns: kind, own (under the functions' heads), mean, low, high (95 % of the draws), sets, p (two-sided). The kind
+    that is hardest to tell from the functions' heads comes first: of the largest p, the one whose mean is nearest to
+    theirs. A draw replaces all functions' sets at once, so that their overlap counts.
     """
     own, rows = sets.loc[sets["kind"] == "own", outcome].mean(), []
     for kind in KINDS:
@@ -188,4 +193,6 @@ def all_against_controls(sets: pd.DataFrame, outcome: str = PRIMARY) -> pd.DataF
         low, high = percentile_interval(draws)
         rows.append({"kind": kind, "own": own, "mean": draws.mean(), "low": low, "high": high, "sets": len(draws),
                      "p": two_sided_p(own, draws)})  # fmt: skip
-    return pd.DataFrame(rows)
+    table = pd.DataFrame(rows)
+    order = table.assign(gap=(table["mean"] - table["own"]).abs()).sort_values(["p", "gap"], ascending=[False, True])
+    return table.loc[order.index].reset_index(drop=True)

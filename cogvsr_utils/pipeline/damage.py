@@ -34,6 +34,7 @@ from cogvsr_utils.stats import ALPHA, clustered_mean, false_discovery_rate
 
 STRICT, LOWEST, TRUTH = "importance (strict)", "lowest importance", "planted heads"
 WAYS = (IMPORTANCE, STRICT, ABLATION, LOWEST, TRUTH)  # of choosing a function's set; the last for planted models alone
+LEAST_WORDINGS = 4  # with three, the heads of a planted model were not told to be specific (page A3)
 N_PAIRINGS = 10_000  # random pairings of head sets with functions, for the p of a summary over functions
 
 
@@ -141,7 +142,8 @@ def specific_damage(experiment: Experiment, way: str, set_ablations: SetAblation
     0. ``p`` is the largest of the four, two-sided, ``q`` it over the functions that can be tested.
 
     Columns: function, n (own steps), wordings, scenes; own, other_steps, other_sets (mean changes); difference with low
-    and high (95 % over wordings); p, q, and specific: yes, no, or "not tested" with fewer than two wordings or scenes.
+    and high (95 % over wordings); p, q, and specific: yes, no, or "not tested" with fewer than four wordings or two
+    scenes.
     """
     delta, rows = set_ablations.log_prob[1:] - set_ablations.log_prob[0], []  # (sets, steps)
     function = set_ablations.function
@@ -188,7 +190,7 @@ def _interaction(beyond, here, function, wording, group) -> dict[str, float]:
     others = others[others["count"] > 1]
     by_scene = [pd.Series(beyond[side]).groupby(group[side]).mean() for side in (here, ~here)]
     within = (by_scene[0] - by_scene[1]).dropna()
-    if own["count"] < 2 or others.empty or len(within) < 2:
+    if own["count"] < LEAST_WORDINGS or others.empty or len(within) < 2:
         return {}
     difference = own["mean"] - others["mean"].mean()
     parts = np.array([own["var"] / own["count"], *(others["var"] / others["count"] / len(others) ** 2)])

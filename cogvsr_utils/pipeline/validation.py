@@ -97,13 +97,15 @@ def sparseness(
     return pd.concat(tables, ignore_index=True)
 
 
-@result()
-def refitted_spread(experiment: Experiment, network_probe: JointProbe, refits: Refits) -> pd.DataFrame:
+@result(needs={"activations": activations[SELECTION]})
+def refitted_spread(
+    experiment: Experiment, activations: HeadActivations, network_probe: JointProbe, refits: Refits
+) -> pd.DataFrame:
     """Intervals of the paper's reading over scenes, with one fitted probe and with one fitted to each draw; see
     ``sparsity.refitted_intervals``."""
-    return sparsity.refitted_intervals(
-        network_probe.importance, network_probe.bootstrap, refits.importance, network_probe.functions.tolist()
-    )
+    layers = activations.heads.table["layer"].to_numpy()
+    found = (network_probe.importance, network_probe.bootstrap, refits.importance)
+    return sparsity.refitted_intervals(*found, network_probe.functions.tolist(), layers)
 
 
 @result()

@@ -37,7 +37,7 @@ RESULTS = (
     validation.sparseness, validation.overlaps, validation.spatial_differences, validation.refitted_spread, CONTROLS,
     ablation.ablation_matrix, damage.specific_damage[selection.IMPORTANCE], emphasis.scaled,
 )  # fmt: skip
-CROSSED = (crossed.wording_transfer,)
+CROSSED = (crossed.wording_transfer, crossed.crossed_effects)
 CUED = (cues.cue_effects, latent.latent_heads, activation.latent_activation)
 PAPER_SHARE = 0.09  # of the heads at most are above the paper's threshold, it finds
 NOT_MEASURED = "not measured"
@@ -106,7 +106,7 @@ def _probing(experiment: Experiment, read: Reader) -> Finding:
     )
     beside = f"{others:.1%}; {by_words['accuracy'].max():.1%} without the heads; p {found['p_precision']:.3f}"
     asked = [
-        plain.loc["all heads", "held_low"] > others, probe["low"] > by_words["accuracy"].max(),
+        plain.loc["all heads", "held_low"] > others, probe["low"] > by_words["high"].max(),
         found["p_precision"] < ALPHA,
     ]  # fmt: skip
     return here, beside, asked
@@ -132,17 +132,18 @@ def _sparsity(experiment: Experiment, read: Reader) -> Finding:
 
 
 def _differences(experiment: Experiment, read: Reader) -> Finding:
-    """C4: do counts differ by more than their intervals over probes fitted anew? Do no more pairs of functions share
-    heads than by chance?"""
-    elbow = read(experiment, validation.refitted_spread).query(f"statistic == 'elbow' and function != '{DIFFERENCE}'")
+    """C4: do counts differ by more than their intervals over probes fitted anew, and mean depths? Do no more pairs of
+    functions share heads than by chance?"""
+    spread = read(experiment, validation.refitted_spread).query(f"function != '{DIFFERENCE}'")
+    elbow, depth = (spread[spread["statistic"] == name] for name in ("elbow", "depth"))
     shared = read(experiment, validation.overlaps)
-    more, due = int((shared["jaccard"] > shared["chance_high"]).sum()), len(shared) * shared["p_chance"].iloc[0]
-    here = f"{elbow['value'].min():.0f} to {elbow['value'].max():.0f} heads; {more} of {len(shared)} pairs overlap"
-    return (
-        here,
-        f"{due:.1f} pairs by chance",
-        [elbow["refit_low"].max() > elbow["refit_high"].min(), more <= max(due, 1)],
+    more, due = int((shared["jaccard"] > shared["chance_high"]).sum()), shared["p_chance"].sum()
+    here = (
+        f"{elbow['value'].min():.0f} to {elbow['value'].max():.0f} heads, at mean depths {depth['value'].min():.2f} to "
+        f"{depth['value'].max():.2f}; {more} of {len(shared)} pairs overlap"
     )
+    differ = [bool(each["refit_low"].max() > each["refit_high"].min()) for each in (elbow, depth)]
+    return here, f"{due:.1f} pairs by chance within layers", [*differ, more <= max(due, 1)]
 
 
 def _scarcity(experiment: Experiment, read: Reader) -> Finding:
@@ -153,6 +154,7 @@ def _scarcity(experiment: Experiment, read: Reader) -> Finding:
     )
     others = differences[differences["reading"] != "as it is"]
     scarcer = pd.concat([refitted[refitted["function"] == DIFFERENCE], others])["scarcer"]
+    scarcer = scarcer[scarcer.isin(["yes", "no", "open"])]  # what could be tested
     yes, no = int((scarcer == "yes").sum()), int((scarcer == "no").sum())
     return f"scarcer by {yes} of {len(scarcer)} measures", f"denser by {no}", [yes == len(scarcer), yes > no]
 
@@ -185,23 +187,29 @@ def _activation(experiment: Experiment, read: Reader) -> Finding:
 
 def _ablation(experiment: Experiment, read: Reader) -> Finding:
     """C7: does ablating a function's heads cost its steps more than random sets of each kind do? Is the damage specific
-    for most of the functions that can be tested? Do spatial steps gain where spatial heads are scaled up?"""
-    kinds = ablation.all_against_controls(read(experiment, CONTROLS)).sort_values("p")
-    controls = kinds.iloc[-1]
+    for most of the functions that can be tested, and for most beside steps in the same words? Do spatial steps gain
+    where spatial heads are scaled up?"""
+    kinds = ablation.all_against_controls(read(experiment, CONTROLS))
+    controls = kinds.iloc[0]  # the hardest
     pooled = damage.pooled_damage(read(experiment, ablation.ablation_matrix))
     specific = read(experiment, damage.specific_damage[selection.IMPORTANCE])["specific"]
     specific = specific[specific != "not tested"] == "yes"
+    same_words = read(crossed.with_crossed(experiment), crossed.crossed_effects)
+    same_words = same_words[same_words["ranking"] == selection.IMPORTANCE]
+    also = (same_words["q"] < ALPHA) & (same_words["difference"] < 0)
     scaled = read(experiment, emphasis.scaled).set_index(["split", "function"]).loc[(TEST, SPATIAL[0])]
     here = (
         f"log-probability {controls['own']:+.2f}, accuracy {100 * pooled['own']:+.1f} points; specific "
-        f"for {specific.sum()} of {len(specific)} functions; scaled up {100 * scaled['change']:+.1f}"
+        f"for {specific.sum()} of {len(specific)} functions, beside the same words for {also.sum()} of {len(also)}; "
+        f"scaled up {100 * scaled['change']:+.1f}"
     )
     beside = (
         f"{controls['mean']:+.2f} for random sets (p {controls['p']:.3f}), {100 * pooled['other']:+.1f} for other "
         f"steps; {100 * scaled['ci_low']:+.1f} to {100 * scaled['ci_high']:+.1f}"
     )
     worse = ((kinds["p"] < ALPHA) & (kinds["own"] < kinds["mean"])).all()
-    return here, beside, [worse, *([specific.mean() > 0.5] if len(specific) else []), scaled["ci_low"] > 0]
+    asked = [bool(each.mean() > 0.5) for each in (specific, also) if len(each)]
+    return here, beside, [worse, *asked, scaled["ci_low"] > 0]
 
 
 CLAIMS = {

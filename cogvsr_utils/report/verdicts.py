@@ -6,8 +6,8 @@ departures()            where this book departs from the paper's protocol, and w
 
 import pandas as pd
 
-from cogvsr_utils.checks.planting import selections_of_nothing
-from cogvsr_utils.pipeline import ablation, baselines, prediction, selection, validation
+from cogvsr_utils.checks.planting import power, selections_of_nothing
+from cogvsr_utils.pipeline import ablation, baselines, damage, prediction, selection, validation
 from cogvsr_utils.pipeline.experiment import Experiment
 from cogvsr_utils.pipeline.measured import table
 from cogvsr_utils.report.pages import NO_DIFFERENCE
@@ -23,13 +23,16 @@ def reliance(experiment: Experiment) -> pd.DataFrame:
     """
     accuracy = table(experiment, baselines.probe_baselines).set_index("predictor")["held_out"]
     tests = table(experiment, prediction.ranking_tests).set_index("ranking")
-    sets = table(experiment, prediction.set_effects)
-    own = sets[sets["edit"] == "mask"].set_index("set").loc[selection.IMPORTANCE]
+    specific = table(experiment, damage.specific_damage[selection.IMPORTANCE])["specific"]
+    tested, shown = int((specific != "not tested").sum()), int((specific == "yes").sum())
     sets = table(experiment, ablation.matched_controls[selection.IMPORTANCE])
-    controls = ablation.all_against_controls(sets).sort_values("p").iloc[-1]  # of the three kinds the hardest
+    controls = ablation.all_against_controls(sets).iloc[0]  # of the three kinds the hardest
     nulls = table(experiment, validation.null_models).set_index(["case", "rule"])["selected"]
-    nothing = selections_of_nothing(table(experiment, validation.planted)).set_index("rule")
-    elbow, max_t = nothing.loc["elbow, joint probe", "heads_a_function"], nothing.loc["max-T"]
+    trials = table(experiment, validation.planted)
+    nothing, found = selections_of_nothing(trials).set_index("rule"), power(trials).set_index(["rule", "strength"])
+    found = found.loc["max-T", "power"].dropna()
+    of_elbow, max_t = nothing.loc["elbow, joint probe"], nothing.loc["max-T"]
+    elbow = of_elbow["heads_a_function"]
     precision, p = tests["precision"], tests["p_precision"]
     near_text = accuracy["all heads"] - accuracy[["text", "untrained model", "grey picture"]].max() < CLOSE
 
@@ -46,18 +49,21 @@ def reliance(experiment: Experiment) -> pd.DataFrame:
          f"{precision[selection.IMPORTANCE]:.0%} of its top heads are among those whose ablation costs most "
          f"(p {p[selection.IMPORTANCE]:.4f})", hint(selection.IMPORTANCE)),
         ("the elbow counts functional heads",
-         f"{elbow:.1f} heads a function with shuffled labels and nothing planted", "no" if elbow > 0.5 else "yes"),
+         f"{elbow:.1f} heads a function with shuffled labels and nothing planted (trials: {of_elbow['repeats']:.0f}); "
+         "every curve has an elbow", "no" if elbow > 0.5 else "yes"),
         ("ablating a function's heads breaks it",
          f"log-probability of its own steps {controls['own']:+.2f}, {controls['mean']:+.2f} for random sets "
          f"({controls['kind']}, p {controls['p']:.3f})",
          "yes" if controls["p"] < ALPHA and controls["own"] < controls["mean"] else NO_DIFFERENCE),
         ("and breaks that function rather than others",
-         f"{100 * own['specific']:+.1f} points more than other functions' sets ({100 * own['specific_low']:+.1f} to "
-         f"{100 * own['specific_high']:+.1f})", "yes" if own["specific_high"] < 0 else NO_DIFFERENCE),
+         f"shown for {shown} of the {tested} functions that can be tested, over wordings and scenes",
+         "yes" if shown == tested > 0 else "not without this test" if shown else NO_DIFFERENCE),
         ("strict: max-T of each head's strength",
          f"selects anything in {max_t['any_selected']:.1%} of {max_t['repeats']:.0f} trials with nothing planted "
          f"({max_t['ci_low']:.1%} to {max_t['ci_high']:.1%}); "
-         f"{nulls['untrained model', 'max-T (strict)']} pairs in an untrained model",
+         f"{nulls['untrained model', 'max-T (strict)']} pairs in an untrained model; of heads planted at "
+         f"{found.index[-1]:g} standard deviations it finds {found.iloc[-1]:.0%}, at {found.index[0]:g} "
+         f"{found.iloc[0]:.0%}",
          "yes: not shown to exceed its 5 %" if max_t["ci_low"] <= ALPHA else "no"),
         ("strict: ablation of each head, on other scenes",
          f"{precision[selection.ABLATION]:.0%} of its top heads are confirmed on split C "

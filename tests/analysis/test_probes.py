@@ -221,15 +221,11 @@ def test_head_table_ranks_and_explains(planted):
     shared = overlap(table, 1, np.stack([importance, np.roll(importance, 1, axis=0)]), CLASSES)
     assert (shared[["jaccard", "low", "high"]] == 1).all(axis=None) and len(shared) == 6
     apart = overlap(table, 2, np.random.default_rng(0).random((400, 4, N_HEADS)), CLASSES)
-    assert (
-        (apart["low"] == 0).all()
-        and (apart["low"] <= apart["chance"]).all()
-        and (apart["high"] >= apart["chance"]).all()
-    )
-    rng = np.random.default_rng(0)
-    pairs = [len(set(rng.permutation(N_HEADS)[:2]) & set(rng.permutation(N_HEADS)[:2])) for _ in range(4000)]
-    most = np.quantile(pairs, 0.975)
-    assert set(apart["chance_high"]) == {most / (4 - most)}
+    assert (apart["low"] == 0).all() and apart["high"].between(0.3, 1).all()
+    # Each function's two heads are of one layer of four, so by chance it has two of these four: both are another's in
+    # one of six draws, one of them in four of six.
+    expected = 1 / 6 + 4 / 6 / 3
+    assert apart["chance"].to_numpy() == pytest.approx(expected, abs=0.04) and (apart["chance_high"] == 1).all()
     for bad, message in (({"colour": importance}, "no columns"), ({"auroc": importance.T}, "expected")):
         with pytest.raises((KeyError, ValueError), match=message):
             head_table(heads, CLASSES, bad)

@@ -23,7 +23,7 @@ def made_up(good: bool) -> dict[str, pd.DataFrame]:
     moved = [("majority", ""), ("words and pairs", "crossed A"), ("joint probe (paper)", "plain A"),
              ("all heads, linear", "crossed A")]  # fmt: skip
     transfer = pd.DataFrame(moved, columns=["predictor", "trained_on"])
-    transfer = transfer.assign(accuracy=[0.2, others, heads, 0.8], low=heads - 0.05)
+    transfer = transfer.assign(accuracy=[0.2, others, heads, 0.8], low=heads - 0.05, high=[0.21, others + 0.01, 1, 1])
     counts = np.arange(1.0, 9.0) if good else np.full(8, 90.0)
     change = np.where(np.eye(8, dtype=bool), -0.5 if good else 0.0, -0.1)
     own = pd.DataFrame({"kind": ["own"], "function": "a", "set": -1, "delta_log_prob": -3.0 if good else -0.5})
@@ -45,9 +45,10 @@ def made_up(good: bool) -> dict[str, pd.DataFrame]:
         "spatial_differences": pd.DataFrame({
             "reading": ["as it is", "as it is", "strict"], "scarcer": ["no", "no", "yes" if good else "open"]}),
         "refitted_spread": pd.DataFrame({
-            "function": [*NAMES, DIFFERENCE], "statistic": "elbow", "value": [*counts, -1.0],
-            "refit_low": [*(counts - 0.1), -2.0], "refit_high": [*(counts + 0.1), -0.1],
-            "scarcer": [*[""] * 8, "yes" if good else "open"]}),
+            "function": [*NAMES, DIFFERENCE] * 2, "statistic": ["elbow"] * 9 + ["depth"] * 9,
+            "value": [*counts, -1.0] * 2, "refit_low": [*(counts - 0.1), -2.0] * 2,
+            "refit_high": [*(counts + 0.1), -0.1] * 2, "scarcer": [*[""] * 8, "yes" if good else "open"] + [""] * 9}),
+        "crossed_effects": pd.DataFrame({"ranking": IMPORTANCE, "difference": -0.5 if good else 0.5, "q": [0.01] * 8}),
         CONTROLS.name: pd.concat([own, *random]),
         "ablation_matrix": pd.DataFrame({"head_set": a, "function": b, "change": change[i, j]}
                                         for i, a in enumerate(NAMES) for j, b in enumerate(NAMES)),
@@ -77,7 +78,8 @@ def test_every_verdict_goes_both_ways():
 @pytest.mark.parametrize("name, claim", [("wording_transfer", 1), ("thresholds", 2), ("sparseness", 2),
                                          ("overlaps", 3), ("refitted_spread", 3), ("refitted_spread", 4),
                                          ("spatial_differences", 4), ("scaled", 6),
-                                         (CONTROLS.name, 6), ("specific_damage-importance_paper", 6),
+                                         (CONTROLS.name, 6), ("crossed_effects", 6),
+                                         ("specific_damage-importance_paper", 6),
                                          ("cue_effects", 5), ("latent_heads", 5),
                                          ("latent_activation", 5)])  # fmt: skip
 def test_one_thing_that_does_not_come_out_leaves_part_of_a_claim(name, claim):

@@ -164,15 +164,15 @@ def test_verdicts_follow_the_numbers(monkeypatch):
                                          "held_out": [0.9, 0.6, 0.5, 0.5]}),
         "ranking_tests": pd.DataFrame({"ranking": rankings, "precision": [0.5, 0.6, 0.1],
                                        "p_precision": [0.01, 0.001, 0.4]}),
-        "set_effects": pd.DataFrame({"set": rankings[:1], "edit": "mask", "specific": -0.1, "specific_low": -0.2,
-                                     "specific_high": -0.05}),
+        "specific_damage-importance_paper": pd.DataFrame({"specific": ["yes"] * 7 + ["not tested"]}),
         "matched_controls-importance_paper": pd.concat(
             pd.DataFrame({"kind": kind, "function": "a", "set": range(50), "delta_log_prob": np.linspace(-0.1, 0, 50)})
             for kind in KINDS
         ),
         "null_models": pd.DataFrame({"case": ["untrained model"], "rule": ["max-T (strict)"], "selected": [0]}),
-        "planted": pd.DataFrame({"rule": ["max-T", "elbow, joint probe"] * 40, "strength": 0.0, "false": [0, 5] * 40,
-                                 "selected": [0, 5] * 40, "functions": 8}),
+        "planted": pd.DataFrame({"rule": ["max-T", "elbow, joint probe"] * 40, "strength": [0.0] * 78 + [0.5] * 2,
+                                 "false": [0, 5] * 40, "selected": [0, 5] * 40, "functions": 8, "crossed": 0,
+                                 "found": [0] * 78 + [6, 6], "planted": [0] * 78 + [24, 24]}),
     }  # fmt: skip
     own = pd.DataFrame({"kind": ["own"], "function": "a", "set": -1, "delta_log_prob": -0.5})
     sets = tables["matched_controls-importance_paper"] = pd.concat([own, tables["matched_controls-importance_paper"]])
@@ -183,7 +183,7 @@ def test_verdicts_follow_the_numbers(monkeypatch):
                                     "not for single heads"]  # fmt: skip
     tables["probe_baselines"].loc[1, "held_out"] = 0.89
     tables["ranking_tests"].loc[0, "p_precision"] = 0.2
-    tables["set_effects"]["specific_high"] = 0.01
+    tables["specific_damage-importance_paper"].loc[0, "specific"] = "no"
     sets.iloc[0, -1] = -0.05
     other = dict(reliance(Experiment("nano-internvl"))[["step", "rely on it"]].to_numpy())
     assert [other[step] != words[step] for step in words] == [True, True, False, True, True, False, False, False]
