@@ -212,13 +212,12 @@ def ablation_difference(ablations: HeadAblations, functions: Sequence[str], n_dr
 
     A test passes more heads the more steps it has, so of every function as many steps are drawn as the rarest has,
     ``n_draws`` times; the interval is over these draws and scenes. One more column, n: steps a function. Where no head
-    passes for any function in any draw, nothing was compared: ``scarcer`` is "not tested", and there is no interval.
+    passes for any function on all steps, there is nothing to compare: ``scarcer`` is "not tested", without an interval.
     """
-    observed, resampled, passed = [], [], False
+    observed, resampled, passed = [], [], (_ablation_test(ablations).p_max < ALPHA).any()
     for seed in range(n_draws):
         rows = stratify(ablations.function, np.zeros(len(ablations.function)), seed=seed)
         test = _ablation_test(ablations.rows(rows))
-        passed |= bool((test.p_max < ALPHA).any())
         observed += list(_spatial_less_others((test.p_max < ALPHA).sum(1)[None], functions))
         resampled.append(2 * observed[-1] - _spatial_less_others(test.bootstrap, functions))
     row = _verdict("n_ablation", np.mean(observed), *percentile_interval(np.concatenate(resampled)))
