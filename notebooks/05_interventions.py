@@ -313,12 +313,12 @@ without = pd.DataFrame(columns=[*tested.columns, "heads", "direction", "draw"])
 key = ["method", "heads", "direction", "strength", "draw"]
 
 
-def beside_controls(table: pd.DataFrame, functions: list[str]) -> None:
+def beside_controls(table: pd.DataFrame, functions: list[str]):
     """The changes of some functions' steps, a row an edit."""
     cells = with_interval(table[table["function"].isin(functions)], "change", form="+.1f", scale=100)
     order = pd.MultiIndex.from_frame(cells[key].drop_duplicates())
     wide = cells.pivot(index=key, columns="function", values="change").reindex(order).reset_index()
-    show(wide.drop(columns="draw").rename(columns=SHORT)) if len(wide) else paragraph(none)
+    return show(wide.drop(columns="draw").rename(columns=SHORT)) if len(wide) else paragraph(none)
 
 
 emphasised = measured.table(experiment, cameras.camera_emphasis) if recorded else without
@@ -327,7 +327,9 @@ beside_controls(emphasised, [*SPATIAL, MAIN_NAME])
 # %% tags=["hide-input"]
 before = emphasised.drop_duplicates("function").set_index("function")
 aside = cameras.half_right(from_aside) if recorded else float("nan")
-shares = ", ".join(f"{SHORT[name]} {row['accuracy_before']:.1%} of {row['n']}" for name, row in before.iterrows())
+shares = ", ".join(
+    f"{SHORT.get(name, name)} {row['accuracy_before']:.1%} of {row['n']}" for name, row in before.iterrows()
+)
 paragraph(f"From {aside:.1f} board squares aside, without any edit: {shares}." if recorded else "")
 
 # %% [markdown]

@@ -92,17 +92,19 @@ def show(table: pd.DataFrame, percent: tuple[str, ...] = (), points: tuple[str, 
 def with_interval(
     table: pd.DataFrame, column: str, low: str = "ci_low", high: str = "ci_high", form: str = ".1%", scale: float = 1
 ) -> pd.DataFrame:
-    """The table with a column and the ends of its interval in one cell, which a phone has room for; a dash for none.
+    """The table with a column and the ends of its interval in one cell, which a phone has room for; a dash for no
+    value, the value alone where there is no interval.
 
     >>> with_interval(pd.DataFrame({"x": [0.5], "ci_low": [0.4], "ci_high": [0.6]}), "x")["x"][0].replace("\\xa0", " ")
     '50.0% (40.0 to 60.0)'
     """
-    text = [
-        f"{scale * value:{form}} " + f"({span(*ends, form, scale)})".replace("%", "").replace(" ", "\N{NO-BREAK SPACE}")
-        if pd.notna(value)
-        else "–"
-        for value, *ends in table[[column, low, high]].itertuples(index=False)
-    ]
+
+    def cell(value, *ends):
+        interval = f"({span(*ends, form, scale)})".replace("%", "").replace(" ", "\N{NO-BREAK SPACE}")
+        words = [f"{scale * value:{form}}", interval if pd.notna(list(ends)).all() else ""]
+        return " ".join(filter(None, words)) if pd.notna(value) else "–"
+
+    text = [cell(*row) for row in table[[column, low, high]].itertuples(index=False)]
     return table.assign(**{column: text}).drop(columns=[low, high])
 
 

@@ -244,6 +244,7 @@ def test_words_do_not_tell_the_function_of_crossed_steps():
 
 
 def test_a_missing_value_is_a_dash():
-    table = pd.DataFrame({"x": [0.5, np.nan], "ci_low": [0.4, np.nan], "ci_high": [0.6, np.nan]})
-    first, missing = with_interval(table, "x")["x"]
-    assert first.startswith("50.0%") and missing == "–"
+    nan = np.nan
+    table = pd.DataFrame({"x": [0.5, nan, 0.5], "ci_low": [0.4, nan, nan], "ci_high": [0.6, nan, nan]})
+    first, missing, alone = with_interval(table, "x")["x"]
+    assert first.startswith("50.0% (") and missing == "–" and alone == "50.0%"
