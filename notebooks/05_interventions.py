@@ -303,6 +303,19 @@ from_aside = measured.table(experiment, cameras.camera_accuracy) if recorded els
 none = "*It is not recorded where the things of these data are.*"
 camera_figure(from_aside[from_aside["split"] == "C"]) if recorded else paragraph(none)
 
+# %% tags=["hide-input"]
+if recorded:
+    far = from_aside[(from_aside["split"] == "C") & (from_aside["shift"] == from_aside["shift"].max())]
+    fall = far.set_index("function")["change"].drop(SPATIAL[0]).sort_values()
+    lost_aside = far.set_index("function").loc[SPATIAL[0]]
+    fallen = (
+        f"From the farthest camera {SPATIAL[0]} loses {-100 * lost_aside['change']:.0f} points "
+        f"({span(-lost_aside['change_high'], -lost_aside['change_low'], '.0f')}), main questions "
+        f"{-100 * fall[MAIN_NAME]:.0f}, and of the other functions "
+        f"{fall.drop(MAIN_NAME).index[0]} most, {-100 * fall.drop(MAIN_NAME).iloc[0]:.0f}."
+    )
+paragraph(fallen if recorded else "")
+
 # %% [markdown]
 # The strengths from above on split C, from the camera at which spatial perception is nearest to 60 % right on split B.
 # Beside the spatial heads stands what does not need them: as many random heads that are not among them, all heads,
@@ -333,7 +346,7 @@ shares = ", ".join(
 paragraph(f"From {aside:.1f} board squares aside, without any edit: {shares}." if recorded else "")
 
 # %% [markdown]
-# The same on the questions that the models find hard (see the [data card](../data/README.md)), about scenes that neither
+# The same on the questions that the models find hard (see the [data card](../book/data_card.md)), about scenes that neither
 # A nor B has: spatial steps, and those functions' that are right in 50 to 70 %.
 
 # %% tags=["hide-input"]
