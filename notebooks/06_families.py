@@ -204,8 +204,8 @@ paragraph(
     + ", ".join(f"{100 * row['change']:+.1f} points in {name}" for name, row in spatial.items())
     + ". The damage is specific for "
     + ", ".join(
-        f"{(t['specific'] == 'yes').sum()} of the {(t['specific'] != 'not tested').sum()} functions that can be tested in "
-        f"{name}"
+        f"{(t['specific'] == 'yes').sum()} of the {(t['specific'] != 'not tested').sum()} functions that can be tested "
+        f"in {name}"
         for name, t in damaged.items()
     )
     + f". In 4-bit {alike['share of answers that differ']:.1%} of the answers of {first} differ."
