@@ -346,8 +346,8 @@ shares = ", ".join(
 paragraph(f"From {aside:.1f} board squares aside, without any edit: {shares}." if recorded else "")
 
 # %% [markdown]
-# The same on the questions that the models find hard (see the [data card](../book/data_card.md)), about scenes that neither
-# A nor B has: spatial steps, and those functions' that are right in 50 to 70 %.
+# The same on the questions that the models find hard (see the [data card](../book/data_card.md)), about scenes that
+# neither A nor B has: spatial steps, and those functions' that are right in 50 to 70 %.
 
 # %% tags=["hide-input"]
 has_hard = emphasis.HARD in experiment.present_splits

@@ -136,7 +136,8 @@ up = alone.loc[doses.SIDES["scale", 1]]
 quote(scaled_slope=up["slope"], scaled_low=up["low"], scaled_high=up["high"], scaled_random=up["random"])
 paragraph(
     f"More of an edit makes right answers to spatial steps less likely on {(sloping['slope'] < 0).sum()} of "
-    f"{len(alone)} sides of no edit and likelier on {(sloping['slope'] > 0).sum()} (slope, p below {ALPHA}): every doubling of the heads ablated changes log-probability by {ablated['slope']:+.2f} "
+    f"{len(alone)} sides of no edit and likelier on {(sloping['slope'] > 0).sum()} (slope, p below "
+    f"{ALPHA}): every doubling of the heads ablated changes log-probability by {ablated['slope']:+.2f} "
     f"({span(ablated['low'], ablated['high'], '+.2f', 1)}). The slope is another than that of {trends['draws'].min()} "
     f"random draws in {len(special)} of {len(trends)} comparisons (q below {ALPHA}). The cost, as divergence of first "
     f"words on spatial steps and on others: {costs}."
