@@ -131,8 +131,9 @@ show(by_probe[["statistic", "one probe", "fitted anew", "scarcer", "fits"]])
 # ## How sparse, and where
 #
 # Gini, and Hoyer above, are 0 where all heads matter alike and 1 where one is all. The participation ratio is the
-# number of equal heads that would be spread as these are. Depth is the mean layer, weighted by importance: 0 is the first, 1
-# the last. With 95 % intervals; the last row has 95 % of permuted labels, which sparse functions would be beyond.
+# number of equal heads that would be spread as these are. Depth is the mean layer, weighted by importance: 0 is the
+# first, 1 the last. With 95 % intervals; the last row has 95 % of permuted labels, which sparse functions would be
+# beyond.
 
 # %% tags=["hide-input"]
 rules = {name: part.set_index("function").loc[list(NAMES)] for name, part in counts.groupby("statistic")}
