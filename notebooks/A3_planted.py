@@ -205,7 +205,7 @@ paragraph(
     f"planted heads, {best.loc[variant, 'method']} finds {best.loc[variant, 'precision']:.0%}, the paper's "
     f"importance {paper.loc[variant, 'precision']:.0%}, chance {paper.loc[variant, 'chance_precision']:.0%} (variant "
     f"*{variant}*, {n_models} model{'s' * (n_models > 1)}). {sentence} Damage is specific to their function, of "
-    f"{n_models * len(NAMES)} pairs of model and function, for the sets of: {counted}."
+    f"{(told != 'not tested').sum()} pairs of model and function that can be tested, for the sets of: {counted}."
 )
 
 # %% [markdown]
