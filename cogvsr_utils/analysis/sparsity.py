@@ -229,21 +229,19 @@ def stratify(labels: ArrayLike, *features, seed: int = 0) -> np.ndarray:
     """Rows (numbers, sorted) in which every label is as frequent as any other within each cell of ``features``.
 
     A cell is a combination of the features' values; of each label as many rows are kept there, at random, as the rarest
-    label has. Raises ValueError where no cell has all labels.
+    label has: none where no cell has all labels.
 
     >>> stratify(["a", "a", "a", "b", "b"], [1, 1, 2, 1, 1]).tolist()
     [0, 1, 3, 4]
     """
     rng, labels = np.random.default_rng(seed), np.asarray(labels)
-    names, kept = np.unique(labels), []
+    names, kept = np.unique(labels), [np.zeros(0, int)]
     codes = np.stack([np.unique(feature, return_inverse=True)[1] for feature in features])
     _, cells = np.unique(codes, axis=1, return_inverse=True)
     for cell in np.unique(cells):
         members = [np.flatnonzero((cells == cell) & (labels == name)) for name in names]
         least = min(map(len, members))
         kept += [rng.choice(rows, least, replace=False) for rows in members if least]
-    if not kept:
-        raise ValueError(f"no combination of the {len(features)} features has all labels {list(names)}")
     return np.sort(np.concatenate(kept))
 
 

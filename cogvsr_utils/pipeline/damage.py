@@ -60,7 +60,7 @@ class SetAblations:
 @result(
     variants=WAYS,
     splits=C,
-    needs=lambda way: {} if way == TRUTH else {"ranked": rankings, "strict": strict_probe},
+    needs=lambda way: {TRUTH: {}, STRICT: {"ranked": rankings, "strict": strict_probe}}.get(way, {"ranked": rankings}),
     gpu=True,
 )
 def set_ablations(
@@ -94,7 +94,8 @@ def _sets(experiment: Experiment, way: str, ranked: Rankings | None, strict: Str
     """The heads of each function, none where none are planted."""
     if way == TRUTH:
         return planted_truth(experiment.model).heads
-    scores = ranked.scores | {STRICT: np.abs(strict.importance), LOWEST: -ranked.scores[IMPORTANCE]}
+    scores = ranked.scores | {LOWEST: -ranked.scores[IMPORTANCE]}
+    scores |= {STRICT: np.abs(strict.importance)} if strict else {}
     sets = top_heads_by(replace(ranked, scores=scores), way, n_top(len(ranked.heads)))
     return {name: sets.of(name) for name in NAMES}
 

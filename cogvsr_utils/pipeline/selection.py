@@ -37,6 +37,7 @@ from cogvsr_utils.stats import bootstrap_means
 
 A = (SELECTION,)
 CANDIDATES, GREEDY_STEPS = 6, 4
+LEAST_STRATIFIED = 10  # steps a function below which no probe is fitted to strata
 WORDING_FITS = 2  # times as many fits of single heads to moved wordings as of the joint probe
 IMPORTANCE, ABLATION = "importance (paper)", "ablation on split A"  # two of the rankings, named elsewhere too
 
@@ -70,8 +71,8 @@ class StrictProbe:
 
     ``importance`` (functions, heads), signed, and its ``bootstrap`` (draws, functions, heads) over seeds and scenes;
     ``stratified_importance`` and ``stratified`` the same where functions are equally frequent at every length of answer
-    and difficulty (whether all heads together predict the step); ``n_stratified`` steps; ``fitted`` what
-    ``FunctionProbe.from_arrays`` takes.
+    and difficulty (see ``predicted_together``), NaN where that leaves fewer than ten steps a function; ``n_stratified``
+    steps; ``fitted`` what ``FunctionProbe.from_arrays`` takes.
     """
 
     importance: np.ndarray
@@ -218,21 +219,27 @@ def wording_null(experiment: Experiment, activations: HeadActivations, ridge_pro
 
 
 @result(splits=A, needs={"activations": activations[SELECTION]})
-def strict_probe(experiment: Experiment, activations: HeadActivations, ridge_probes: SingleProbes) -> StrictProbe:
+def strict_probe(experiment: Experiment, activations: HeadActivations) -> StrictProbe:
     """The joint probe of five seeds, each stopped early on scenes kept out for that."""
     x, y, groups, layers = probe_arrays(activations)
     n = experiment.settings.bootstrap
     strict = FunctionProbe("strict", n_seeds=5).fit(x, y, groups, layers)
-    rows = stratify(y, activations.index["n_tokens"].clip(upper=3), ridge_probes.joint_correct)
-    stratified = FunctionProbe("strict", n_seeds=5).fit(x[rows], y[rows], groups[rows], layers)
-    return StrictProbe(
-        strict.importance_,
-        _bootstrap(strict, x, y, groups, n),
-        stratified.importance_,
-        _bootstrap(stratified, x[rows], y[rows], groups[rows], n),
-        np.array(len(rows)),
-        strict.to_arrays(),
-    )
+    rows = stratify(y, activations.index["n_tokens"].clip(upper=3), predicted_together(x, y, groups))
+    importance, spread = strict.importance_, _bootstrap(strict, x, y, groups, n)
+    within = np.full_like(importance, np.nan), np.full_like(spread, np.nan)
+    if len(rows) >= LEAST_STRATIFIED * len(strict.classes_):
+        stratified = FunctionProbe("strict", n_seeds=5).fit(x[rows], y[rows], groups[rows], layers)
+        within = stratified.importance_, _bootstrap(stratified, x[rows], y[rows], groups[rows], n)
+    return StrictProbe(importance, spread, *within, np.array(len(rows)), strict.to_arrays())
+
+
+def predicted_together(x: np.ndarray, y: np.ndarray, groups: np.ndarray) -> np.ndarray:
+    """Whether the probes of all heads together predict each step (steps,), cross-validated: by the mean of their scores
+    in units of each function's spread. (Added to the functions' shares, the mean of many weak heads would name the
+    commonest functions alone.)"""
+    alone = HeadProbes().fit(x, y, groups)
+    together = alone.scores_.mean(2)  # (steps, functions)
+    return alone.classes_[(together / together.std(0)).argmax(1)] == y
 
 
 @result(splits=A, gpu=True)

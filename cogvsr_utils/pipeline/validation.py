@@ -134,6 +134,8 @@ def spatial_differences(
         "stratified": (strict_probe.stratified_importance, strict_probe.stratified),
     }
     tables = [sparsity.spatial_difference(*each, functions).assign(reading=name) for name, each in readings.items()]
+    if np.isnan(strict_probe.stratified_importance).any():
+        tables[1] = tables[1].assign(difference=np.nan, low=np.nan, high=np.nan, scarcer="not tested")
     tables[1]["n"] = int(strict_probe.n_stratified)
     tables.append(sparsity.ablation_difference(masked, functions).assign(reading="strict"))
     return pd.concat(tables, ignore_index=True)
