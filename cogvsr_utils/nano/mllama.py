@@ -1,5 +1,5 @@
 """``nano-mllama``: Llama 3.2 Vision with a tower of 3 + 1 layers, and a decoder of ten layers and two of
-cross-attention, through which it reads the picture, of 16 heads each. The shipped weights are of an earlier size."""
+cross-attention, through which it reads the picture, of 16 heads each."""
 
 import numpy as np
 import torch

@@ -127,7 +127,7 @@ def spatial_differences(
 ) -> pd.DataFrame:
     """Are spatial heads scarcer than others? By statistic and reading: "as it is" (the paper's probe), "stratified"
     (the strict probe on stratified steps) and "strict" (heads whose ablation costs accuracy); see
-    ``spatial_difference``."""
+    ``spatial_difference``. ``n`` steps a function, where they are as many of each."""
     functions = network_probe.functions
     readings = {
         "as it is": (network_probe.importance, network_probe.bootstrap),
@@ -136,7 +136,7 @@ def spatial_differences(
     tables = [sparsity.spatial_difference(*each, functions).assign(reading=name) for name, each in readings.items()]
     if np.isnan(strict_probe.stratified_importance).any():
         tables[1] = tables[1].assign(difference=np.nan, low=np.nan, high=np.nan, scarcer="not tested")
-    tables[1]["n"] = int(strict_probe.n_stratified)
+    tables[1]["n"] = int(strict_probe.n_stratified) // len(functions)
     tables.append(sparsity.ablation_difference(masked, functions).assign(reading="strict"))
     return pd.concat(tables, ignore_index=True)
 
