@@ -34,9 +34,11 @@ profile: str = "light"  # "light" or "full": how much of everything
 source: str = "synth"  # "synth" or the path of a CogVSR .jsonl file
 
 # %% tags=["hide-input"]
+from tempfile import TemporaryDirectory
+
 import pandas as pd
 
-from cogvsr_utils import Experiment, accuracy_table, check_parity, compare
+from cogvsr_utils import Experiment, accuracy_table, capture, check_parity, compare
 from cogvsr_utils.pipeline import recordings
 from cogvsr_utils.report.figures import accuracy_figure
 from cogvsr_utils.report.pages import paragraph, quote, show, span, start, with_interval
@@ -119,6 +121,16 @@ show(parity.assign(**{name: parity[name].map("{:.1e}".format) for name in ("diff
 # %%
 activations = recordings.activations["A"](experiment)
 activations.features.shape, activations.features.dtype, activations.header["not_located"]
+
+# %% [markdown]
+# Other tokens are a word away: here the last token of the prompt, read where it is, for a few questions. Where only the
+# `content_tokens` least expected tokens of an answer count, it is `position="answer_content"`, as in the paper.
+
+# %%
+with TemporaryDirectory() as folder:
+    few = experiment.items("B")[:8]
+    prompts = capture(experiment.vlm, few, store=folder, position="prompt_last", progress=False)
+    print(prompts.by_head().shape)  # (steps, heads, head_dim)
 
 # %% tags=["remove-input"]
 all_items = [item for split in experiment.present_splits for item in experiment.items(split)]

@@ -87,8 +87,9 @@ show(least.rename(index=SHORT).reset_index(), percent=("detectable",))
 #
 # The two spatial functions less the other six, with intervals over scenes. *As it is* takes the paper's probe;
 # *stratified* a strict one fitted and read on steps in which every function is as frequent as any other at each length
-# of answer and each difficulty; *strict* counts the heads whose ablation costs accuracy, with equally many steps of
-# each function, since a test finds more the more it has. Left of 0 means fewer spatial heads.
+# of answer and each difficulty (whether all heads together tell the step's function); *strict* counts the heads whose
+# ablation costs accuracy, with equally many steps of each function, since a test finds more the more it has. Left of 0
+# means fewer spatial heads. The table says how many steps of each function the last two rest on.
 
 # %% mystnb={"image": {"alt": "Differences between spatial and other functions in the count of heads and in sparseness, with intervals, zero marked"}, "figure": {"caption": "Spatial functions less the others: counts of heads (left; left of 0 is scarcer) and measures of sparseness (right; right of 0 is scarcer).", "name": "fig-differences"}}
 differences = measured.table(experiment, validation.spatial_differences)
@@ -101,7 +102,8 @@ forest_figure({"heads": forest[in_heads], "sparseness": forest[~in_heads]}, "spa
 
 # %% tags=["hide-cell"]
 shown = with_interval(differences, "difference", "low", "high", "+.2f")
-show(shown.assign(statistic=forest["label"])[["statistic", "difference", "scarcer"]])
+steps = differences["n"].map("{:.0f}".format).where(differences["n"].notna(), "all")
+show(shown.assign(statistic=forest["label"], steps=steps)[["statistic", "difference", "scarcer", "steps"]])
 
 # %% [markdown]
 # ## How far would another probe be off?

@@ -346,7 +346,7 @@ shares = ", ".join(
 paragraph(f"From {aside:.1f} board squares aside, without any edit: {shares}." if recorded else "")
 
 # %% [markdown]
-# The same on the questions that the models find hard (see the [data card](../book/data_card.md)), about scenes that
+# The same on the questions of split *hard* (see the [data card](../book/data_card.md)), about scenes that
 # neither A nor B has: spatial steps, and those functions' that are right in 50 to 70 %.
 
 # %% tags=["hide-input"]

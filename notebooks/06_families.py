@@ -115,10 +115,10 @@ family_maps(tables)
 # %% [markdown]
 # ## How many serve each function
 #
-# Circles: heads before the elbow, as the paper counts, over the grey bar of what shuffled labels give. Diamonds: heads
+# Circles: heads before the elbow, as the paper counts, over the grey bar of what permuted labels give. Diamonds: heads
 # whose ablation alone costs the function accuracy, by a max-T test over all heads and functions.
 
-# %% mystnb={"image": {"alt": "For each model and function the elbow count with its interval over a grey bar of the elbow with shuffled labels, and the number of heads whose ablation costs accuracy"}, "figure": {"caption": "Counts of heads in every family, with 95 % intervals over scenes.", "name": "fig-family-counts"}}
+# %% mystnb={"image": {"alt": "For each model and function the elbow count with its interval over a grey bar of the elbow with permuted labels, and the number of heads whose ablation costs accuracy"}, "figure": {"caption": "Counts of heads in every family, with 95 % intervals over scenes.", "name": "fig-family-counts"}}
 counts = {name: measured.table(each, validation.sparseness) for name, each in families.items()}
 count_figure(counts, n_heads)
 

@@ -59,7 +59,7 @@ measured_note([experiment], activation.LATENT)
 # can also be written before the question. A placebo has them where nothing is, or on things that the question is not
 # about; in words, names can also change places.
 #
-# What a mark means is learnt. `nano-internvl` was shown true cues in training beside six of the fifteen kinds of
+# What a mark means is learnt. The nano models were shown true cues in training beside six of the fifteen kinds of
 # question; what follows rests on the other kinds that name things. Their steps still share words with those of the six.
 
 # %% tags=["hide-input"] mystnb={"image": {"alt": "One rendered table-top picture nine times: outlined, dotted and masked things; in rows at their true places, where nothing is, and on other things"}, "figure": {"caption": "One question under every drawn cue: at the things it names, where nothing is, and on other things.", "name": "fig-cues"}}

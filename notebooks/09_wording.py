@@ -102,8 +102,8 @@ show(explained[["predictor", "accuracy", "held_out"]].rename(columns={"held_out"
 # %% [markdown]
 # Now on split C, whose words and scenes none of the predictors has seen. The paper's joint probe, fitted on plain
 # steps, shows what it learnt there: functions, or words. That a probe fitted on such steps reads them is no surprise
-# in `nano-internvl`, which was [taught to know the task](../book/limitations.md); whether that of plain steps does is
-# open.
+# in the nano models, which were [taught to know the task](../book/limitations.md); whether that of plain steps does
+# is open.
 
 # %%
 transfer = table(experiment, crossed.wording_transfer)

@@ -10,6 +10,7 @@ edits = [mask(heads), attend([(6, 0)], "add", 0.7)]  # heads off; one head sees 
 before = answer(vlm, items)
 with intervene(vlm, edits) as fired:  # around anything that runs the model, generate too
     after = answer(vlm, items)
+print("the edit of heads acted", fired["all"], "times")
 print("replies that change:", (before["prediction"] != after["prediction"]).sum(), "of", len(before))
 
 Path("edits.jsonl").write_text("\n".join(edit.to_json() for edit in edits))

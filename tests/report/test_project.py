@@ -169,8 +169,12 @@ def test_the_page_on_your_model_edits_saves_and_reads_edits(tmp_path):
     snippet = ROOT / "book" / "snippets" / "edits.py"
     done = subprocess.run([sys.executable, snippet], capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    changed, same = done.stdout.splitlines()
-    assert int(changed.split()[3]) > 0 and same == "the same edits: True - the same replies: True"
+    acted, changed, same = done.stdout.splitlines()
+    assert (
+        int(acted.split()[5]) > 0
+        and int(changed.split()[3]) > 0
+        and same == "the same edits: True - the same replies: True"
+    )
 
 
 @pytest.mark.parametrize("name", ["reuse", "edits", "adaptvis"])
