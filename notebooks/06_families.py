@@ -35,6 +35,7 @@ source: str = "synth"  # "synth" or the path of a CogVSR .jsonl file, of which t
 import pandas as pd
 
 from cogvsr_utils import Experiment, accuracy_table
+from cogvsr_utils.analysis.sparsity import DIFFERENCE
 from cogvsr_utils.functions import NAMES, SPATIAL
 from cogvsr_utils.models.weights import nano_names
 from cogvsr_utils.paths import NANO
@@ -56,12 +57,19 @@ families = {name: Experiment(name, profile=profile, source=source) for name in n
 start()
 
 # %% tags=["hide-input"]
-way = damage.specific_damage[selection.IMPORTANCE]
+way, controls = damage.specific_damage[selection.IMPORTANCE], ablation.matched_controls[selection.IMPORTANCE]
 measured_note(
     families.values(),
-    (validation.head_table, validation.sparseness, validation.spatial_differences, ablation.ablation_matrix, way,
-     validation.quantization),
+    (validation.head_table, validation.sparseness, validation.spatial_differences, validation.refitted_spread,
+     ablation.ablation_matrix, way, controls, validation.quantization),
 )  # fmt: skip
+
+
+def where_measured(result):
+    """The tables of a result that takes long, by model, where there are some."""
+    shown = {n: each for n, each in families.items() if profile == "full" or measured.is_measured(each, result)}
+    return {name: measured.table(each, result) for name, each in shown.items()}
+
 
 # %% [markdown]
 # ## The models
@@ -124,8 +132,7 @@ count_figure(counts, n_heads)
 
 # %% [markdown]
 # Spatial functions less the others, by the elbow (as it is and stratified) and by ablation (strict): left of 0 means
-# that spatial heads are scarcer. Intervals are over scenes that one fitted probe is read on; the verdicts on the claim,
-# [model by model](A2_validation.ipynb), go by wider ones over probes fitted anew.
+# that spatial heads are scarcer. Intervals are over scenes that one fitted probe is read on.
 
 # %% tags=["hide-input"] mystnb={"image": {"alt": "For each model the difference between spatial and other functions in three counts of heads, with intervals, zero marked"}, "figure": {"caption": "Spatial functions less the others, in heads, with 95 % intervals over scenes.", "name": "fig-family-differences"}}
 differences = {name: measured.table(each, validation.spatial_differences) for name, each in families.items()}
@@ -135,6 +142,22 @@ forest_figure(
      for name, t in counted.items()},
     "heads",
 )  # fmt: skip
+
+# %% [markdown]
+# The verdicts on the claim, [model by model](A2_validation.ipynb), go by wider intervals, over probes fitted anew.
+# *As it is*, where that has been measured:
+
+# %% tags=["hide-input"]
+none = "*Measured for CogVSR-Synth alone.*"
+spread = [
+    t[(t["function"] == DIFFERENCE) & (t["scarcer"] != "")].assign(model=name)
+    for name, t in where_measured(validation.refitted_spread).items()
+]
+paragraph(none) if not spread else show(
+    with_interval(pd.concat(spread), "value", "refit_low", "refit_high", "+.2f").rename(
+        columns={"value": "spatial less others"}
+    )[["model", "statistic", "spatial less others", "scarcer"]]
+)
 
 # %% [markdown]
 # ## What ablating them does
@@ -158,15 +181,26 @@ show(pd.DataFrame(lines))
 # model](05_interventions.ipynb). A dot marks what is specific. Models stand here where this has been measured.
 
 # %% tags=["hide-input"]
-tested = [
-    n for n in families if n == next(iter(families)) or profile == "full" or measured.is_measured(families[n], way)
-]
-damaged = {name: measured.table(families[name], way) for name in tested}
+first = next(iter(families))
+damaged = where_measured(way) or {first: measured.table(families[first], way)}
 show(damage_cells(damaged))
 
 # %% [markdown]
-# Would other heads do as much? That is asked of one model [on its page](05_interventions.ipynb). What all this says of
-# the paper's claims, model by model, stands [on another](A2_validation.ipynb).
+# Would other heads do as much? Each function's heads, on its own steps, beside [three kinds of random
+# sets](05_interventions.ipynb) of as many; of these the kind that is hardest to tell from them. Change of
+# log-probability, mean over functions, with 95 % of the random sets.
+
+# %% tags=["hide-input"]
+beside = [ablation.all_against_controls(t).head(1).assign(model=name) for name, t in where_measured(controls).items()]
+paragraph(none) if not beside else show(
+    with_interval(pd.concat(beside), "mean", "low", "high", "+.2f").rename(
+        columns={"own": "its heads", "mean": "random sets"}
+    )[["model", "its heads", "kind", "random sets", "sets", "p"]],
+    digits=3,
+)
+
+# %% [markdown]
+# What all this says of the paper's claims, model by model, stands [on another page](A2_validation.ipynb).
 
 # %% [markdown]
 # ## 4-bit against full precision
@@ -175,7 +209,6 @@ show(damage_cells(damaged))
 # order of the heads, and how many answers differ?
 
 # %% tags=["hide-input"]
-first = next(iter(families))
 packed = measured.table(families[first], validation.quantization)
 show(packed.rename(columns={"value": first}), digits=3)
 
