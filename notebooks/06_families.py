@@ -54,6 +54,14 @@ from cogvsr_utils.report.pages import (
 )
 
 families = {name: Experiment(name, profile=profile, source=source) for name in nano_names()}
+
+
+def where_measured(result):
+    """The tables of a result that takes long, by model, where there are some."""
+    shown = {n: each for n, each in families.items() if profile == "full" or measured.is_measured(each, result)}
+    return {name: measured.table(each, result) for name, each in shown.items()}
+
+
 start()
 
 # %% tags=["hide-input"]
@@ -63,13 +71,6 @@ measured_note(
     (validation.head_table, validation.sparseness, validation.spatial_differences, validation.refitted_spread,
      ablation.ablation_matrix, way, controls, validation.quantization),
 )  # fmt: skip
-
-
-def where_measured(result):
-    """The tables of a result that takes long, by model, where there are some."""
-    shown = {n: each for n, each in families.items() if profile == "full" or measured.is_measured(each, result)}
-    return {name: measured.table(each, result) for name, each in shown.items()}
-
 
 # %% [markdown]
 # ## The models

@@ -106,7 +106,10 @@ PAGES = {
             recordings.answers[TEST], validation.head_table, validation.sparseness, validation.spatial_differences,
             ablation.ablation_matrix,
         ),
-        first=(validation.quantization, damage.specific_damage[selection.IMPORTANCE]),
+        first=(
+            validation.quantization, validation.refitted_spread, damage.specific_damage[selection.IMPORTANCE],
+            ablation.matched_controls[selection.IMPORTANCE],
+        ),
         parameters=("profile",),
     ),
     "09_wording": Page(crossed=(
