@@ -251,14 +251,14 @@ shown
 
 # %% tags=["remove-input"]
 means, size = tests[experiment.title], nothing.set_index("rule").loc["max-T"]
-said = (
+by_verdict = (
     of_models.drop(columns="claim").stack().value_counts().reindex(["holds", "partly", "not supported"], fill_value=0)
 )
 quote(
     verdicts_models=float(of_models.shape[1] - 1),
-    verdicts_all=float(said.sum()),
-    verdicts_hold=float(said["holds"]),
-    verdicts_partly=float(said["partly"]),
+    verdicts_all=float(by_verdict.sum()),
+    verdicts_hold=float(by_verdict["holds"]),
+    verdicts_partly=float(by_verdict["partly"]),
     profiles=f"Numbers are of this run of {experiment.title}, profile {experiment.profile}, but for those that a "
     "page's first lines say are from measured tables of full runs.",
     **{claim[:2].lower(): verdict for claim, verdict in zip(by_claim["claim"], by_claim["verdict"], strict=True)},
