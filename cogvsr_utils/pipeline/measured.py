@@ -112,7 +112,8 @@ def table(experiment: Experiment, result: Result) -> pd.DataFrame:
 
 
 def stamp(experiment: Experiment) -> dict:
-    """What made a model's measured tables; ``changed`` names those whose code, data or weights have changed since.
+    """What made a model's measured tables; ``changed`` names those whose code, data or weights have changed since (code
+    and data where the weights are not in the repository).
 
     Raises FileNotFoundError where there are none.
     """
@@ -120,9 +121,9 @@ def stamp(experiment: Experiment) -> dict:
     if not path.is_file():
         raise FileNotFoundError(f"no measured tables of {experiment.title}; expected {path}, which `publish` writes")
     made = json.loads(path.read_text())
-    if not (NANO / experiment.model).is_dir() and FOLDER / experiment.model == path.parent:
-        return made | {"changed": ["not known, since its weights are not in the repository"]}
     full = Experiment(experiment.model, experiment.quantize, made["profile"], experiment.source)
+    if not (NANO / experiment.model).is_dir() and FOLDER / experiment.model == path.parent:
+        full.cached("weights", lambda: made["weights"])  # the weights are not in the repository: taken as unchanged
     changed = [n for n, key in made["keys"].items() if n not in RESULTS or RESULTS[n].key(full) != key]
     return made | {"changed": changed}
 

@@ -1,5 +1,6 @@
 """Results on a small data set, with rankings made up, so that what comes out can be computed by hand."""
 
+import shutil
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -247,8 +248,13 @@ def test_measured_tables_stand_in_for_light_results_and_say_what_has_changed(exp
     assert measured.table(light, validation.null_models).equals(table)
     assert not measured.is_measured(full, validation.null_models)
     assert measured.stamp(light)["changed"] == [] and measured.stamp(light)["profile"] == "full"
+    shutil.copytree(
+        tmp_path / "nano-internvl", tmp_path / "tables-alone"
+    )  # of a model whose weights are not in the repository
+    alone = Experiment("tables-alone", source=experiment.source)
+    assert measured.stamp(alone)["changed"] == []
     monkeypatch.setattr(type(validation.null_models), "key", lambda self, given: "another")
-    assert measured.stamp(light)["changed"] == ["null_models"]
+    assert measured.stamp(light)["changed"] == measured.stamp(alone)["changed"] == ["null_models"]
 
 
 def test_a_set_of_heads_is_named_by_its_function():
