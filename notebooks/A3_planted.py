@@ -43,7 +43,7 @@ from cogvsr_utils.pipeline.selection import IMPORTANCE
 from cogvsr_utils.report.book import PAGES
 from cogvsr_utils.report.effect_figures import planted_figure
 from cogvsr_utils.report.figures import SHORT
-from cogvsr_utils.report.pages import damage_cells, measured_note, paragraph, quote, show, span, start, with_interval
+from cogvsr_utils.report.pages import measured_note, paragraph, quote, show, start, with_interval
 
 experiments = {name: Experiment(name, profile=profile, source=source) for name in planted_models(profile, source)}
 start()
@@ -57,18 +57,19 @@ measured_note(experiments.values(), PAGES["A3_planted"].planted)
 # rows, where everything was to be answered rightly. Each square is the change of a function's steps when some heads are
 # ablated; the last row has random sets of as many others.
 
-# %% mystnb={"image": {"alt": "Matrix of changes of log-probability: rows are the planted heads ablated, by function, and random other heads; columns are the steps answered"}, "figure": {"caption": "Change of the right answer's log-probability with the planted heads of a function ablated, and in the last row the mean of random sets of as many other heads. Teacher-forced, split C.", "name": "fig-planted"}}
+# %% mystnb={"image": {"alt": "For each planted model a matrix of changes of log-probability: rows are the planted heads ablated, by function, and random other heads; columns are the steps answered"}, "figure": {"caption": "Change of the right answer's log-probability with the planted heads of a function ablated, and in the last row the mean of random sets of as many other heads. Teacher-forced, split C.", "name": "fig-planted"}}
 effects = {name: table(each, planted.planted_effects) for name, each in experiments.items()}
-planted_figure(effects, "delta_log_prob", "change of log-probability")
+known = {name: planted_truth(name) for name in effects}
+truths, variants = ({name: getattr(each, part) for name, each in known.items()} for part in ("heads", "variant"))
+with_heads = [name for name in effects if any(truths[name].values())]
+planted_figure({name: effects[name] for name in with_heads}, "delta_log_prob", "change of log-probability")
 
 # %% [markdown]
-# In accuracy, with the smallest own effect and the largest elsewhere. A function that is guessed well without any
-# knowledge loses little accuracy, however little is known: that is why log-probability comes first.
+# In accuracy, in points: the mean, and in brackets the least and the largest over functions. A function that is guessed
+# well without any knowledge loses little accuracy, however little is known: that is why log-probability comes first.
 
 # %% tags=["hide-input"]
 every = pd.concat([each.assign(model=name) for name, each in effects.items()], ignore_index=True)
-known = {name: planted_truth(name) for name in effects}
-truths, variants = ({name: getattr(each, part) for name, each in known.items()} for part in ("heads", "variant"))
 OWN, ELSEWHERE, RANDOM = "its own", "of other functions", "any, with other heads ablated"
 
 
@@ -77,95 +78,127 @@ def kind(row):  # two functions may share their heads
     return RANDOM if row.ablated not in heads else OWN if heads[row.ablated] == heads[row.function] else ELSEWHERE
 
 
+def means_of(table, by, column, form, scale):
+    """The mean of a column, with its least and largest value, in one cell each."""
+    found = table.groupby(by, sort=False)[column].agg(["mean", "min", "max"]).reset_index()
+    return with_interval(found, "mean", "min", "max", form, scale).set_index(by)["mean"].unstack().fillna("–")
+
+
 every["steps"] = [kind(row) for row in every.itertuples()]
-by_steps = every.groupby(["model", "steps"])["change"].agg(["mean", "min", "max"]).reset_index()
-show(by_steps, points=("mean", "min", "max"))
+by_steps = means_of(every, ["model", "steps"], "change", "+.1f", 100)
+show(by_steps.reindex(columns=[OWN, ELSEWHERE, RANDOM]).rename_axis(columns=None).reset_index())
 
 # %% [markdown]
-# Function by function, its own steps, with 95 % intervals over scenes.
+# Function by function, its own steps, in points, with 95 % intervals over scenes.
 
 # %% tags=["hide-input"]
-own = every[every["steps"] == OWN]
-columns = ["model", "function", "n", "before", "change", "delta_log_prob"]
-shown = with_interval(own, "change", "low", "high", "+.1f", 100)
-shown = with_interval(shown, "delta_log_prob", "delta_low", "delta_high", "+.2f")
-show(shown[columns].replace({"function": SHORT}), percent=("before",))
+own = with_interval(every[every["steps"] == OWN], "change", "low", "high", "+.1f", 100)
+own = own[own["ablated"] == own["function"]]
+changes = own.pivot(index="function", columns="model", values="change").loc[list(NAMES)]
+show(changes.rename(SHORT).rename_axis(columns=None).reset_index())
+
+# %% [markdown]
+# Is that the floor? Accuracy with all of a function's planted heads ablated, and in brackets what the commonest answer
+# gives without any knowledge, in percent.
+
+# %% tags=["hide-input"]
+parts = pd.concat([table(experiments[name], planted.planted_parts).assign(model=name) for name in with_heads])
+floor = parts[parts["parts"] == "all"].copy()
+floor["cell"] = [f"{100 * row.after:.0f} ({100 * row.majority:.0f})" for row in floor.itertuples()]
+floors = floor.pivot(index="function", columns="model", values="cell").loc[list(NAMES)]
+show(floors.rename(SHORT).rename_axis(columns=None).reset_index())
 
 # %% [markdown]
 # ## Is each of them needed?
 #
 # Change of log-probability of a function's own steps with all of its planted heads ablated, with one of them alone, and
-# with all but one (means, and in brackets the least and the largest). *After* is the accuracy with all ablated beside
-# *majority*, what the commonest answer gives without any knowledge.
+# with all but one (means, and in brackets the least and the largest over functions and heads). Of *joint* heads each is
+# needed: one alone should do what all do. Of *redundant* ones each is enough: all but one should do nothing.
 
 # %% tags=["hide-input"]
-parts = pd.concat([table(each, planted.planted_parts).assign(model=name) for name, each in experiments.items()])
-wide = parts.groupby(["model", "function", "parts"], sort=False)["delta_log_prob"].agg(["mean", "min", "max"])
-wide["change"] = [f"{mean:+.2f}" + (f" ({span(least, most, '+.2f', 1)})" if least < most else "")
-                  for mean, least, most in wide.itertuples(index=False)]  # fmt: skip
-wide = wide["change"].unstack("parts").reindex(columns=["all", "one", "all but one"])
-floor = parts[parts["parts"] == "all"].set_index(["model", "function"])[["before", "after", "majority"]]
-show(wide.join(floor).rename(index=SHORT, level=1).reset_index(), percent=("before", "after", "majority"))
+wide = means_of(parts, ["model", "parts"], "delta_log_prob", "+.2f", 1)
+show(wide.reindex(columns=["all", "one", "all but one"]).rename_axis(columns=None).reset_index())
 
 # %% [markdown]
 # ## How well methods find them
 #
-# For each function as many heads are taken as are planted. *Precision* is the share of them that is planted; *rank* the
-# mean place of the planted heads among all, from 0; both stand beside chance.
+# For each function as many heads are taken as are planted: what share of them is planted, in percent? A column is a way
+# of planting, a number the mean over functions, and the last row is chance.
 
 # %% tags=["hide-input"]
 scores = pd.concat([table(each, planted.finder_scores).assign(model=name) for name, each in experiments.items()])
-ranked = scores[scores["selected"].isna()]
-columns = ["precision", "chance_precision", "recall", "rank", "chance_rank", "auroc"]
-by_method = ranked.groupby(["variant", "method"])[columns].mean().reset_index()
-show(
-    by_method.sort_values(["variant", "precision"], ascending=[True, False]),
-    percent=("precision", "chance_precision", "recall"),
-)
+ranked = scores[scores["selected"].isna() & scores["precision"].notna()]
+columns = ["precision", "chance_precision", "rank", "chance_rank"]
+by_method = ranked.groupby(["variant", "method"])[columns].mean()
+
+
+def by_variant(column, form, scale):
+    """A row a method, the best on average first, and one for chance; a column a variant."""
+    cells = by_method[column].unstack("variant")
+    cells = cells.loc[by_method["precision"].groupby("method").mean().sort_values(ascending=False).index]
+    cells.loc["chance"] = by_method[f"chance_{column}"].groupby("variant").first()
+    return (scale * cells).map(f"{{:{form}}}".format).rename_axis(columns=None).reset_index()
+
+
+show(by_variant("precision", ".0f", 100))
+
+# %% [markdown]
+# The mean place of the planted heads in a method's order of all heads, from 0: where one is missed, how far down is it?
+
+# %% tags=["hide-input"]
+show(by_variant("rank", ".1f", 1))
 
 # %% [markdown]
 # ## How many heads rules select
 #
-# Some ways do not rank but select. Their counts beside the truth, summed over functions; *bias* is how many more are
-# selected than are planted.
+# Some ways do not rank but select. Their counts beside the truth, summed over functions: *false* ones carry another
+# function or none.
 
 # %%
-rules = scores[scores["selected"].notna()].groupby(["variant", "method"])[["planted", "selected", "false"]].sum()
-rules["found"] = (rules["selected"] - rules["false"]) / rules["planted"]
-rules["bias"] = rules["selected"] - rules["planted"]
-show(rules.astype({"selected": int, "false": int, "bias": int}).reset_index(), percent=("found",))
+rules = scores[scores["selected"].notna()].groupby(["model", "method"])[["planted", "selected", "false"]].sum()
+rules["found"] = (rules["selected"] - rules["false"]) / rules["planted"].where(rules["planted"] > 0)
+show(rules.astype({"selected": int, "false": int}).reset_index(), percent=("found",))
 
 # %% [markdown]
 # ## Does the ablation table find what is there?
 #
-# The test of [what the heads do](05_interventions.ipynb), on a model where the answer is known: a set's effect on its
+# The test of [what the heads do](05_interventions.ipynb), on models where the answer is known: a set's effect on its
 # own function's steps, beyond what the other sets do to them and it does to others. The planted heads are the
-# yardstick; the other sets are a tenth of all heads each, and stand here where they have been measured. A dot marks
-# what is specific.
+# yardstick; the other sets are a tenth of all heads each. A cell has the number of functions whose damage is specific,
+# of those that can be tested, and the mean effect in log-probability. Heads that two functions share can be specific to
+# neither, and where none are planted nothing should be specific.
 
 # %% tags=["hide-input"]
 ways = {
     name: {
         way: table(each, damage.specific_damage[way])
         for way in damage.WAYS
-        if way == damage.TRUTH or profile == "full" or is_measured(each, damage.specific_damage[way])
+        if (name in with_heads and (way == damage.TRUTH or profile == "full"))
+        or is_measured(each, damage.specific_damage[way])
     }
     for name, each in experiments.items()
 }
-show(pd.concat({name: damage_cells(found) for name, found in ways.items()}, names=["model"]).reset_index("model"))
+
+
+def counted(found):
+    """How many functions are damaged specifically, of those tested, and the mean effect."""
+    tested = found[found["specific"] != "not tested"]
+    return f"{(tested['specific'] == 'yes').sum()} of {len(tested)} ({tested['difference'].mean():+.2f})"
+
+
+cells = {name: {way: counted(each) for way, each in found.items()} for name, found in ways.items()}
+show(pd.DataFrame(cells).T.reindex(columns=list(damage.WAYS)).fillna("–").rename_axis("model").reset_index())
 
 # %% tags=["remove-input"]
-best = by_method.dropna(subset="precision").sort_values("precision").groupby("variant").last()
-paper = by_method[by_method["method"] == IMPORTANCE].set_index("variant")
-variant = "joint" if "joint" in best.index else best.index[0]
+variant = "joint" if "joint" in variants.values() else variants[with_heads[0]]
+best, paper = by_method.loc[variant].sort_values("precision").iloc[-1], by_method.loc[(variant, IMPORTANCE)]
 here = every[every["model"].map(variants) == variant]
 means = here.groupby("steps")[["change", "delta_log_prob"]].mean().reindex([OWN, ELSEWHERE, RANDOM])
 told = pd.concat([found[damage.TRUTH] for name, found in ways.items() if variants[name] == variant])["specific"]
 quote(
     planted_specific=f"{(told == 'yes').sum()} of {(told != 'not tested').sum()}",
     planted_own=100 * means.loc[OWN, "change"], planted_others=100 * means.loc[ELSEWHERE, "change"],
-    planted_best=best.loc[variant, "method"], planted_best_precision=best.loc[variant, "precision"],
-    planted_paper_precision=paper.loc[variant, "precision"],
+    planted_best=best.name, planted_best_precision=best["precision"], planted_paper_precision=paper["precision"],
 )  # fmt: skip
 
 # %% [markdown]
@@ -190,9 +223,9 @@ mine.groupby("variant")[["precision", "chance_precision", "rank", "chance_rank"]
 # %% tags=["hide-input"]
 n_models = here["model"].nunique()
 of_variant = [pd.concat(found, names=["way"]) for name, found in ways.items() if variants[name] == variant]
-counted = pd.concat(of_variant)["specific"].eq("yes").groupby(level="way", sort=False).sum()
-counted = ", ".join(f"{name} {n}" for name, n in counted.items())
-counts = rules.loc[variant].astype(int)
+specific = pd.concat(of_variant)["specific"].eq("yes").groupby(level="way", sort=False).sum()
+specific = ", ".join(f"{name} {n}" for name, n in specific.items())
+counts = rules[rules.index.get_level_values("model").map(variants) == variant].groupby("method").sum().astype(int)
 sentence = "; ".join(f"{name} selects {row.selected}, {row.false} of them falsely" for name, row in counts.iterrows())
 sentence = f"Where {counts['planted'].iloc[0]} pairs of function and head are true: {sentence}."
 paragraph(
@@ -202,10 +235,10 @@ paragraph(
     f"{means.loc[ELSEWHERE, 'delta_log_prob']:+.2f} and {100 * means.loc[ELSEWHERE, 'change']:+.1f} (at worst "
     f"{100 * here.loc[here['steps'] == ELSEWHERE, 'change'].min():+.1f}); random sets of as many other heads change "
     f"any steps by {means.loc[RANDOM, 'delta_log_prob']:+.2f} and {100 * means.loc[RANDOM, 'change']:+.1f}. Of the "
-    f"planted heads, {best.loc[variant, 'method']} finds {best.loc[variant, 'precision']:.0%}, the paper's "
-    f"importance {paper.loc[variant, 'precision']:.0%}, chance {paper.loc[variant, 'chance_precision']:.0%} (variant "
+    f"planted heads, {best.name} finds {best['precision']:.0%}, the paper's importance "
+    f"{paper['precision']:.0%}, chance {paper['chance_precision']:.0%} (variant "
     f"*{variant}*, {n_models} model{'s' * (n_models > 1)}). {sentence} Damage is specific to their function, of "
-    f"{(told != 'not tested').sum()} pairs of model and function that can be tested, for the sets of: {counted}."
+    f"{(told != 'not tested').sum()} pairs of model and function that can be tested, for the sets of: {specific}."
 )
 
 # %% [markdown]

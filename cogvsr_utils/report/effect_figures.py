@@ -76,7 +76,7 @@ def planted_figure(tables: dict[str, pd.DataFrame], column: str, label: str) -> 
 
     ``tables`` maps a model to a table of ``planted_effects``, ``column`` is one of its changes and ``label`` names it.
     """
-    figure, axes = plt.subplots(len(tables), 1, figsize=(7.6, 4.6 * len(tables)), squeeze=False, layout="constrained")
+    figure, axes = plt.subplots(len(tables), 1, figsize=(7.6, 3.6 * len(tables)), squeeze=False, layout="constrained")
     for axis, (model, table) in zip(axes[:, 0], tables.items(), strict=True):
         rows = [name for name in (*NAMES, "other heads") if name in set(table["ablated"])]
         values = table.pivot_table(index="ablated", columns="function", values=column).loc[rows, list(NAMES)]

@@ -248,9 +248,7 @@ def test_measured_tables_stand_in_for_light_results_and_say_what_has_changed(exp
     assert measured.table(light, validation.null_models).equals(table)
     assert not measured.is_measured(full, validation.null_models)
     assert measured.stamp(light)["changed"] == [] and measured.stamp(light)["profile"] == "full"
-    shutil.copytree(
-        tmp_path / "nano-internvl", tmp_path / "tables-alone"
-    )  # of a model whose weights are not in the repository
+    shutil.copytree(tmp_path / "nano-internvl", tmp_path / "tables-alone")  # without weights
     alone = Experiment("tables-alone", source=experiment.source)
     assert measured.stamp(alone)["changed"] == []
     monkeypatch.setattr(type(validation.null_models), "key", lambda self, given: "another")
