@@ -11,6 +11,7 @@ smallest_detectable(ablations, functions)   what a head has to cost at least to 
 threshold_counts(importance, null, ...)     how many heads pass under stricter and laxer thresholds
 spatial_difference(importance, bootstrap, functions)    are spatial heads scarcer? the difference with its interval
 refitted_intervals(importance, bootstrap, refits, functions)   how much wider intervals get where the probe is refitted
+function_ranges(importance, null, layers)   do functions differ by more than labels that mean nothing?
 ablation_difference(ablations, functions)   the same of the heads whose ablation costs accuracy
 stratify(labels, *features)                 rows in which no label differs from another in these features
 overlap(table, k, bootstrap, functions)     Jaccard of the top k of every two functions, beside chance within layers
@@ -56,7 +57,8 @@ def scarcity(
     ``bootstrap`` (draws, functions, heads) over resampled groups; ``layers`` (heads,). Statistics: elbow (a count),
     gini, hoyer, participation (a count), and depth, the mean layer weighted by importance, from 0 (first) to 1 (last).
     Columns: function, spatial, statistic, value, low, high (95 % over groups), null (its median), null_low, null_high.
-    The null is that of all functions together: with permuted labels they differ in name and size alone.
+    The null is that of the function's own fits: with permuted labels functions still differ in how many wordings and
+    steps they have.
 
     >>> rng, functions = np.random.default_rng(0), ["Spatial Perception", "Math Reasoning"]
     >>> importance = np.array([[5.0, 0, 0, 0], [1, 1, 1, 1]])  # one head of four, and all alike
@@ -70,7 +72,6 @@ def scarcity(
         observed, of_null, resampled = (
             np.apply_along_axis(measure, -1, part) for part in (importance[None], null, bootstrap)
         )  # each (draws, functions)
-        of_null = np.repeat(of_null.reshape(-1, 1), len(functions), axis=1)
         rows += _rows(name, observed[0], of_null, resampled, functions)
     return _table(rows)
 
@@ -204,6 +205,27 @@ def refitted_intervals(
             rows.append({"function": function, "statistic": name, "value": value[0, f], "low": low[f], "high": high[f],
                          "refit_low": row["low"], "refit_high": row["high"], "fits": len(refits),
                          "scarcer": row["scarcer"] if judged else ""})  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def function_ranges(importance: np.ndarray, null: np.ndarray, layers: np.ndarray) -> pd.DataFrame:
+    """How far apart functions are, from the least to the largest, beside labels that mean nothing.
+
+    ``importance`` (functions, heads), ``null`` (fits, functions, heads) that of permuted labels, ``layers`` (heads,).
+    Columns: statistic (``scarcity``'s), range, null (its median), null_high (the largest), p (of as large a range with
+    permuted labels), fits.
+
+    >>> rng = np.random.default_rng(0)
+    >>> importance = np.array([[9.0, 0, 0, 0], [1, 1, 1, 1]])  # one head, and all alike
+    >>> table = function_ranges(importance, rng.random((19, 2, 4)), np.arange(4)).set_index("statistic")
+    >>> float(table.loc["participation", "range"]), float(table.loc["participation", "p"])
+    (3.0, 0.05)
+    """
+    rows = []
+    for name, measure in _measures(layers).items():
+        value, of_null = (np.ptp(np.apply_along_axis(measure, -1, part), axis=-1) for part in (importance, null))
+        rows.append({"statistic": name, "range": value, "null": np.median(of_null), "null_high": of_null.max(),
+                     "p": (1 + (of_null >= value).sum()) / (1 + len(of_null)), "fits": len(of_null)})  # fmt: skip
     return pd.DataFrame(rows)
 
 

@@ -26,7 +26,7 @@ from cogvsr_utils.models.activations import HeadActivations
 from cogvsr_utils.pipeline.experiment import Experiment
 from cogvsr_utils.pipeline.recordings import activations, control_activations, crossed_control_activations
 from cogvsr_utils.pipeline.store import result
-from cogvsr_utils.stats import clustered_mean, shuffle_within
+from cogvsr_utils.stats import clustered_mean, clustered_share, shuffle_within
 
 
 @result(
@@ -50,9 +50,10 @@ def probe_baselines(
     """How well a step's function is predicted from all heads together, and from everything else.
 
     Columns: predictor, accuracy, balanced_accuracy (both in [0, 1]), low and high (95 % of the accuracy over groups);
-    held_out with held_low and held_high, the accuracy on wordings that took no part in fitting; n, meaning. The control
-    task gives every wording a random function (Hewitt and Liang, arXiv 1909.03368); the last row shuffles labels among
-    steps of the same index.
+    held_out with held_low and held_high (95 % over wordings), the accuracy on wordings that took no part in fitting;
+    held_beyond, by how much that of all heads is higher, with held_beyond_low and held_beyond_high; n, meaning. The
+    control task gives every wording a random function (Hewitt and Liang, arXiv 1909.03368); the last row shuffles
+    labels among steps of the same index.
     """
     return _baselines(experiment, experiment.items(SELECTION), activations, untrained, grey, other, seed)
 
@@ -105,7 +106,7 @@ def _baselines(experiment, items, activations, untrained, grey, other, seed) -> 
         ("control task", x, random_functions(wording, names, seed), "all heads, a random function a wording"),
         ("shuffled labels", x, shuffled, "all heads, labels shuffled within the step index"),
     ]  # fmt: skip
-    out = []
+    out, on_held = [], {}
     for name, features, target, meaning in rows:
         row = {"predictor": name}
         for prefix, held in (("", None), ("held_", wording)):
@@ -115,12 +116,18 @@ def _baselines(experiment, items, activations, untrained, grey, other, seed) -> 
                 columns = features.reshape(len(features), -1)
                 model = ridge_classifier(columns.shape[1])
                 predicted = cross_validated(model, columns, target, index["group_id"], held)
-            share, row[f"{prefix}low"], row[f"{prefix}high"] = clustered_mean(predicted == target, index["group_id"])
+            right = (predicted == target).astype(float)
+            # What is drawn anew is what is kept out: scenes, or wordings, of which there are far fewer.
+            interval = clustered_share(right, index["group_id"] if held is None else wording, lowest=0)
+            share, row[f"{prefix}low"], row[f"{prefix}high"] = interval
             if held is None:
                 row |= {"accuracy": share, "balanced_accuracy": balanced_accuracy_score(target, predicted)}
             else:
-                row["held_out"] = share
+                row["held_out"], on_held[name] = share, right
         out.append(row | {"n": len(target), "meaning": meaning})
+    for row in out:
+        less = clustered_mean(on_held["all heads"] - on_held[row["predictor"]], wording)
+        row |= dict(zip(("held_beyond", "held_beyond_low", "held_beyond_high"), less, strict=True))
     return pd.DataFrame(out)
 
 

@@ -45,8 +45,8 @@ from cogvsr_utils.pipeline.store import Result
 MEASURED: tuple[Result, ...] = (
     baselines.probe_baselines, selection.wording_null, validation.probe_accuracy, validation.head_table,
     validation.sparseness, validation.spatial_differences, validation.refitted_spread, validation.thresholds,
-    validation.null_curves, validation.stability, validation.ranking_agreement, validation.overlaps,
-    validation.detectable, ablation.ablation_matrix,
+    validation.null_curves, validation.function_ranges, validation.stability, validation.ranking_agreement,
+    validation.overlaps, validation.detectable, ablation.ablation_matrix,
     *(damage.specific_damage[way] for way in damage.WAYS), *doses.DOSES,
     protocol.probe_deviations, protocol.ablation_deviations,
     ablation.matched_controls[selection.IMPORTANCE],

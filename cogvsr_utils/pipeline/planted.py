@@ -3,6 +3,7 @@
 planted_effects      what ablating each function's planted heads does, beside as many other heads
 planted_parts        what ablating one of them, all but one, and all does to the function's own steps
 finder_scores        every way of finding heads beside the truth
+planted_sparsity     how sparse the paper's importance says that they are
 PLANTED              the results that only a planted model has
 """
 
@@ -10,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from cogvsr_utils import paper
+from cogvsr_utils.analysis.sparsity import scarcity
 from cogvsr_utils.checks.known_heads import planted_truth, score_heads
 from cogvsr_utils.dataset.splits import SELECTION, TEST
 from cogvsr_utils.functions import NAMES
@@ -120,7 +122,15 @@ def finder_scores(
     return pd.concat(tables, ignore_index=True).assign(variant=truth.variant)
 
 
-PLANTED = (planted_effects, planted_parts, finder_scores)
+@result(needs={"activations": activations[SELECTION]})
+def planted_sparsity(experiment: Experiment, activations: HeadActivations, network_probe: JointProbe) -> pd.DataFrame:
+    """How sparse the paper's importance is where few heads are known to carry each function; see
+    ``sparsity.scarcity``."""
+    layers, functions = activations.heads.table["layer"].to_numpy(), network_probe.functions.tolist()
+    return scarcity(network_probe.importance, network_probe.null, network_probe.bootstrap, functions, layers)
+
+
+PLANTED = (planted_effects, planted_parts, finder_scores, planted_sparsity)
 
 
 def _first(values: np.ndarray, n: int) -> np.ndarray:

@@ -108,6 +108,14 @@ def refitted_spread(
     return sparsity.refitted_intervals(*found, network_probe.functions.tolist(), layers)
 
 
+@result(needs={"activations": activations[SELECTION]})
+def function_ranges(experiment: Experiment, activations: HeadActivations, network_probe: JointProbe) -> pd.DataFrame:
+    """Do functions differ, by the paper's importance, by more than labels that mean nothing? See
+    ``sparsity.function_ranges``."""
+    layers = activations.heads.table["layer"].to_numpy()
+    return sparsity.function_ranges(network_probe.importance, network_probe.null, layers)
+
+
 @result()
 def null_curves(experiment: Experiment, network_probe: JointProbe) -> pd.DataFrame:
     """The paper's importance of each function's heads, sorted, as shares of the strongest head's, where every wording

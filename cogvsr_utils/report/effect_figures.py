@@ -83,7 +83,7 @@ def planted_figure(tables: dict[str, pd.DataFrame], column: str, label: str) -> 
         bound = max(float(values.abs().max(axis=None)), 1e-6)
         picture = axis.imshow(values, cmap="RdBu", vmin=-bound, vmax=bound, aspect="auto")
         for (i, j), value in np.ndenumerate(values.to_numpy()):
-            axis.text(j, i, f"{value:+.1f}", ha="center", va="center", fontsize=8,
+            axis.text(j, i, f"{value:+.1f}" if abs(value) >= 0.05 else "0", ha="center", va="center", fontsize=8,
                       color="white" if abs(value) > 0.6 * bound else DARK)  # fmt: skip
         axis.set_xticks(range(len(NAMES)), [SHORT[name] for name in NAMES], rotation=35, ha="right")
         axis.set_yticks(range(len(rows)), [SHORT.get(name, name) for name in rows])

@@ -13,15 +13,14 @@ from cogvsr_utils.pipeline.measured import table
 from cogvsr_utils.report.pages import NO_DIFFERENCE
 from cogvsr_utils.stats import ALPHA
 
-CLOSE = 0.02  # accuracies nearer than this to a baseline are no more than the baseline's
-
 
 def reliance(experiment: Experiment) -> pd.DataFrame:
     """Columns: step, found, rely on it. Numbers are those of ``measured.table``.
 
     A ranking is called a hint where its precision beats chance with p below 5 % over all rankings.
     """
-    accuracy = table(experiment, baselines.probe_baselines).set_index("predictor")["held_out"]
+    probes = table(experiment, baselines.probe_baselines).set_index("predictor")
+    accuracy = probes["held_out"]
     tests = table(experiment, prediction.ranking_tests).set_index("ranking")
     specific = table(experiment, damage.specific_damage[selection.IMPORTANCE])["specific"]
     tested, shown = int((specific != "not tested").sum()), int((specific == "yes").sum())
@@ -34,7 +33,7 @@ def reliance(experiment: Experiment) -> pd.DataFrame:
     of_elbow, max_t = nothing.loc["elbow, joint probe"], nothing.loc["max-T"]
     elbow = of_elbow["heads_a_function"]
     precision, p = tests["precision"], tests["p_precision"]
-    near_text = accuracy["all heads"] - accuracy[["text", "untrained model", "grey picture"]].max() < CLOSE
+    above = (probes.loc[["text", "untrained model", "grey picture"], "held_beyond_low"] > 0).all()
 
     def hint(ranking):
         return "as a hint" if p[ranking] < ALPHA else "not for single heads"
@@ -44,7 +43,7 @@ def reliance(experiment: Experiment) -> pd.DataFrame:
          f"on wordings held out, all heads {accuracy['all heads']:.1%} of the steps, the text alone "
          f"{accuracy['text']:.1%}, an untrained model's heads {accuracy['untrained model']:.1%}, heads that see a grey "
          f"picture {accuracy['grey picture']:.1%}",
-         "only for what is above these" if near_text else "above these baselines"),
+         "above these baselines" if above else "only for what is above these"),
         ("gradient × activation ranks the heads",
          f"{precision[selection.IMPORTANCE]:.0%} of its top heads are among those whose ablation costs most "
          f"(p {p[selection.IMPORTANCE]:.4f})", hint(selection.IMPORTANCE)),

@@ -12,14 +12,15 @@ from cogvsr_utils.pipeline.cues import BOX, GREY, NEVER, NONE
 from cogvsr_utils.pipeline.experiment import Experiment
 from cogvsr_utils.pipeline.measured import MISSING
 from cogvsr_utils.pipeline.selection import IMPORTANCE
-from cogvsr_utils.report.claims import CONTROLS, CROSSED, CUED, RESULTS, claim_table, verdicts
+from cogvsr_utils.report.claims import CONTROLS, CROSSED, CUED, KNOWN, KNOWN_SPARSE, RESULTS, claim_table, verdicts
 
 
 def made_up(good: bool) -> dict[str, pd.DataFrame]:
     """Tables in which everything is as the paper says, or nothing."""
     heads, others = (0.9, 0.5) if good else (0.5, 0.9)
     probes = pd.DataFrame({"predictor": ["all heads", "text", "untrained model", "grey picture"],
-                           "held_out": [heads, others, 0.1, 0.1], "held_low": heads - 0.05})  # fmt: skip
+                           "held_out": [heads, others, 0.1, 0.1],
+                           "held_beyond_low": [0.0, heads - others - 0.1, 0.2, 0.2]})  # fmt: skip
     moved = [("majority", ""), ("words and pairs", "crossed A"), ("joint probe (paper)", "plain A"),
              ("all heads, linear", "crossed A")]  # fmt: skip
     transfer = pd.DataFrame(moved, columns=["predictor", "trained_on"])
@@ -41,6 +42,14 @@ def made_up(good: bool) -> dict[str, pd.DataFrame]:
                           "high": value + 0.1, "null_low": 20.0, "null_high": 40.0})
             for name, value in (("elbow", counts), ("gini", 60 - counts), ("participation", counts))
         ),
+        "planted_sparsity": pd.concat(
+            pd.DataFrame({"statistic": name, "value": value, "null_low": 20.0, "null_high": [40.0] * 8})
+            for name, value in (("elbow", 5.0), ("gini", 50.0), ("participation", 5.0))
+        ),
+        "finder_scores": pd.DataFrame({"method": "importance above the paper's threshold", "selected": [9.0] * 8,
+                                       "planted": 1, "chance_precision": 1 / 192}),
+        "function_ranges": pd.DataFrame({"statistic": ["elbow", "depth"], "range": 7.0 if good else 5.0, "null": 4.0,
+                                         "null_high": 6.0, "p": [0.01, 0.02]}),
         "overlaps": pd.DataFrame({"jaccard": [0.0 if good else 0.9] * 28, "chance_high": 0.2, "p_chance": 0.02}),
         "spatial_differences": pd.DataFrame({
             "reading": ["as it is", "as it is", "strict"], "scarcer": ["no", "no", "yes" if good else "open"]}),
@@ -76,8 +85,8 @@ def test_every_verdict_goes_both_ways():
 
 
 @pytest.mark.parametrize("name, claim", [("wording_transfer", 1), ("thresholds", 2), ("sparseness", 2),
-                                         ("overlaps", 3), ("refitted_spread", 3), ("refitted_spread", 4),
-                                         ("spatial_differences", 4), ("scaled", 6),
+                                         ("overlaps", 3), ("refitted_spread", 3), ("function_ranges", 3),
+                                         ("refitted_spread", 4), ("spatial_differences", 4), ("scaled", 6),
                                          (CONTROLS.name, 6), ("crossed_effects", 6),
                                          ("specific_damage-importance_paper", 6),
                                          ("cue_effects", 5), ("latent_heads", 5),
@@ -88,16 +97,37 @@ def test_one_thing_that_does_not_come_out_leaves_part_of_a_claim(name, claim):
 
 
 def test_it_reads_no_other_results_than_it_names():
-    assert set(made_up(True)) == {result.name for result in (*RESULTS, *CROSSED, *CUED)}
+    assert set(made_up(True)) == {result.name for result in (*RESULTS, *CROSSED, *CUED, *KNOWN)}
+
+
+def test_what_is_denied_of_a_model_that_is_known_to_be_sparse_does_not_count():
+    """Neither for the claim nor against it."""
+    tables = made_up(True)
+    assert verdicts_of(made_up(False) | {name: tables[name] for name in ("planted_sparsity",)})[2] == "not supported"
+    blind = tables["planted_sparsity"].assign(value=30.0)
+    dense = tables["finder_scores"].assign(selected=100.0)
+    for good in (True, False):
+        assert verdicts_of(made_up(good) | {"planted_sparsity": blind, "finder_scores": dense})[2] == "not tested"
+    elbow = blind.assign(value=[5.0] * 8 + [30.0] * 16)  # the elbow alone can tell
+    others = made_up(False)["sparseness"]
+    mixed = pd.concat([tables["sparseness"].query("statistic == 'elbow'"), others.query("statistic != 'elbow'")])
+    told = made_up(False) | {"planted_sparsity": elbow, "finder_scores": dense, "sparseness": mixed}
+    assert verdicts_of(told)[2] == "holds"
 
 
 def test_models_stand_side_by_side_as_far_as_they_are_measured(tmp_path, monkeypatch):
     """One model with all tables, one with some, and of that one an older."""
     monkeypatch.setattr("cogvsr_utils.pipeline.measured.FOLDER", tmp_path)
-    for name, kept in (("all", made_up(True)), ("some", made_up(False))):
+    for name, kept in (("all", made_up(True)), ("some", made_up(False)), (KNOWN_SPARSE, made_up(True))):
         (tmp_path / name).mkdir()
         for table_name, values in kept.items():
-            if name == "all" or table_name in ("thresholds", "head_table", "sparseness", "refitted_spread", "overlaps"):
+            if name != "some" or table_name in (
+                "thresholds",
+                "head_table",
+                "sparseness",
+                "refitted_spread",
+                "overlaps",
+            ):
                 values.to_csv(tmp_path / name / f"{table_name}.csv", index=False, na_rep=MISSING)
     monkeypatch.setattr("cogvsr_utils.report.claims.stamp",
                         lambda each: {"changed": ["overlaps"] if each.model == "some" else []})  # fmt: skip
