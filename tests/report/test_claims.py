@@ -118,6 +118,7 @@ def test_what_is_denied_of_a_model_that_is_known_to_be_sparse_does_not_count():
 def test_models_stand_side_by_side_as_far_as_they_are_measured(tmp_path, monkeypatch):
     """One model with all tables, one with some, and of that one an older."""
     monkeypatch.setattr("cogvsr_utils.pipeline.measured.FOLDER", tmp_path)
+    few = ("thresholds", "head_table", "sparseness", "refitted_spread", "overlaps")
     for name, kept in (("all", made_up(True)), ("some", made_up(False)), (KNOWN_SPARSE, made_up(True))):
         (tmp_path / name).mkdir()
         for table_name, values in kept.items():
