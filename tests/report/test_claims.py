@@ -122,13 +122,7 @@ def test_models_stand_side_by_side_as_far_as_they_are_measured(tmp_path, monkeyp
     for name, kept in (("all", made_up(True)), ("some", made_up(False)), (KNOWN_SPARSE, made_up(True))):
         (tmp_path / name).mkdir()
         for table_name, values in kept.items():
-            if name != "some" or table_name in (
-                "thresholds",
-                "head_table",
-                "sparseness",
-                "refitted_spread",
-                "overlaps",
-            ):
+            if name != "some" or table_name in few:
                 values.to_csv(tmp_path / name / f"{table_name}.csv", index=False, na_rep=MISSING)
     monkeypatch.setattr("cogvsr_utils.report.claims.stamp",
                         lambda each: {"changed": ["overlaps"] if each.model == "some" else []})  # fmt: skip
