@@ -36,6 +36,7 @@ source: str = "synth"  # "synth" or the path of a CogVSR .jsonl file in the word
 import pandas as pd
 
 from cogvsr_utils import Experiment, planted_truth
+from cogvsr_utils.analysis.sparsity import sparser_than_noise
 from cogvsr_utils.functions import NAMES
 from cogvsr_utils.pipeline import damage, planted
 from cogvsr_utils.pipeline.measured import is_measured, planted_models, table
@@ -158,6 +159,26 @@ show(by_variant("rank", ".1f", 1))
 rules = scores[scores["selected"].notna()].groupby(["model", "method"])[["planted", "selected", "false"]].sum()
 rules["found"] = (rules["selected"] - rules["false"]) / rules["planted"].where(rules["planted"] > 0)
 show(rules.astype({"selected": int, "false": int}).reset_index(), percent=("found",))
+
+# %% [markdown]
+# ## Does importance look sparse where few heads carry a function?
+#
+# In each model it is known how many heads carry a function. The [statistics of sparsity](04_scarcity.ipynb) of the
+# paper's importance, beside those of labels that mean nothing: for how many of the eight functions are they beyond
+# these, on the side of few heads? Last, how many heads are above the paper's threshold.
+
+# %% tags=["hide-input"]
+above = scores[scores["method"] == "importance above the paper's threshold"].groupby("model")["selected"].mean()
+sparsity = pd.DataFrame(
+    {"model": name, "heads a function": len(next(iter(truths[name].values()))),
+     **sparser_than_noise(table(each, planted.planted_sparsity)), "above the threshold": above[name]}
+    for name, each in experiments.items()
+)  # fmt: skip
+show(sparsity, digits=0)
+
+# %% [markdown]
+# Where these say nothing of a model in which one head of all carries a function, they cannot deny that functions are
+# sparse elsewhere: the [verdict on that claim](A2_validation.ipynb) counts none of them that fails here.
 
 # %% [markdown]
 # ## Does the ablation table find what is there?

@@ -11,6 +11,7 @@ smallest_detectable(ablations, functions)   what a head has to cost at least to 
 threshold_counts(importance, null, ...)     how many heads pass under stricter and laxer thresholds
 spatial_difference(importance, bootstrap, functions)    are spatial heads scarcer? the difference with its interval
 refitted_intervals(importance, bootstrap, refits, functions)   how much wider intervals get where the probe is refitted
+sparser_than_noise(table)   for how many functions scarcity is beyond that of labels that mean nothing
 function_ranges(importance, null, layers)   do functions differ by more than labels that mean nothing?
 ablation_difference(ablations, functions)   the same of the heads whose ablation costs accuracy
 stratify(labels, *features)                 rows in which no label differs from another in these features
@@ -206,6 +207,16 @@ def refitted_intervals(
                          "refit_low": row["low"], "refit_high": row["high"], "fits": len(refits),
                          "scarcer": row["scarcer"] if judged else ""})  # fmt: skip
     return pd.DataFrame(rows)
+
+
+def sparser_than_noise(table: pd.DataFrame) -> dict[str, int]:
+    """For how many functions the elbow, Gini's index and the participation ratio in a table of ``scarcity`` are beyond
+    those of labels that mean nothing, on the side of few heads."""
+    by_statistic = dict(iter(table.groupby("statistic")))
+    elbow_, gini_, taking_part = (by_statistic[name] for name in ("elbow", "gini", "participation"))
+    return {"elbow": int((elbow_["value"] < elbow_["null_low"]).sum()),
+            "Gini": int((gini_["value"] > gini_["null_high"]).sum()),
+            "participation": int((taking_part["value"] < taking_part["null_low"]).sum())}  # fmt: skip
 
 
 def function_ranges(importance: np.ndarray, null: np.ndarray, layers: np.ndarray) -> pd.DataFrame:

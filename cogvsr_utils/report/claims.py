@@ -11,7 +11,7 @@ from functools import partial
 
 import pandas as pd
 
-from cogvsr_utils.analysis.sparsity import DIFFERENCE
+from cogvsr_utils.analysis.sparsity import DIFFERENCE, sparser_than_noise
 from cogvsr_utils.dataset.splits import TEST
 from cogvsr_utils.functions import NAMES, SPATIAL
 from cogvsr_utils.pipeline import (
@@ -132,7 +132,8 @@ def _sparsity(experiment: Experiment, read: Reader) -> Finding:
     n_heads = len(read(experiment, validation.head_table)) / len(NAMES)
     share, of_null = passing["heads"].mean() / n_heads, passing["null"].mean() / n_heads
     sparser, can_tell = (
-        _sparser(read(*each)) for each in ((experiment, validation.sparseness), (known, planted.planted_sparsity))
+        sparser_than_noise(read(*each))
+        for each in ((experiment, validation.sparseness), (known, planted.planted_sparsity))
     )
     counts, of_known_counts = (", ".join(f"{name} {n}" for name, n in each.items()) for each in (sparser, can_tell))
     here = (
@@ -144,15 +145,6 @@ def _sparsity(experiment: Experiment, read: Reader) -> Finding:
     )
     asked = [share <= PAPER_SHARE] if of_known <= PAPER_SHARE else []
     return here, beside, asked + [n > len(NAMES) / 2 for name, n in sparser.items() if can_tell[name] > len(NAMES) / 2]
-
-
-def _sparser(table: pd.DataFrame) -> dict[str, int]:
-    """For how many functions each statistic is beyond that of labels that mean nothing, on the side of few heads."""
-    by_statistic = dict(iter(table.groupby("statistic")))
-    elbow, gini, taking_part = (by_statistic[name] for name in ("elbow", "gini", "participation"))
-    return {"elbow": int((elbow["value"] < elbow["null_low"]).sum()),
-            "Gini": int((gini["value"] > gini["null_high"]).sum()),
-            "participation": int((taking_part["value"] < taking_part["null_low"]).sum())}  # fmt: skip
 
 
 def _differences(experiment: Experiment, read: Reader) -> Finding:
