@@ -189,6 +189,9 @@ quote(
     text_accuracy=accuracy["text"],
     untrained_accuracy=accuracy["untrained model"],
     blank_accuracy=accuracy["grey picture"],
+    held_heads=held_out["all heads"],
+    held_text=held_out["text"],
+    held_grey=held_out["grey picture"],
     n_passed=float(passed.sum()),
     n_pairs=float(len(table)),
 )
@@ -202,7 +205,7 @@ paragraph(
     f"all heads reach {accuracy['all heads']:.1%}, the text alone {accuracy['text']:.1%}, an untrained model's heads "
     f"{accuracy['untrained model']:.1%}; on wordings held out {held_out['all heads']:.1%}, {held_out['text']:.1%} "
     f"and {held_out['untrained model']:.1%}. Above the text, {int(passed.sum())} of {len(table)} pairs of function "
-    "and head pass. Importance agrees with each head's own probe at a median rank correlation of "
+    "and head pass, on the few steps where the text model errs, which wording alone can do. Importance agrees with each head's own probe at a median rank correlation of "
     f"{agree['with_auroc'].median():.2f}, with what ablation costs at {agree['with_cost'].median():.2f}."
 )
 

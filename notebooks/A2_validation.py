@@ -259,6 +259,7 @@ quote(
     verdicts_all=float(by_verdict.sum()),
     verdicts_hold=float(by_verdict["holds"]),
     verdicts_partly=float(by_verdict["partly"]),
+    verdicts_not=float(by_verdict["not supported"]),
     profiles=f"Numbers are of this run of {experiment.title}, profile {experiment.profile}, but for those that a "
     "page's first lines say are from measured tables of full runs.",
     **{claim[:2].lower(): verdict for claim, verdict in zip(by_claim["claim"], by_claim["verdict"], strict=True)},

@@ -74,7 +74,7 @@ PAGES = {
     ),
     "04_scarcity": Page(heavy=(
         validation.head_table, validation.sparseness, validation.spatial_differences, validation.refitted_spread,
-        validation.thresholds, validation.overlaps, validation.detectable, validation.null_curves,
+        validation.thresholds, validation.overlaps, validation.detectable, validation.function_ranges,
     )),
     "05_interventions": Page(
         heavy=(

@@ -212,8 +212,8 @@ def _activation(experiment: Experiment, read: Reader) -> Finding:
 
 def _ablation(experiment: Experiment, read: Reader) -> Finding:
     """C7: does ablating a function's heads cost its steps more than random sets of each kind do? Is the damage specific
-    for most of the functions that can be tested, and for most beside steps in the same words? Do spatial steps gain
-    where spatial heads are scaled up?"""
+    for most of the functions that can be tested, and for most beside steps in the same words? Does the
+    accuracy of Spatial Perception rise where its heads are scaled up?"""
     kinds = ablation.all_against_controls(read(experiment, CONTROLS))
     controls = kinds.iloc[0]  # the hardest
     pooled = damage.pooled_damage(read(experiment, ablation.ablation_matrix))

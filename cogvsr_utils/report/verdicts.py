@@ -63,7 +63,7 @@ def reliance(experiment: Experiment) -> pd.DataFrame:
          f"{nulls['untrained model', 'max-T (strict)']} pairs in an untrained model; of heads planted at "
          f"{found.index[-1]:g} standard deviations it finds {found.iloc[-1]:.0%}, at {found.index[0]:g} "
          f"{found.iloc[0]:.0%}",
-         "yes: not shown to exceed its 5 %" if max_t["ci_low"] <= ALPHA else "no"),
+         "where words do not tell: not shown to exceed its 5 %" if max_t["ci_low"] <= ALPHA else "no"),
         ("strict: ablation of each head, on other scenes",
          f"{precision[selection.ABLATION]:.0%} of its top heads are confirmed on split C "
          f"(p {p[selection.ABLATION]:.4f})",

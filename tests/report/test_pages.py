@@ -179,7 +179,7 @@ def test_verdicts_follow_the_numbers(monkeypatch):
     monkeypatch.setattr("cogvsr_utils.report.verdicts.table", lambda experiment, result: tables[result.name])
     words = dict(reliance(Experiment("nano-internvl"))[["step", "rely on it"]].to_numpy())
     assert list(words.values()) == ["above these baselines", "as a hint", "no", "yes", "yes",
-                                    "yes: not shown to exceed its 5 %", "yes, where it can be afforded",
+                                    "where words do not tell: not shown to exceed its 5 %", "yes, where it can be afforded",
                                     "not for single heads"]  # fmt: skip
     tables["probe_baselines"].loc[1, "held_out"] = 0.89
     tables["ranking_tests"].loc[0, "p_precision"] = 0.2
