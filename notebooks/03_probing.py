@@ -205,7 +205,8 @@ paragraph(
     f"all heads reach {accuracy['all heads']:.1%}, the text alone {accuracy['text']:.1%}, an untrained model's heads "
     f"{accuracy['untrained model']:.1%}; on wordings held out {held_out['all heads']:.1%}, {held_out['text']:.1%} "
     f"and {held_out['untrained model']:.1%}. Above the text, {int(passed.sum())} of {len(table)} pairs of function "
-    "and head pass, on the few steps where the text model errs, which wording alone can do. Importance agrees with each head's own probe at a median rank correlation of "
+    "and head pass, by the few steps where the text model errs, which wording alone can do. Importance agrees with "
+    "each head's own probe at a median rank correlation of "
     f"{agree['with_auroc'].median():.2f}, with what ablation costs at {agree['with_cost'].median():.2f}."
 )
 

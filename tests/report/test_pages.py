@@ -10,6 +10,7 @@ from cogvsr_utils.analysis.accuracy import accuracy_table
 from cogvsr_utils.analysis.head_scores import head_table
 from cogvsr_utils.analysis.matching import KINDS
 from cogvsr_utils.analysis.sparsity import scarcity
+from cogvsr_utils.checks.known_heads import planted_truth
 from cogvsr_utils.checks.planting import power
 from cogvsr_utils.dataset.scoring import judge
 from cogvsr_utils.dataset.splits import CROSSED, SELECTION
@@ -161,7 +162,7 @@ def test_verdicts_follow_the_numbers(monkeypatch):
     rankings = ["importance (paper)", "ablation on split A", "attribution patching"]
     tables = {
         "probe_baselines": pd.DataFrame({"predictor": ["all heads", "text", "untrained model", "grey picture"],
-                                         "held_out": [0.9, 0.6, 0.5, 0.5]}),
+                                         "held_out": [0.9, 0.6, 0.5, 0.5], "held_beyond_low": [0.0, 0.1, 0.3, 0.3]}),
         "ranking_tests": pd.DataFrame({"ranking": rankings, "precision": [0.5, 0.6, 0.1],
                                        "p_precision": [0.01, 0.001, 0.4]}),
         "specific_damage-importance_paper": pd.DataFrame({"specific": ["yes"] * 7 + ["not tested"]}),
@@ -179,9 +180,9 @@ def test_verdicts_follow_the_numbers(monkeypatch):
     monkeypatch.setattr("cogvsr_utils.report.verdicts.table", lambda experiment, result: tables[result.name])
     words = dict(reliance(Experiment("nano-internvl"))[["step", "rely on it"]].to_numpy())
     assert list(words.values()) == ["above these baselines", "as a hint", "no", "yes", "yes",
-                                    "where words do not tell: not shown to exceed its 5 %", "yes, where it can be afforded",
-                                    "not for single heads"]  # fmt: skip
-    tables["probe_baselines"].loc[1, "held_out"] = 0.89
+                                    "where words do not tell: not shown to exceed its 5 %",
+                                    "yes, where it can be afforded", "not for single heads"]  # fmt: skip
+    tables["probe_baselines"].loc[1, "held_beyond_low"] = -0.01
     tables["ranking_tests"].loc[0, "p_precision"] = 0.2
     tables["specific_damage-importance_paper"].loc[0, "specific"] = "no"
     sets.iloc[0, -1] = -0.05
@@ -204,8 +205,9 @@ def test_shipped_measured_tables_are_of_these_weights():
         assert known == (folder / "planted.json").is_file()
         if "weights" in made and folder.name in {path.name for path in NANO.iterdir()}:
             assert made["weights"] == experiment.weights_digest, f"measure {folder.name} anew, or say that it is older"
-        wanted = planted.PLANTED if known else (validation.head_table,)
-        for result in wanted:
+        # Where no head is planted, there are no parts of a set to ablate.
+        parts = {planted.planted_parts} if known and not any(planted_truth(folder.name).heads.values()) else set()
+        for result in set(planted.PLANTED) - parts if known else (validation.head_table,):
             assert set(measured.table(experiment, result)["function"]) == set(NAMES)
 
 
