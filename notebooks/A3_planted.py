@@ -186,7 +186,7 @@ show(sparsity, digits=0)
 # The test of [what the heads do](05_interventions.ipynb), on models where the answer is known: a set's effect on its
 # own function's steps, beyond what the other sets do to them and it does to others. The planted heads are the
 # yardstick; the other sets are a tenth of all heads each. A cell has the number of functions whose damage is specific,
-# of those that can be tested, and the mean effect in log-probability. Where none are planted nothing should be specific.
+# of those that can be tested, and the mean effect in log-probability. Where none are planted, none should be.
 # Heads that two functions share are specific to neither alone; the test, which asks of all other functions together,
 # does not see that one of them is hurt as much.
 
