@@ -183,6 +183,7 @@ show(agree.reset_index())
 table[["function", "layer", "head", "importance", "auroc", "effect"]].head(3)
 
 # %% tags=["remove-input"]
+beyond = ground.set_index("predictor").loc[["text", "grey picture"], "held_beyond_low"]
 accuracy, held_out = (ground.set_index("predictor")[column] for column in ("accuracy", "held_out"))
 quote(
     probe_accuracy=joint["accuracy"].iloc[0],
@@ -192,6 +193,7 @@ quote(
     held_heads=held_out["all heads"],
     held_text=held_out["text"],
     held_grey=held_out["grey picture"],
+    held_alike=" and ".join(f"the {name}" for name, low in beyond.items() if low <= 0) or "neither",
     n_passed=float(passed.sum()),
     n_pairs=float(len(table)),
 )

@@ -149,9 +149,9 @@ for rule, form in forms.items():
 show(pd.DataFrame(lines).rename(index=SHORT).rename_axis("function").reset_index())
 
 # %% [markdown]
-# These measures would have to see what is there. In a [planted model](A3_planted.ipynb) in which one head carries each
-# function, none of them is beyond permuted labels for more than a function or two: importance spreads over many heads
-# whatever the model does. So they cannot deny that functions are sparse.
+# These measures would have to see what is there. Do they, in a [planted model](A3_planted.ipynb) in which one head
+# carries each function? Where a measure is beyond permuted labels for few of the eight functions there, it cannot deny
+# that functions are sparse elsewhere.
 #
 # ## Do functions differ?
 #

@@ -58,8 +58,7 @@ def scarcity(
     ``bootstrap`` (draws, functions, heads) over resampled groups; ``layers`` (heads,). Statistics: elbow (a count),
     gini, hoyer, participation (a count), and depth, the mean layer weighted by importance, from 0 (first) to 1 (last).
     Columns: function, spatial, statistic, value, low, high (95 % over groups), null (its median), null_low, null_high.
-    The null is that of the function's own fits: with permuted labels functions still differ in how many wordings and
-    steps they have.
+    The null is that of the function's own fits: with permuted labels functions still differ in wordings and steps.
 
     >>> rng, functions = np.random.default_rng(0), ["Spatial Perception", "Math Reasoning"]
     >>> importance = np.array([[5.0, 0, 0, 0], [1, 1, 1, 1]])  # one head of four, and all alike
@@ -156,8 +155,8 @@ def spatial_difference(importance: np.ndarray, bootstrap: np.ndarray, functions:
     """Each statistic's mean over the spatial functions less that over the others, with its interval over groups.
 
     ``importance`` (functions, heads) as measured, ``bootstrap`` (draws, functions, heads) over resampled groups.
-    Columns: statistic, difference, low, high, and ``scarcer``:
-    does the whole interval mean that spatial heads are scarcer (fewer, or Gini and Hoyer higher): yes, no or open.
+    Columns: statistic, difference, low, high, and ``scarcer``: does the whole interval mean that spatial heads are
+    scarcer (fewer, or Gini and Hoyer higher): yes, no or open.
     """
     rows = []
     for name, measure in STATISTICS.items():
@@ -212,11 +211,9 @@ def refitted_intervals(
 def sparser_than_noise(table: pd.DataFrame) -> dict[str, int]:
     """For how many functions the elbow, Gini's index and the participation ratio in a table of ``scarcity`` are beyond
     those of labels that mean nothing, on the side of few heads."""
-    by_statistic = dict(iter(table.groupby("statistic")))
-    elbow_, gini_, taking_part = (by_statistic[name] for name in ("elbow", "gini", "participation"))
-    return {"elbow": int((elbow_["value"] < elbow_["null_low"]).sum()),
-            "Gini": int((gini_["value"] > gini_["null_high"]).sum()),
-            "participation": int((taking_part["value"] < taking_part["null_low"]).sum())}  # fmt: skip
+    fewer, unequal = table["value"] < table["null_low"], table["value"] > table["null_high"]
+    beyond = {"elbow": fewer, "gini": unequal, "participation": fewer}
+    return {name: int((on_side & (table["statistic"] == name)).sum()) for name, on_side in beyond.items()}
 
 
 def function_ranges(importance: np.ndarray, null: np.ndarray, layers: np.ndarray) -> pd.DataFrame:
