@@ -1,6 +1,7 @@
 """A larger decoder that computes what a smaller, trained one computes, or nearly: a start that has learnt to see.
 
-grow(small, large, words)    copies a model's weights into one with more heads and layers and another vocabulary
+grow(small, large, words)     copies a model's weights into one with more heads and layers and another vocabulary
+renew(model, group, seed)     draws the heads that share a key-value head anew, in every layer
 
 Where heads keep their width, each becomes several with the same queries, keys and values, whose output projections
 divide its columns among them. Layers that are new write nothing. So the large model's outputs are the small one's (Chen
@@ -23,10 +24,8 @@ def grow(
     large: PreTrainedModel,
     small_words: Mapping[str, int],
     words: Mapping[str, int],
-    new_heads: bool = False,
 ) -> PreTrainedModel:
-    """``large`` with the weights of ``small``; ``small_words`` and ``words`` are their vocabularies, word -> id. With
-    ``new_heads`` the decoder's heads stay as ``large`` was initialised: all that is known must find heads again.
+    """``large`` with the weights of ``small``; ``small_words`` and ``words`` are their vocabularies, word -> id.
 
     Raises ValueError where the large decoder has fewer layers, or its heads are neither a multiple of the small one's
     of the same width with as many keys, nor parts of them with as many times the keys.
@@ -53,13 +52,29 @@ def grow(
             for word, row in words.items():
                 if word in small_words:
                     weight[row] = state[source][small_words[word]]
-        elif new_heads and "language_model" in name and "_attn." in name:
-            continue
         elif times > 1 and "language_model" in name and "_attn." in name:
             weight.copy_((_copied if copied else _divided)(name, state[source], old, times))
         else:
             weight.copy_(state[source])
     return large
+
+
+@torch.no_grad()
+def renew(model: PreTrainedModel, group: int, seed: int) -> None:
+    """Draw the heads of key-value head ``group`` anew in every layer of the decoder, as an untrained model has them:
+    queries, keys and values at random, nothing written yet. What they knew must find heads again, among the others or
+    here.
+    """
+    config, generator = model.config.get_text_config(), torch.Generator().manual_seed(seed)
+    n_groups = config.num_key_value_heads
+    for layer in model.get_decoder().layers:
+        for name in ("q_proj", "k_proj", "v_proj"):
+            projection = getattr(layer.self_attn, name)
+            rows = projection.weight.unflatten(0, (n_groups, -1))[group]
+            rows.copy_(torch.randn(rows.shape, generator=generator) * config.initializer_range)
+            if projection.bias is not None:
+                projection.bias.unflatten(0, (n_groups, -1))[group] = 0
+        layer.self_attn.o_proj.weight.unflatten(1, (n_groups, -1))[:, group] = 0
 
 
 def _width(config: PreTrainedConfig) -> int:

@@ -46,8 +46,7 @@ MIXTURES = {
         (1.0, CHAINS),
     ),
     "renewed": (
-        (0.3, Mixture(recall=0.1, drills=0.6, tasks=0.3, crossed=0.5, numbered=0.8, hints=0.1)),
-        (0.6, TASKS_FIRST),
+        (0.5, Mixture(recall=0.05, drills=0.25, tasks=0.5, crossed=0.6, numbered=0.4, hints=0.05)),
         (1.0, CHAINS),
     ),
     "trained": ((1.0, CHAINS),),

@@ -11,7 +11,9 @@ Three stages, each seeded and resumed from the checkpoint of a run with the same
    a question asks for, and which task that is. Chats with cues are learnt when a
    trained model goes on.
 
-A model can start from a smaller one (``--parent``), or go on from its own shipped weights; it has a projector then.
+A model can start from a smaller one (``--parent``), or go on from its own shipped weights; it has a projector then. A
+further seed goes on from them too, with all heads of the decoder drawn anew, a part at a time (``--new-heads``): drawn
+anew all at once, they take many times the steps.
 """
 
 import json
@@ -49,7 +51,7 @@ from cogvsr_utils.nano.chats import (
 from cogvsr_utils.nano.cued import CuedChats, draw_cued
 from cogvsr_utils.nano.data import TARGETS, load_scenes
 from cogvsr_utils.nano.early_blocks import DENSE_WEIGHT, EarlyBlocks, cone_headings, early_truth
-from cogvsr_utils.nano.growth import grow
+from cogvsr_utils.nano.growth import grow, renew
 from cogvsr_utils.nano.mixtures import mixture
 from cogvsr_utils.nano.optimization import mixed_precision, run_stage
 from cogvsr_utils.paths import NANO, RESULTS
@@ -210,6 +212,14 @@ def train_decoder(
         chats = draw_chats(view_names, scene_views, rng, batch, mixture(step / n_steps, start), cued.chats)
         return encode(tokenizer, family.PREFIX, chats)
 
+    n_groups = model.config.get_text_config().num_key_value_heads
+    groups = np.random.default_rng([training.seed, 4]).permutation(n_groups)
+    renewed_at = {number * n_steps // (2 * n_groups): group for number, group in enumerate(groups.tolist())}
+
+    def before(step):
+        if start == "renewed" and step in renewed_at:
+            renew(model, renewed_at[step], seed=1000 * training.seed + step)
+
     def loss_of(chats):
         n_answers = sum(turn >= 0 for chat in chats for turn in chat.turns)
         total, right = 0.0, defaultdict(list)
@@ -231,7 +241,7 @@ def train_decoder(
         return total, {kind: float(np.mean(hits)) for kind, hits in right.items()}
 
     return run_stage(
-        "decoder", training.folder, learners | {"early": early}, *RATES[start], 0.1, n_steps, draw, loss_of
+        "decoder", training.folder, learners | {"early": early}, *RATES[start], 0.1, n_steps, draw, loss_of, before
     )
 
 
@@ -271,7 +281,7 @@ def main(
     new_heads: bool = False,
 ) -> None:
     """Train the model NAME and save it under data/nano/NAME; PARENT is a smaller model to grow from, or one of the same
-    size to go on from, with NEW_HEADS with the decoder's heads drawn anew, so that a seed has its own."""
+    size to go on from, with NEW_HEADS with the heads of the decoder drawn anew, a part at a time: a further seed."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     if name not in FAMILIES:
@@ -287,7 +297,7 @@ def main(
     model = family.build_model(tokenizer, seed)
     if parent:
         trained = load_vlm(parent, device="cpu")
-        grow(trained.model.float(), model, trained.tokenizer.get_vocab(), tokenizer.get_vocab(), new_heads)
+        grow(trained.model.float(), model, trained.tokenizer.get_vocab(), tokenizer.get_vocab())
         old, new = (m.config.get_text_config() for m in (trained.model, model))
         # A family that fixes no width of a head got more of them by dividing, which costs part of what was known.
         copied = getattr(new, "head_dim", None) is not None

@@ -1,5 +1,7 @@
 """A grown model computes what the small one does, whatever the sizes."""
 
+import copy
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -7,7 +9,7 @@ from hypothesis import strategies as st
 from transformers import MllamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
 from transformers.models.mllama.configuration_mllama import MllamaTextConfig
 
-from cogvsr_utils.nano.growth import grow
+from cogvsr_utils.nano.growth import grow, renew
 
 WORDS = {"a": 0, "b": 1, "c": 2, "d": 3}
 
@@ -22,6 +24,9 @@ class Wrapped(torch.nn.Module):
         self.config = Qwen2Config(**given | sizes)
         model = Qwen2ForCausalLM(self.config)
         self.language_model, self.lm_head = model.model, model.lm_head
+
+    def get_decoder(self):
+        return self.language_model
 
     def forward(self, ids):
         return self.lm_head(self.language_model(input_ids=ids).last_hidden_state)
@@ -133,16 +138,29 @@ def test_divided_cross_attention_reads_the_same_where_all_pairs_of_a_head_are_al
     assert read[0].std(1).mean() > 0.1, "and it reads other things at other words"
 
 
-def test_with_new_heads_all_but_the_heads_is_the_small_ones():
-    large = Wrapped(num_attention_heads=4, num_hidden_layers=2)
+@pytest.mark.parametrize("group", [0, 1])
+def test_renewed_heads_write_nothing_and_the_others_stay_as_they_were(group):
+    model = Wrapped(num_attention_heads=4, num_hidden_layers=2)  # two heads of width 6 share each key-value head
     with torch.no_grad():
-        for weight in large.parameters():
+        for weight in model.parameters():
             weight.add_(1.0)
-    before, old = {name: weight.clone() for name, weight in large.state_dict().items()}, small()
-    new, trained = grow(old, large, WORDS, WORDS, new_heads=True).state_dict(), old.state_dict()
-    heads = {name for name in new if "self_attn" in name}
-    assert len(heads) == 2 * 7  # of each layer: weights of four projections, biases of three
-    assert all(torch.equal(new[name], before[name]) for name in heads)
-    for name in set(new) - heads:
-        rows = slice(0, len(WORDS)) if name.endswith(("embed_tokens.weight", "lm_head.weight")) else slice(None)
-        assert torch.equal(new[name][rows], trained[name][rows]), name
+    before, heads, keys = copy.deepcopy(model), slice(12 * group, 12 * group + 12), slice(6 * group, 6 * group + 6)
+    renew(model, group, seed=1)
+    changed = set()
+    for (name, new), old in zip(model.named_parameters(), before.parameters(), strict=True):
+        differs = new != old
+        if "o_proj" in name:
+            assert (new[:, heads] == 0).all()
+            differs[:, heads] = False
+        elif "self_attn" in name:
+            own = heads if "q_proj" in name else keys
+            assert differs[own].all()
+            assert (new[own] == 0).all() if "bias" in name else 0.005 < new[own].std() < 0.05  # drawn with 0.02
+            differs[own] = False
+        assert not differs.any(), name
+        changed |= {name} if not torch.equal(new, old) else set()
+    assert len(changed) == 2 * 7  # of each layer: weights of four projections, biases of three
+    again = copy.deepcopy(before)
+    renew(again, group, seed=2)
+    of = [each.language_model.layers[0].self_attn.q_proj.weight for each in (model, again)]
+    assert not torch.equal(*of), "another seed draws others"
