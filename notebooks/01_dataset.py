@@ -127,8 +127,7 @@ show(filler.rename(columns={"size": "steps", "mean": "filler"}), percent=("fille
 # ## Splits
 #
 # Scenes are dealt into three splits: heads are *selected* on A, strengths *tuned* on B, and results *tested* on C. No
-# scene is in two of them. Three kinds of question that the
-# first nano models answered below 60 % are kept apart as *hard*.
+# scene is in two of them. Three kinds of question that earlier models answered below 60 % are kept apart as *hard*.
 
 # %% tags=["hide-input"]
 splits = pd.DataFrame(

@@ -9,7 +9,7 @@
 # ---
 
 # %% [markdown]
-# # Which heads serve which function?
+# # Which functions can be read from which heads?
 #
 # **Overview.** Two probes read the function of a step from the heads' activations: the paper's joint network over all
 # heads, and one small linear probe for every head. Before either, what can be had without any activations.
@@ -127,7 +127,7 @@ paragraph(
 )
 
 # %% [markdown]
-# ## The heads that matter most for each function
+# ## The top heads of each function
 #
 # By the paper's importance, layer before the dot. Beside them, how stable such an order is, by the strict probe: the
 # overlap of the top heads of two draws of seed and scenes (Jaccard), and Kendall's rank correlation (tau) of the whole

@@ -9,7 +9,7 @@
 # ---
 
 # %% [markdown]
-# # How few heads serve a function?
+# # How sparse are the heads of a function?
 #
 # **Overview.** The paper counts heads before the elbow of a curve and finds few for every function, fewest for the
 # spatial ones. An elbow finds few heads in *anything*, so every number here stands beside the same number with permuted

@@ -94,10 +94,10 @@ show(points[["function", "n", "accuracy_before", "change", "q"]], percent=("accu
 # A set may hurt all steps, and some steps are hurt by all sets. So function by function: what its set does to its own
 # steps beyond what the other sets do to them, less the same of other functions' steps; log-probability of right
 # answers, teacher-forced. Wordings are the units, and scenes as well: neither one wording nor one picture settles it,
-# and over few wordings only an even effect can be shown. Damage is specific where the difference is below 0, and the
-# steps lose more under their own set than under the others.
+# and over few wordings only an even effect can be shown. Damage is *specific* where the difference is below 0 with q
+# below 0.05, and the steps lose more under their own set than under the others. *No* may mean too few wordings.
 
-# %% tags=["hide-input"] mystnb={"image": {"alt": "For each function the interaction of its set with its steps, with an interval, zero marked"}, "figure": {"caption": "Specific damage by function: its set on its steps, beyond what the set does to other steps and other sets to these (means over wordings, 95 % intervals); specific damage lies left of 0.", "name": "fig-specific"}}
+# %% tags=["hide-input"] mystnb={"image": {"alt": "For each function the interaction of its set with its steps, with an interval, zero marked"}, "figure": {"caption": "Specific damage by function: its set on its steps, beyond what the set does to other steps and other sets to these (means over wordings, 95 % intervals); what is specific lies left of 0, with q below 0.05.", "name": "fig-specific"}}
 by_way = {way: measured.table(experiment, damage.specific_damage[way]) for way in damage.WAYS if way != damage.TRUTH}
 by_function = by_way[selection.IMPORTANCE]
 shown = by_function.rename(columns={"function": "label", "difference": "value"})
@@ -194,7 +194,7 @@ forest_figure({"own steps": pd.DataFrame(rows)}, "change of accuracy, points", {
 # Any heads may hurt when ablated: late ones, or those with a large output. So each function's heads stand beside three
 # kinds of random sets of as many heads: any heads, heads of the same layers, heads of like output norm. In every draw
 # the heads of the model change places at random, for all functions at once, so that sets overlap as the given ones do.
-# The outcome named beforehand is the log-probability of the right answers; a part of split C is scored, teacher-forced.
+# The primary outcome is the log-probability of the right answers; a part of split C is scored, teacher-forced.
 
 # %% mystnb={"image": {"alt": "For each function the change of log-probability with its heads ablated, beside three grey bars of what random sets of each kind do"}, "figure": {"caption": "Effect on a function's own steps: its heads (dot) and 95 % of the random sets of each kind (grey bars).", "name": "fig-controls"}}
 sets = measured.table(experiment, ablation.matched_controls[selection.IMPORTANCE])

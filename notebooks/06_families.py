@@ -246,4 +246,4 @@ paragraph(
 )
 
 # %% [markdown]
-# **What's next.** [What this run shows of each of the paper's claims](../book/claims.md).
+# **What's next.** [The paper's benchmarks](08_benchmarks.ipynb).

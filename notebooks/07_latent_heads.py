@@ -14,7 +14,7 @@
 # **Overview.** The paper shows a model where things are, in words or drawn on the picture, finds that answers get
 # better and that more heads serve spatial functions, and calls those heads *latent*. But a cue may also help because
 # the answer is in it, and any mark changes a picture. So here each cue stands beside a *placebo*: boxes of the same
-# sizes, stroke and colour where nothing is. What counts is true minus misplaced.
+# sizes, stroke and colour where nothing is. A cue has to beat both its placebo and no cue.
 #
 # **Prerequisites.** [Probing](03_probing.ipynb) and [ablation](05_interventions.ipynb).
 
@@ -178,7 +178,7 @@ show(check.replace({"function": SHORT}), percent=("certain", "settled"))
 # (where answers are predicted), or made to attend to the picture. Beside them random heads of the same layers, and the
 # cues themselves. Spatial and relational steps of split C, teacher-forced; *elsewhere* is the mean over the six other
 # functions. Where no head is latent, the heads that come nearest stand in. *Time* is that of a question with the edit
-# over that without, replies included. Steering was named beforehand as the one that counts.
+# over that without, replies included. Steering is the primary test.
 
 # %% tags=["hide-input"]
 activated = table(experiment, activation.latent_activation)

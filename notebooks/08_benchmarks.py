@@ -159,7 +159,7 @@ show(opened[["questions", "scorer", "condition", "n", "undetermined", "accuracy"
 # ## Latent heads activated: places given
 #
 # The paper activates latent spatial heads on the input. Here the model is given where the things are, in words before
-# the question or drawn on the picture, from `boxes.json` in a copy's folder. What counts is the change from *misplaced*
+# the question or drawn on the picture, from `boxes.json` in a copy's folder. Shown is the change from *misplaced*
 # boxes of the same sizes and names, which say what is false, so that the change has both the help of true places and
 # the harm of false ones; accuracy stands beside it. Behind the stroke is what the change is from.
 

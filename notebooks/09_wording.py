@@ -180,7 +180,7 @@ paragraph(
         "Heads of a model that hardly answers such steps need not carry their functions, so nothing follows for one "
         "that does."
         if right - by_chance < 0.15
-        else "So it does tell which function a step needs, and its heads had reason to carry them."
+        else "So it finds the task that is asked for, which early blocks were trained to know (see the limitations)."
     )
 )
 

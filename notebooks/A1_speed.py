@@ -102,7 +102,7 @@ show(pd.concat(kept)[["device", "task", "method", "steps_per_second", "ratio"]],
 )
 
 # %% [markdown]
-# What a model of 7B takes, measured once with a prototype of this package on one H100 (torch 2.11, CUDA 13,
+# What a model of 7B takes, measured once with an earlier version of this package on one H100 (torch 2.11, CUDA 13,
 # bitsandbytes 0.50; random weights at the shape of Qwen2.5-VL-7B, 448-pixel pictures, chats of 365 tokens). These
 # numbers are kept in the repository and not measured by this run.
 

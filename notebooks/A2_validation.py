@@ -11,9 +11,9 @@
 # %% [markdown]
 # # Can the selection be relied on?
 #
-# **Overview.** A way of finding heads is only as good as what it finds. Here the truth is known: what ablating each
-# head alone does is measured; signals can be planted in known heads; and there are models in which there is nothing to
-# find. First what to rely on, then the evidence.
+# **Overview.** A way of finding heads is only as good as what it finds. Here rankings stand beside what ablating each
+# head alone does, beside signals planted in known heads, and beside models of random weights and labels that mean
+# nothing. First what to rely on, then the evidence.
 #
 # **Prerequisites.** [Probing](03_probing.ipynb) and [interventions](05_interventions.ipynb).
 
@@ -283,4 +283,4 @@ paragraph(
 )
 
 # %% [markdown]
-# **What's next.** [Do other families show the same?](06_families.ipynb)
+# **What's next.** [Do methods find heads that are known?](A3_planted.ipynb)

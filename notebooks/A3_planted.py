@@ -11,8 +11,8 @@
 # %% [markdown]
 # # Do methods find heads that are known?
 #
-# **Overview.** In a planted model it is known which heads carry a function, because training made it so. First the
-# proof that they do, then how well every way of finding heads finds them.
+# **Overview.** In a planted model it is known which heads carry a function, because training made it so. First
+# whether they do, then which methods find them. Planting ablated them, so ablation finds them by design.
 #
 # **Prerequisites.** [Probing](03_probing.ipynb) and [ablation](05_interventions.ipynb); how such models are trained is
 # in the [data card](../book/data_card.md).
@@ -186,7 +186,7 @@ show(sparsity, digits=0)
 # The test of [what the heads do](05_interventions.ipynb), on models where the answer is known: a set's effect on its
 # own function's steps, beyond what the other sets do to them and it does to others. The planted heads are the
 # yardstick; the other sets are a tenth of all heads each. A cell has the number of functions whose damage is specific,
-# of those that can be tested, and the mean effect in log-probability. Where none are planted, none should be.
+# of those that can be tested, and the mean effect in log-probability. None are planted in the last; some may remain.
 # Heads that two functions share are specific to neither alone; the test, which asks of all other functions together,
 # does not see that one of them is hurt as much.
 
