@@ -66,7 +66,7 @@ def answer(
     if absent := sorted(set(own) - {item.uid for item in items}):
         raise ValueError(f"edits of items {absent[:5]}, which are not asked; expected uids of the items")
     for item in items:
-        if item.image is None and any(map(needs_picture, own.get(item.uid, ()))):
+        if item.image is None and any(needs_picture(vlm, edit) for edit in own.get(item.uid, ())):
             raise ValueError(f"item {item.uid!r} has no picture; expected edits that do not need one")
     given = [] if own or isinstance(edits, Mapping) else as_list(edits)
     given_as = given or [f"{uid}: {each}" for uid, each in sorted(own.items())]

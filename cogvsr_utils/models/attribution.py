@@ -26,46 +26,45 @@ def attribution_patching(scorer: TeacherForcedScorer, functions: Sequence[str]) 
     patching, as in Syed et al. (arXiv 2310.10348).
     """
     vlm, label = scorer.vlm, scorer.index["function"].to_numpy()
-    table = vlm.heads.table
-    total = torch.zeros(len(functions), len(table), device=vlm.device, dtype=torch.float64)
-    head_of_column = torch.as_tensor(
-        np.repeat(np.arange(len(table)), table["stop"] - table["start"]), device=vlm.device
-    )
-    for inputs, where, owner in scorer.batches:
-        for number, slices, gradients in head_gradients(vlm, inputs, where, label[owner], functions):
+    total = torch.zeros(len(functions), len(vlm.heads), dtype=torch.float64)
+    heads = torch.as_tensor(vlm.heads.of_column)
+    for inputs, where, owner in scorer.batches_for_gradients():
+        for number, name, x, gradient in head_gradients(vlm, inputs, where, label[owner], functions):
             with torch.no_grad():
-                columns = [(x * g).float().sum((0, 1)) for x, g in zip(slices, gradients, strict=True)]
-                total[number].index_add_(0, head_of_column, -torch.cat(columns).double())
+                change = -(x * gradient).float().sum((0, 1)).double().cpu()  # (width of the projection,)
+            total[number].index_add_(0, heads[slice(*vlm.heads.projections[name])], change)
     counts = np.array([max((label == function).sum(), 1) for function in functions])
-    return total.cpu().numpy() / counts[:, None]
+    return total.numpy() / counts[:, None]
 
 
 def head_gradients(
     vlm: VLM, inputs: dict, where: torch.Tensor, label: np.ndarray, functions: Sequence[str]
-) -> Iterator[tuple[int, list[torch.Tensor], tuple[torch.Tensor, ...]]]:
-    """For each function that has answer tokens in a batch: its number, the input of every output projection (batch,
-    tokens, width), and the gradient there of the summed log-odds of its right answer tokens. ``where`` (2, answer
-    tokens) are the answers' rows and tokens, ``label`` (answer tokens,) their functions."""
-    slices: list[torch.Tensor] = []
+) -> Iterator[tuple[int, str, torch.Tensor, torch.Tensor]]:
+    """For each function that has answer tokens in a batch, and each output projection that ran: the function's number,
+    the projection's name, its input (rows, tokens, width), and the gradient there of the summed log-odds of the
+    function's right answer tokens. ``where`` (2, answer tokens) are the answers' rows and tokens, ``label`` (answer
+    tokens,) their functions."""
+    slices: dict[str, torch.Tensor] = {}
 
     def hook_for(name, columns):
         def hook(module, args):
-            x = args[0] if args[0].requires_grad else args[0].detach().requires_grad_()
-            slices.append(x)
-            return (x, *args[1:])
+            slices[name] = args[0] if args[0].requires_grad else args[0].detach().requires_grad_()
+            return (slices[name], *args[1:])
 
         return hook
 
     row, token = where
     with projection_hooks(vlm, hook_for):
         logits = vlm.next_logits(inputs, row, token - 1)  # (answer tokens, vocabulary)
-    targets = inputs["input_ids"][row, token][:, None]
+    targets = inputs["input_ids"][row, token][:, None].to(logits.device)
     others = logits.scatter(1, targets, -torch.inf).logsumexp(1)
     log_odds = logits.gather(1, targets)[:, 0] - others
     for number, function in enumerate(functions):
         own = torch.as_tensor(label == function, device=log_odds.device)
         if own.any():
-            yield number, slices, torch.autograd.grad(log_odds[own].sum(), slices, retain_graph=True)
+            gradients = torch.autograd.grad(log_odds[own].sum(), list(slices.values()), retain_graph=True)
+            for (name, x), gradient in zip(slices.items(), gradients, strict=True):
+                yield number, name, x.detach(), gradient
 
 
 @torch.inference_mode()
@@ -73,8 +72,8 @@ def image_attention(scorer: TeacherForcedScorer, functions: Sequence[str]) -> np
     """Share of attention that goes to the picture from the tokens that predict an answer: (functions, heads), 0 to 1,
     NaN for a function without steps.
 
-    A head of cross-attention reads nothing else and has 1. Raises ValueError where the model does not hand over one
-    attention map a layer of heads.
+    A head of cross-attention reads nothing else and has 1; in chats without a picture all have 0. Raises ValueError
+    where the model does not hand over one attention map a layer of heads.
     """
     vlm, label = scorer.vlm, scorer.index["function"].to_numpy()
     per_step = np.zeros((len(label), len(vlm.heads)))
@@ -82,7 +81,10 @@ def image_attention(scorer: TeacherForcedScorer, functions: Sequence[str]) -> np
     kinds = vlm.heads.table.groupby("module", sort=False)["kind"].first()
     with attention_switched(vlm, "eager"):
         for inputs, (row, token), owner in scorer.batches:
-            maps = vlm.model.base_model(**inputs, use_cache=False, output_attentions=True).attentions or ()
+            if "pixel_values" not in inputs:  # then nothing goes to a picture
+                np.add.at(count, owner, 1)
+                continue
+            maps = vlm.forward(inputs, output_attentions=True).attentions or ()
             if len(maps) != len(kinds):
                 raise ValueError(
                     f"{vlm.name} gave {len(maps)} attention maps for {len(kinds)} layers; expected one each"
@@ -91,7 +93,7 @@ def image_attention(scorer: TeacherForcedScorer, functions: Sequence[str]) -> np
             shares = [  # (answer tokens, heads) a layer
                 torch.ones(len(row), each.shape[1])
                 if kind == "cross"
-                else torch.einsum("thk,tk->th", each[row, :, token - 1].float(), picture[row]).cpu()
+                else torch.einsum("thk,tk->th", each[row, :, token - 1].float().cpu(), picture[row])
                 for each, kind in zip(maps, kinds, strict=True)
             ]
             np.add.at(per_step, owner, torch.cat(shares, dim=1).numpy())

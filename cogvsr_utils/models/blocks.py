@@ -2,7 +2,7 @@
 
 decoder_blocks(vlm)             the blocks, by their number
 recorded(vlm, outputs)          inside, every block's output is kept
-resumed(vlm, outputs)           inside, the first blocks give what they gave then
+resumed(vlm, outputs, first)    inside, the blocks before number ``first`` give what they gave then
 """
 
 import re
@@ -22,11 +22,12 @@ def decoder_blocks(vlm: VLM) -> list[torch.nn.Module]:
 
 
 @contextmanager
-def recorded(vlm: VLM, outputs: list) -> Iterator[None]:
-    """Inside, the outputs of a pass's blocks are appended to ``outputs``."""
+def recorded(vlm: VLM, outputs: dict) -> Iterator[None]:
+    """Inside, the outputs of a pass's blocks are kept in ``outputs`` by their number. A pass may skip blocks, as those
+    of cross-attention where there is no picture."""
     hooks = [
-        block.register_forward_hook(lambda module, args, output: outputs.append(output))
-        for block in decoder_blocks(vlm)
+        block.register_forward_hook(lambda module, args, output, number=number: outputs.update({number: output}))
+        for number, block in enumerate(decoder_blocks(vlm))
     ]
     try:
         yield
@@ -36,17 +37,18 @@ def recorded(vlm: VLM, outputs: list) -> Iterator[None]:
 
 
 @contextmanager
-def resumed(vlm: VLM, outputs: list, copies: int = 1) -> Iterator[None]:
-    """Inside, a pass over the same inputs, or over so many ``copies`` of them in one batch, begins after the blocks
-    that gave ``outputs``, the first of the model.
+def resumed(vlm: VLM, outputs: dict, first: int, copies: int = 1) -> Iterator[None]:
+    """Inside, a pass over the same inputs, or over so many ``copies`` of them in one batch, begins at block number
+    ``first`` with the ``outputs`` of those before it.
 
     Right only where nothing that these blocks depend on has changed since they were recorded.
     """
     with ExitStack() as stack:
-        if outputs:  # what the last of them gave is all that the next block gets, so the others may give it too
-            output = _repeated(outputs[-1], copies)
-            for block in decoder_blocks(vlm)[: len(outputs)]:
-                stack.enter_context(replaced(block, "forward", lambda *args, **kwargs: output))
+        if ran := [number for number in sorted(outputs) if number < first]:
+            # What the last of them gave is all that the next block gets, so the others may give it too.
+            output, blocks = _repeated(outputs[ran[-1]], copies), decoder_blocks(vlm)
+            for number in ran:
+                stack.enter_context(replaced(blocks[number], "forward", lambda *args, **kwargs: output))
         yield
 
 

@@ -15,6 +15,7 @@ from cogvsr_utils.dataset.images import open_image
 from cogvsr_utils.dataset.items import Item
 from cogvsr_utils.models.batching import batched, in_halves, require_count
 from cogvsr_utils.models.chat import check_items, check_lengths, conversation, right_answers
+from cogvsr_utils.models.hooks import unrounded_logits
 from cogvsr_utils.models.interventions import AnyEdit, as_list, intervene, needs_picture
 from cogvsr_utils.models.options import reply_tokens
 from cogvsr_utils.models.vlm import VLM
@@ -71,7 +72,7 @@ def side_effects(
             bar.update()
             for name, edit in edits.items():
                 if prompts:  # an edit of the picture's tokens does nothing in a text
-                    running = [each for each in as_list(edit) if kind == PICTURES or not needs_picture(each)]
+                    running = [each for each in as_list(edit) if kind == PICTURES or not needs_picture(vlm, each)]
                     after = _first_tokens(vlm, prompts, running, batch_size)
                     rows += [{"edit": name, "prompts": kind, **row} for row in _compared(prompts, before, after)]
                 bar.update()
@@ -103,7 +104,7 @@ def _first_tokens(vlm: VLM, prompts: list[_Prompt], edits, batch_size: int) -> t
         )
         return list(out.logits[0].float().log_softmax(1).cpu())
 
-    with intervene(vlm, edits):
+    with intervene(vlm, edits), unrounded_logits(vlm):
         rows = [row for batch in batched(prompts, batch_size, lambda prompt: 0) for row in in_halves(read, batch)]
     return torch.stack(rows)
 

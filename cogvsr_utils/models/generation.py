@@ -18,7 +18,7 @@ from transformers.cache_utils import DynamicCache, DynamicLayer, DynamicSlidingW
 
 from cogvsr_utils.dataset.images import open_image
 from cogvsr_utils.dataset.items import Item
-from cogvsr_utils.models.hooks import replaced
+from cogvsr_utils.models.hooks import replaced, unrounded_logits
 from cogvsr_utils.models.vlm import VLM
 
 
@@ -51,7 +51,7 @@ class CachedGeneration:
         cache = self._kept(ids, mask)
         if cache is not None:  # the picture is in the cache: only inputs with one entry a token are needed
             inputs = {name: value for name, value in inputs.items() if value.shape == ids.shape}
-        with image_features_once(vlm, self.features):
+        with image_features_once(vlm, self.features), unrounded_logits(vlm):
             out = model.generate(
                 **inputs, past_key_values=cache, do_sample=False, max_new_tokens=self.max_new_tokens,
                 return_dict_in_generate=True,

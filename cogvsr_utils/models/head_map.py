@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pandas as pd
 
 if TYPE_CHECKING:
@@ -104,6 +105,16 @@ class HeadMap:
     def pairs(self) -> list[tuple[int, int]]:
         """(layer, head) of every head, in the order of the table."""
         return list(self.table[["layer", "head"]].itertuples(index=False, name=None))
+
+    @cached_property
+    def cross(self) -> frozenset[tuple[int, int]]:
+        """(layer, head) of the heads of cross-attention, which do not run where there is no picture."""
+        return frozenset(pair for pair, kind in zip(self.pairs, self.table["kind"], strict=True) if kind == "cross")
+
+    @cached_property
+    def of_column(self) -> np.ndarray:
+        """The number of the head that each column of the features belongs to: (width,)."""
+        return np.repeat(np.arange(len(self)), self.table["stop"] - self.table["start"])
 
     def columns(self, heads: Iterable[tuple[int, int]]) -> list[slice]:
         """The feature columns of each (layer, head); raises KeyError naming a head that the model does not have."""

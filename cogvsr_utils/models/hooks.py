@@ -2,10 +2,11 @@
 
 projection_hooks(vlm, hook_for)    hooks at every projection inside a block
 replaced(owner, name, value)       another attribute inside a block
+unrounded_logits(vlm)              inside, the model itself gives its logits in float32, in ``generate`` too
 """
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 from cogvsr_utils.models.vlm import VLM
 
@@ -43,3 +44,9 @@ def projection_hooks(vlm: VLM, hook_for: Callable, *, after: bool = False) -> It
     finally:
         for handle in handles:
             handle.remove()
+
+
+def unrounded_logits(vlm: VLM) -> AbstractContextManager:
+    """Inside, the model itself gives its logits in float32, see ``VLM.output_logits``; in ``generate`` too."""
+    head = vlm.model.get_output_embeddings()
+    return nullcontext() if head is None else replaced(head, "forward", vlm.output_logits)

@@ -67,9 +67,11 @@ def as_list(edits: AnyEdit | Sequence[AnyEdit] | None) -> list[AnyEdit]:
     return given
 
 
-def needs_picture(edit: AnyEdit) -> bool:
-    """Whether an edit does nothing in a chat without a picture."""
-    return edit.to == "image" if isinstance(edit, Attend) else edit.scope == "image"
+def needs_picture(vlm: VLM, edit: AnyEdit) -> bool:
+    """Whether an edit does nothing in a chat without a picture: it is of the picture's tokens, or of heads of
+    cross-attention alone, which do not run there."""
+    of_picture = edit.to == "image" if isinstance(edit, Attend) else edit.scope == "image"
+    return of_picture or vlm.heads.cross.issuperset(edit.heads)
 
 
 def require_one_text(edits: AnyEdit | Sequence[AnyEdit] | None) -> None:

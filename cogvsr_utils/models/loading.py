@@ -7,11 +7,13 @@ untrained(vlm)                     a model of the same shape with random weights
 import copy
 
 import torch
-from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor, BitsAndBytesConfig
+from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor, BitsAndBytesConfig, GenerationConfig
 
 from cogvsr_utils.models.vlm import VLM
 from cogvsr_utils.models.weights import QUANTIZE, find_weights
 from cogvsr_utils.models.windows import windowed_attention
+
+MARKS = ("bos_token_id", "eos_token_id", "pad_token_id")  # what generation takes from a model's own settings
 
 
 def load_vlm(
@@ -44,7 +46,10 @@ def load_vlm(
     model = AutoModelForImageTextToText.from_pretrained(
         source, config=config, dtype=dtype, device_map=device, quantization_config=_quantization(quantize, dtype),
         attn_implementation="sdpa", **settings,
-    ).eval()  # fmt: skip
+    ).eval().requires_grad_(False)  # fmt: skip
+    ends = {name: getattr(model.generation_config, name, None) for name in MARKS}
+    # Qwen2.5-VL, for one, brings a penalty for repetition, which would make greedy replies other than the likeliest.
+    model.generation_config = GenerationConfig(**ends)
     windowed_attention(model)
     for module in model.modules():
         # On some CPUs bitsandbytes repacks weights for bfloat16 kernels, which round otherwise than elsewhere and
@@ -63,7 +68,7 @@ def untrained(vlm: VLM, seed: int = 0) -> VLM:
         del config.quantization_config
     torch.manual_seed(seed)
     model = AutoModelForImageTextToText.from_config(config, dtype=vlm.model.dtype, attn_implementation="sdpa")
-    return VLM(f"{vlm.name}, untrained", model.to(vlm.device).eval(), vlm.processor)
+    return VLM(f"{vlm.name}, untrained", model.to(vlm.device).eval().requires_grad_(False), vlm.processor)
 
 
 def _quantization(quantize: str | None, dtype: torch.dtype) -> BitsAndBytesConfig | None:

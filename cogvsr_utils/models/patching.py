@@ -94,10 +94,12 @@ def path_attribution(
     (2, 192)
     """
     vlm, label = target.vlm, target.index["function"].to_numpy()
-    change = [there - here for there, here in zip(_aligned(target, source), _aligned(target, target), strict=True)]
-    head_of_column = torch.as_tensor(np.repeat(np.arange(len(vlm.heads)), vlm.heads.table.eval("stop - start")))
+    change = torch.cat(_aligned(target, source)) - torch.cat(_aligned(target, target))  # (answer tokens, width)
+    heads = torch.as_tensor(vlm.heads.of_column)
+    sizes = [len(owner) for *_, owner in target.batches_for_gradients()]
     total = np.zeros((len(functions), len(vlm.heads)))
-    for (inputs, (row, token), owner), (others, *_), moved in zip(target.batches, source.batches, change, strict=True):
+    runs = (run.batches_for_gradients() for run in (target, source))
+    for (inputs, (row, token), owner), (others, *_), moved in zip(*runs, change.split(sizes), strict=True):
         if not torch.equal(inputs["input_ids"], others["input_ids"]):
             raise ValueError("the two runs' texts differ; expected the same texts about different pictures")
         gradient = torch.zeros(len(functions), *moved.shape)
@@ -107,11 +109,11 @@ def path_attribution(
                 for name, value in inputs.items()
             }
             where = torch.stack([row, token])
-            for number, _, slices in head_gradients(vlm, between, where, label[owner], functions):
-                here = torch.cat([g[row, token - 1].float().cpu() for g in slices], dim=1)  # (answer tokens, width)
-                gradient[number] += here / n_points
+            for number, name, _, found in head_gradients(vlm, between, where, label[owner], functions):
+                here = found[row, token - 1].float().cpu()  # (answer tokens, width of the projection)
+                gradient[number, :, slice(*vlm.heads.projections[name])] += here / n_points
         by_column = (gradient * moved.cpu()).sum(1).double()  # (functions, width)
-        total += torch.zeros(total.shape, dtype=torch.float64).index_add_(1, head_of_column, by_column).numpy()
+        total += torch.zeros(total.shape, dtype=torch.float64).index_add_(1, heads, by_column).numpy()
     return total / np.array([[max((label == function).sum(), 1)] for function in functions])
 
 

@@ -149,7 +149,8 @@ def capture(
 def estimate_capture(vlm: VLM, items: list[Item], *, batch_size: int = FIRST, **reading) -> CaptureEstimate:
     """What ``capture`` of these items will keep and take; ``reading`` are its position, at, pool and content_tokens.
 
-    Seconds come from one batch with the right answers in place of the model's; answering comes on top.
+    Seconds, and with ``pool="token"`` rows, come from one batch with the right answers in place of the model's;
+    answering comes on top.
 
     >>> from cogvsr_utils import Step, load_vlm
     >>> step = Step("What shape is a ball?", "sphere", "closed", None, "Knowledge Recall")
@@ -161,9 +162,11 @@ def estimate_capture(vlm: VLM, items: list[Item], *, batch_size: int = FIRST, **
     reader = _Reader(vlm, items, right_answers(items), Reading(**reading))
     some = range(min(batch_size, len(items)))
     start = time.perf_counter()
-    reader.read(some, batch_size)
+    read, _ = reader.read(some, batch_size)
     seconds = (time.perf_counter() - start) * len(items) / max(len(some), 1)
-    n_rows = sum(len(item.steps) for item in items)
+    n_rows, n_read = (sum(len(item.steps) for item in each) for each in (items, items[: len(some)]))
+    if reader.reading.pool == "token":
+        n_rows = round(n_rows * len(read) / max(n_read, 1))
     return CaptureEstimate(n_rows, n_rows * vlm.heads.width * 2, len(items), seconds)
 
 
@@ -199,10 +202,12 @@ class _Reader:
 
     def measured_batch_size(self) -> int:
         """How many of the longest chats fit into the device's memory; 16 on a CPU."""
-        longest = sorted(range(len(self.items)), key=self._order)[-FIRST:]
-        if self.vlm.device.type == "cpu" or not longest:
+        if self.vlm.device.type == "cpu":
             return CPU_BATCH
-        return measure_batch(self._batch, longest, self.vlm.device)[1]
+        ordered = sorted((i for i in range(len(self.items)) if self.items[i].steps), key=self._order)
+        bare = self.items[ordered[-1]].image is None
+        alike = [i for i in ordered if (self.items[i].image is None) == bare]
+        return measure_batch(self._batch, alike[-FIRST:], self.vlm.device)[1]
 
     def read(self, numbers: range, batch_size: int) -> tuple[np.ndarray, np.ndarray]:
         """Features (rows, width) float16 of some items and where they come from: (rows, [item, step, tokens,

@@ -11,6 +11,7 @@ from functools import cached_property
 
 import torch
 from PIL import Image
+from torch.nn import functional as F
 from transformers import PreTrainedTokenizerBase
 from transformers.utils import ModelOutput
 
@@ -18,6 +19,8 @@ from cogvsr_utils.files import digest
 from cogvsr_utils.models.head_map import HeadMap
 
 SAMPLED = 257  # values of each weight in its digest; a prime, so that they do not all lie in one column
+DAY = "26 Jul 2024"  # what Llama's template takes where there is no clock
+VOCABULARY = 2**14  # rows of the output embeddings that are made float32 at a time
 
 
 @dataclass(frozen=True)
@@ -89,8 +92,10 @@ class VLM:
         return getattr(self.model.config.get_text_config(), "use_bidirectional_attention", None) is not True
 
     def render(self, messages: list[dict], prompt: bool) -> str:
-        """The chat as text; ``prompt`` adds the opening of the model's turn."""
-        return self.processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=prompt)
+        """The chat as text; ``prompt`` adds the opening of the model's turn. Templates that write a ``date_string``, by
+        default the day's date, as Llama's do, are given one for all days."""
+        day = {"date_string": DAY} if "date_string" in str(self.processor.chat_template) else {}
+        return self.processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=prompt, **day)
 
     def encode(self, texts: list[str], images: list, side: str = "left") -> dict[str, torch.Tensor]:
         """Token and pixel tensors (batch, tokens) on the model's device, padded on ``side``; all with a picture, or
@@ -104,17 +109,36 @@ class VLM:
         batch = batch.to(self.device)
         return {k: v.to(self.model.dtype) if torch.is_floating_point(v) else v for k, v in batch.items()}
 
-    def forward(self, inputs: dict) -> ModelOutput:
-        """One pass without a cache and, where the model allows it, without logits."""
-        return self.model.base_model(**inputs, use_cache=False)
+    def forward(self, inputs: dict, **settings) -> ModelOutput:
+        """One pass without a cache and, where the model allows it, without logits; inputs may be on another device."""
+        return self.model.base_model(**self.on_device(inputs), use_cache=False, **settings)
 
     def next_logits(self, inputs: dict, rows: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
         """Logits of what follows some tokens, given by their (row, token) places: (places, vocabulary), float32."""
         if self.model.base_model is self.model:
-            return self.model(**inputs, use_cache=False).logits[rows, tokens].float()
-        logits = self.model.get_output_embeddings()(self.forward(inputs).last_hidden_state[rows, tokens]).float()
+            return self.model(**self.on_device(inputs), use_cache=False).logits[rows, tokens].float()
+        logits = self.output_logits(self.forward(inputs).last_hidden_state[rows, tokens])
         cap = getattr(self.model.config.get_text_config(), "final_logit_softcapping", None)
         return cap * torch.tanh(logits / cap) if cap else logits
+
+    def output_logits(self, hidden: torch.Tensor) -> torch.Tensor:
+        """What the output embeddings make of hidden states (..., hidden), in float32: (..., vocabulary).
+
+        In bfloat16 logits are rounded to steps of an eighth where they are about 20, which hides what one head does.
+        """
+        head = self.model.get_output_embeddings()
+        if type(head) is not torch.nn.Linear:  # quantized ones compute as they can
+            return type(head).forward(head, hidden).float()
+        hidden = hidden.to(head.weight.device)
+        if hidden.dtype == torch.float32:
+            return F.linear(hidden, head.weight, head.bias)
+        # A part of the vocabulary at a time, so that without gradients no second copy of the weights is needed.
+        logits = torch.cat([F.linear(hidden.float(), part.float()) for part in head.weight.split(VOCABULARY)], dim=-1)
+        return logits if head.bias is None else logits + head.bias.float()
+
+    def on_device(self, inputs: dict) -> dict:
+        """Inputs where the model is; they may wait on the CPU."""
+        return {name: value.to(self.device) for name, value in inputs.items()}
 
 
 @contextmanager

@@ -41,7 +41,8 @@ def weights_digest(name: str, revision: str | None = None) -> str:
     """A hash that changes with a model's weights, without loading them.
 
     For a folder a hash over its configuration, tokenizer and chat template and over the size, head and tail of each
-    file of weights; for a hub id the commit that is cached here, or the id and revision where none is.
+    file of weights; for a hub id over its commit: the cached one, or the one that the hub would send, so that a model
+    has one hash before and after its download; over the id and revision where the hub is not reached.
     """
     folder = Path(find_weights(name))
     if folder.is_dir():
@@ -52,7 +53,13 @@ def weights_digest(name: str, revision: str | None = None) -> str:
                 file.seek(max(path.stat().st_size - SAMPLE, 0))
                 parts += [path.name, str(path.stat().st_size), head, file.read()]
         return digest(*parts)
-    from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub import model_info, try_to_load_from_cache
 
     cached = try_to_load_from_cache(name, "config.json", revision=revision)
-    return digest(name, Path(cached).parent.name if isinstance(cached, str) else revision or "main")
+    if isinstance(cached, str):
+        return digest(name, Path(cached).parent.name)
+    try:
+        commit = model_info(name, revision=revision, timeout=10).sha
+    except Exception:  # of several libraries: no network, no such model; loading it will tell
+        commit = None
+    return digest(name, commit or revision or "main")

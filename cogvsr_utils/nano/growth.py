@@ -68,13 +68,14 @@ def renew(model: PreTrainedModel, group: int, seed: int) -> None:
     config, generator = model.config.get_text_config(), torch.Generator().manual_seed(seed)
     n_groups = config.num_key_value_heads
     for layer in model.get_decoder().layers:
+        attention = layer.self_attn if hasattr(layer, "self_attn") else layer.cross_attn
         for name in ("q_proj", "k_proj", "v_proj"):
-            projection = getattr(layer.self_attn, name)
+            projection = getattr(attention, name)
             rows = projection.weight.unflatten(0, (n_groups, -1))[group]
             rows.copy_(torch.randn(rows.shape, generator=generator) * config.initializer_range)
             if projection.bias is not None:
                 projection.bias.unflatten(0, (n_groups, -1))[group] = 0
-        layer.self_attn.o_proj.weight.unflatten(1, (n_groups, -1))[:, group] = 0
+        attention.o_proj.weight.unflatten(1, (n_groups, -1))[:, group] = 0
 
 
 def _width(config: PreTrainedConfig) -> int:

@@ -264,6 +264,7 @@ def main(
     function; save it under data/nano/planted-VARIANT."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     vlm = load_vlm(parent or family, device=device or None, dtype=torch.float32)
+    vlm.model.requires_grad_()
     vlm.model.train()
     truth = draw_heads(variant, vlm.heads.pairs, np.random.default_rng([seed, 3]))
     folder = RESULTS / "nano" / f"planted-{variant}-{digest(str((family, parent, n_scenes, n_steps, seed)))}"

@@ -12,8 +12,8 @@ Three stages, each seeded and resumed from the checkpoint of a run with the same
    trained model goes on.
 
 A model can start from a smaller one (``--parent``), or go on from its own shipped weights; it has a projector then. A
-further seed goes on from them too, with all heads of the decoder drawn anew, a part at a time (``--new-heads``): drawn
-anew all at once, they take many times the steps.
+further seed goes on from them too, with all heads of the decoder drawn anew, a part at a time (``--new-heads``), so
+that the others keep what is known meanwhile.
 """
 
 import json

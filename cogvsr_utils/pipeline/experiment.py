@@ -155,10 +155,12 @@ class Experiment:
         return replace(self, splits=splits)
 
     def cached(self, name: str, compute: Callable[[], str]) -> str:
-        """``compute()``, once for each name."""
-        if name not in self._cache:
-            self._cache[name] = compute()
-        return self._cache[name]
+        """``compute()``, once for each name and state of the data's file."""
+        file = None if self.source == "synth" else Path(self.source).stat()
+        state = file and (file.st_mtime_ns, file.st_size)
+        if (name, state) not in self._cache:
+            self._cache[name, state] = compute()
+        return self._cache[name, state]
 
     def data_digest(self, splits: tuple[str, ...]) -> str:
         """A hash that changes with the items of these splits."""

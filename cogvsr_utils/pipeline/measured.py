@@ -6,10 +6,12 @@ planted_models(...)           the models whose heads are known: shipped ones, an
 measured_models()             the others of which there are tables
 table(experiment, result)     the measured table where there is one and the profile is light, else the result itself
 stamp(experiment)             what made a model's tables, and whether code, data or weights have changed since
+renew(experiment, names, ...) take tables for made by the present code, which was shown to give the same
 """
 
 import json
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -121,11 +123,34 @@ def stamp(experiment: Experiment) -> dict:
     if not path.is_file():
         raise FileNotFoundError(f"no measured tables of {experiment.title}; expected {path}, which `publish` writes")
     made = json.loads(path.read_text())
-    full = Experiment(experiment.model, experiment.quantize, made["profile"], experiment.source)
-    if not (NANO / experiment.model).is_dir() and FOLDER / experiment.model == path.parent:
-        full.cached("weights", lambda: made["weights"])  # the weights are not in the repository: taken as unchanged
+    full = _full(experiment, made)
     changed = [n for n, key in made["keys"].items() if n not in RESULTS or RESULTS[n].key(full) != key]
     return made | {"changed": changed}
+
+
+def renew(experiment: Experiment, names: Sequence[str], evidence: dict) -> None:
+    """Take tables for made by the present code, because it was shown to give what the code before gave: the stamp keeps
+    the ``evidence`` beside what made them. Raises KeyError for a table that is not there."""
+    path = _folder(experiment) / "stamp.json"
+    made = json.loads(path.read_text())
+    if absent := sorted(set(names) - set(made["keys"])):
+        raise KeyError(f"no measured tables {absent} of {experiment.title}; there are {sorted(made['keys'])}")
+    full = _full(experiment, made)
+    made["keys"] |= {name: RESULTS[name].key(full) for name in names}
+    made["unchanged"] = [
+        *made.get("unchanged", []),
+        {"commit": full.made_on()["commit"], **evidence, "tables": [*names]},
+    ]
+    with replacing(path) as partial:
+        partial.write_text(json.dumps(made, indent=1) + "\n")
+
+
+def _full(experiment: Experiment, made: dict) -> Experiment:
+    """The experiment whose tables were measured, as their stamp has it."""
+    full = Experiment(experiment.model, experiment.quantize, made["profile"], experiment.source)
+    if not (NANO / experiment.model).is_dir() and FOLDER / experiment.model == _folder(experiment):
+        full.cached("weights", lambda: made["weights"])  # the weights are not in the repository: taken as unchanged
+    return full
 
 
 def _folder(experiment: Experiment) -> Path:

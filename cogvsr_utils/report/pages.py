@@ -62,9 +62,11 @@ def measured_note(experiments: Iterable[Experiment], results: Sequence[Result]) 
             continue
         made = stamp(experiment)
         changed = ", ".join(n for n in made["changed"] if n in names or n not in made["keys"]) or "none"
+        shown = [each["commit"] for each in made.get("unchanged", ()) if names & set(each["tables"])]
         text = (
-            f"*profile* {made['profile']}, *on* {made['device']}, *commit* `{made['commit']}`; "
-            f"*tables whose code, data or weights have changed since:* {changed}."
+            f"*profile* {made['profile']}, *on* {made['device']}, *commit* `{made['commit']}`"
+            + (f", *the same on few questions at* `{shown[-1]}`" if shown else "")
+            + f"; *tables whose code, data or weights have changed since:* {changed}."
         )
         of_stamp.setdefault(text, []).append(f"`{experiment.title}`")
     if not of_stamp:

@@ -25,9 +25,9 @@ def test_attribution_patching_is_what_a_small_ablation_changes(vlm, scorer):
         total = np.zeros(len(label))
         for inputs, (row, token), owner in scorer.batches:
             with torch.no_grad(), intervene(vlm, edit):
-                p = vlm.model(**inputs).logits[row, token - 1].double().softmax(1)
+                p = vlm.model(**vlm.on_device(inputs)).logits[row, token - 1].double().softmax(1).cpu()
             p = p.gather(1, inputs["input_ids"][row, token][:, None])[:, 0]
-            np.add.at(total, owner, torch.log(p / (1 - p)).cpu().numpy())
+            np.add.at(total, owner, torch.log(p / (1 - p)).numpy())
         return total
 
     assert found.shape == (8, len(heads))
@@ -45,7 +45,7 @@ def test_attention_to_the_picture_is_the_model_s_own(vlm, scorer):
     inputs, (row, token), owner = scorer.batches[0]
     vlm.model.set_attn_implementation("eager")
     with torch.no_grad():
-        maps = vlm.model(**inputs, output_attentions=True, use_cache=False).attentions
+        maps = vlm.model(**vlm.on_device(inputs), output_attentions=True, use_cache=False).attentions
     vlm.model.set_attn_implementation("sdpa")
     label = scorer.index["function"].to_numpy()
     only = TeacherForcedScorer.__new__(TeacherForcedScorer)
@@ -74,7 +74,7 @@ def test_norms_are_of_each_head_sent_alone_through_its_projection(items, quantiz
         vlm.forward(inputs)
     for hook in hooks:
         hook.remove()
-    real = inputs["attention_mask"].bool()
+    real = inputs["attention_mask"].bool().to(vlm.device)
     for number in (0, 19, 47):
         row = vlm.heads.table.loc[number]
         first, last = vlm.heads.projections[row["module"]]

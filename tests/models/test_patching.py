@@ -20,7 +20,7 @@ def recorded_inputs(vlm, inputs):
         for name in vlm.heads.projections
     ]
     with torch.no_grad():
-        vlm.model(**inputs)
+        vlm.model(**vlm.on_device(inputs))
     for hook in hooks:
         hook.remove()
     return seen
@@ -48,7 +48,7 @@ def patched_by_hand(vlm, target, source, heads):
             hook = carried(there[name], slice(start - first, stop - first), row.tolist(), token.tolist())
             hooks.append(modules[name].register_forward_pre_hook(hook))
         with torch.no_grad():
-            logits = vlm.model(**inputs).logits
+            logits = vlm.model(**vlm.on_device(inputs)).logits
         for hook in hooks:
             hook.remove()
         for r, t, step in zip(row.tolist(), token.tolist(), owner.tolist(), strict=True):
@@ -116,10 +116,10 @@ def test_attribution_along_the_path_is_the_slope_between_the_pictures(vlm, items
 
         hook = modules[name].register_forward_pre_hook(move)
         with torch.no_grad():
-            p = vlm.model(**between).logits[row, token - 1].double().softmax(1)
+            p = vlm.model(**vlm.on_device(between)).logits[row, token - 1].double().softmax(1).cpu()
         hook.remove()
         p = p.gather(1, inputs["input_ids"][row, token][:, None])[:, 0]
-        return np.bincount(owner, torch.log(p / (1 - p)).cpu().numpy(), minlength=len(label))
+        return np.bincount(owner, torch.log(p / (1 - p)).numpy(), minlength=len(label))
 
     for number in (30, 101, 190):
         ((name, start, stop),) = vlm.heads.locate([vlm.heads.pairs[number]])
@@ -170,7 +170,7 @@ def test_moved_heads_are_moved_where_answers_are_predicted_alone(vlm, items):
 
             hooks.append(modules[name].register_forward_pre_hook(move))
         with torch.no_grad():
-            logits = vlm.model(**inputs).logits[row, token - 1].double().log_softmax(1)
+            logits = vlm.model(**vlm.on_device(inputs)).logits[row, token - 1].double().log_softmax(1).cpu()
         for hook in hooks:
             hook.remove()
         right = logits.gather(1, inputs["input_ids"][row, token][:, None])[:, 0]

@@ -27,7 +27,7 @@ class Watch(TorchFunctionMode):
 
 def test_matrices_are_multiplied_in_half_precision_and_gradients_stay_close():
     vlm = load_vlm("nano-internvl", device="cpu")
-    model, gradients = vlm.model.float(), []
+    model, gradients = vlm.model.float().requires_grad_(), []
     ids = torch.randint(50, 200, (3, 40), generator=torch.Generator().manual_seed(0))
     seen = torch.zeros(3, 0, model.get_input_embeddings().weight.shape[1])
     for precision in (torch.autocast("cpu", enabled=False), mixed_precision(model.device)):

@@ -228,7 +228,7 @@ def test_settled_attention_is_counted_where_answers_are_predicted(vlm, items):
     scorer = TeacherForcedScorer(vlm, items[:2], batch_size=2)
     ((inputs, (row, token), owner),) = scorer.batches
     with torch.no_grad(), attention_switched(vlm, "eager"):
-        maps = vlm.model.base_model(**inputs, use_cache=False, output_attentions=True).attentions
+        maps = vlm.model.base_model(**vlm.on_device(inputs), use_cache=False, output_attentions=True).attentions
     by_hand = []
     for step in range(len(scorer.index)):
         places = [(int(r), int(t) - 1) for r, t, o in zip(row, token, owner, strict=True) if o == step]

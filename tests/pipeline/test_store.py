@@ -94,7 +94,7 @@ def test_dataclasses_of_arrays_go_to_disk_and_back_without_pickle(tmp_path):
     assert again.named.keys() == value.named.keys() and again.named["a b"].tolist() == ["x", "yy"]
 
 
-def test_a_key_changes_with_settings_data_weights_and_needs_and_with_nothing_else(small_set):
+def test_a_key_changes_with_settings_data_weights_and_needs_and_with_nothing_else(small_set, tmp_path):
     base = Experiment("nano-internvl", source=str(small_set))
     key = RESULTS["network_probe"].key
     others = [
@@ -108,6 +108,13 @@ def test_a_key_changes_with_settings_data_weights_and_needs_and_with_nothing_els
     assert key(Experiment("nano-internvl", source=str(small_set))) == key(base)
     folder = str(ROOT / "data" / "nano" / "nano-internvl")
     assert key(Experiment(folder, source=str(small_set))) == key(base)  # the same weights by another name
+    file = tmp_path / "data.jsonl"
+    shutil.copy(small_set, file)
+    shutil.copytree(small_set.parent / "images", tmp_path / "images")
+    mine = Experiment("nano-internvl", source=str(file))
+    before = key(mine)
+    file.write_text("".join(file.read_text().splitlines(keepends=True)[1:]))
+    assert key(mine) != before, "an experiment sees that its file was edited"
     with pytest.raises(ValueError, match=r"profile is 'heavy'; expected one of \('light', 'full'\)"):
         Experiment("nano-internvl", profile="heavy")
 
