@@ -39,7 +39,7 @@ from cogvsr_utils.stats import clustered_mean, false_discovery_rate, percentile_
 
 C = (TEST,)
 EDITS = ("mask", "mean")
-PRIMARY = "delta_log_prob"  # the outcome named beforehand: log-probability of the right answer; accuracy beside it
+PRIMARY = "delta_log_prob"  # the primary outcome: log-probability of the right answer; accuracy beside it
 
 
 def mean_edits(heads_of: HeadMap, means: HeadMeans) -> Callable:

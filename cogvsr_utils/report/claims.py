@@ -1,4 +1,4 @@
-"""The paper's claims and what this run shows of them: verdicts by rules that are fixed beforehand.
+"""The paper's claims and what this run shows of them: verdicts by rules; book/limitations.md has those that changed.
 
 claim_table(experiment)    one row a claim: what was found, what it stands beside, and the verdict
 verdicts(experiments)      the verdicts for several models, as far as their measured tables go
