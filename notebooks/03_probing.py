@@ -72,7 +72,7 @@ show(explained[["predictor", "accuracy", "held_out"]].rename(columns={"held_out"
 #
 # One network over all heads: each head's slice with its layer's mean goes through a shared map to 64 numbers, then 512
 # units, then eight functions. It is fitted on 60 % of split A's scenes and scored on split C, whose scenes it never
-# saw: as the paper trains it, and strictly, stopped early on scenes kept out for that, the mean of five seeds.
+# saw: as the paper trains it, and stopped early on scenes kept out for that, the mean of five seeds (*strict*).
 
 # %%
 joint = measured.table(experiment, validation.probe_accuracy)
@@ -129,9 +129,9 @@ paragraph(
 # %% [markdown]
 # ## The top heads of each function
 #
-# By the paper's importance, layer before the dot. Beside them, how stable such an order is, by the strict probe: the
-# overlap of the top heads of two draws of seed and scenes (Jaccard), and Kendall's rank correlation (tau) of the whole
-# order.
+# By the paper's importance, layer before the dot. Beside them, how stable such an order is, by the early-stopped
+# probe: the overlap of the top heads of two draws of seed and scenes (Jaccard), and Kendall's rank correlation (tau) of
+# the whole order.
 
 # %% tags=["hide-input"]
 k = n_top(len(table) // len(NAMES))

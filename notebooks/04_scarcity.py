@@ -66,10 +66,10 @@ measured_note([experiment], PAGES["04_scarcity"].heavy)
 # ## Counts with their null
 #
 # Circles are the paper's reading: heads before the elbow. The grey bar is the elbow of the same probe fitted to
-# permuted labels. Diamonds are the strict reading: heads whose ablation costs the function's steps accuracy on split C,
-# by a max-T test over all heads and functions.
+# permuted labels. Diamonds are heads whose ablation alone costs the function's steps accuracy on split C, by a max-T
+# test over all heads and functions.
 
-# %% mystnb={"image": {"alt": "For each function the elbow count of heads with its interval over a grey bar of the elbow count with permuted labels, and the count that passes the strict test with its interval"}, "figure": {"caption": "How many heads serve each function, as the paper counts (circles) and strictly (diamonds), with 95 % intervals over scenes.", "name": "fig-counts"}}
+# %% mystnb={"image": {"alt": "For each function the elbow count of heads with its interval over a grey bar of the elbow count with permuted labels, and the count of heads whose ablation costs accuracy with its interval"}, "figure": {"caption": "Heads counted for each function: before the elbow, as the paper counts (circles), and by what their ablation costs (diamonds), with 95 % intervals over scenes.", "name": "fig-counts"}}
 counts, table = (measured.table(experiment, each) for each in (validation.sparseness, validation.head_table))
 n_heads = len(table) // len(NAMES)
 count_figure({experiment.title: counts}, {experiment.title: n_heads})
@@ -86,10 +86,10 @@ show(least.rename(index=SHORT).reset_index(), percent=("detectable",))
 # ## Are spatial heads the scarcest?
 #
 # The two spatial functions less the other six, with intervals over scenes. *As it is* takes the paper's probe;
-# *stratified* a strict one fitted and read on steps in which every function is as frequent as any other at each length
-# of answer and each difficulty (whether all heads together tell the step's function); *strict* counts the heads whose
-# ablation costs accuracy, with equally many steps of each function, since a test finds more the more it has. Left of 0
-# means fewer spatial heads. The table says how many steps of each function the last two rest on.
+# *stratified* an early-stopped one fitted and read on steps in which every function is as frequent as any other at
+# each length of answer and each difficulty (whether all heads together tell the step's function); *strict* counts the
+# heads whose ablation costs accuracy, with equally many steps of each function, since a test finds more the more it
+# has. Left of 0 means fewer spatial heads. The table says how many steps of each function the last two rest on.
 
 # %% mystnb={"image": {"alt": "Differences between spatial and other functions in the count of heads and in sparseness, with intervals, zero marked"}, "figure": {"caption": "Spatial functions less the others: counts of heads (left; left of 0 is scarcer) and measures of sparseness (right; right of 0 is scarcer).", "name": "fig-differences"}}
 differences = measured.table(experiment, validation.spatial_differences)

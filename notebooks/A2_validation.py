@@ -61,7 +61,7 @@ measured_note(nanos.values(), measured.MEASURED)
 # %% [markdown]
 # ## What to rely on
 #
-# Each step of the paper, and of the strict reading, against what was found below: in the measured tables where
+# Each step of the paper, and of stricter tests, against what was found below: in the measured tables where
 # there are some, else in this run. The last section compares the two.
 
 # %%
