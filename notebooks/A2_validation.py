@@ -254,6 +254,7 @@ means, size = tests[experiment.title], nothing.set_index("rule").loc["max-T"]
 by_verdict = (
     of_models.drop(columns="claim").stack().value_counts().reindex(["holds", "partly", "not supported"], fill_value=0)
 )
+by_chance = float(quality.loc[quality["k"] == k, "chance"].iloc[0])
 quote(
     verdicts_models=float(of_models.shape[1] - 1),
     verdicts_all=float(by_verdict.sum()),
@@ -265,17 +266,16 @@ quote(
     **{claim[:2].lower(): verdict for claim, verdict in zip(by_claim["claim"], by_claim["verdict"], strict=True)},
     precision_joint=means.loc[selection.IMPORTANCE, "precision"],
     precision_ablation=means.loc[selection.ABLATION, "precision"],
-    precision_chance=float(quality.loc[quality["k"] == k, "chance"].iloc[0]),
+    precision_chance=by_chance,
 )
 
 # %% [markdown]
 # ## Summary
 
 # %% tags=["hide-input"]
-chance = float(quality.loc[quality["k"] == k, "chance"].iloc[0])
 paragraph(
     f"Of the top heads by the paper's importance {means.loc[selection.IMPORTANCE, 'precision']:.0%} are among those "
-    f"whose ablation costs most, with chance {chance:.0%}; of those by ablation on other scenes "
+    f"whose ablation costs most, with chance {by_chance:.0%}; of those by ablation on other scenes "
     f"{means.loc[selection.ABLATION, 'precision']:.0%}. With nothing planted the elbow of the joint probe selects "
     f"{nothing.set_index('rule').loc['elbow, joint probe', 'heads_a_function']:.1f} heads a function, and max-T "
     f"selects any head in {size['any_selected']:.1%} of {int(size['repeats'])} repeats ({size['ci_low']:.1%} to "

@@ -219,9 +219,8 @@ means = here.groupby("steps")[["change", "delta_log_prob"]].mean().reindex([OWN,
 told = pd.concat([found[damage.TRUTH] for name, found in ways.items() if variants[name] == variant])["specific"]
 quote(
     planted_specific=f"{(told == 'yes').sum()} of {(told != 'not tested').sum()}",
-    planted_own=100 * means.loc[OWN, "change"], planted_others=100 * means.loc[ELSEWHERE, "change"],
-    planted_best=best.name, planted_best_precision=best["precision"], planted_paper_precision=paper["precision"],
-)  # fmt: skip
+    planted_paper_precision=paper["precision"],
+)
 
 # %% [markdown]
 # ## A method of your own

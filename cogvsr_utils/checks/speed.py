@@ -116,11 +116,11 @@ def compare_methods(vlm: VLM, batches: list[Batch], repeats: int = 5) -> pd.Data
 @dataclass(frozen=True)
 class Baseline:
     """What ``sequential_baseline`` gave: ``replies`` by uid, the main question's last; ``features`` (steps, width) at
-    the tokens that predict the steps' replies; ``kept_bytes`` of the steps; seconds of steps and of main questions."""
+    the tokens that predict the steps' replies; seconds of steps and of main
+    questions."""
 
     replies: dict[str, list[str]]
     features: np.ndarray
-    kept_bytes: int
     step_seconds: float
     main_seconds: float
 
@@ -131,7 +131,7 @@ def sequential_baseline(vlm: VLM, items: list[Item], max_new_tokens: int = 12) -
 
     Source: the published code of Cognitive Mirrors (arXiv 2512.10978), as a lean loop of our own.
     """
-    replies, means, kept_bytes, seconds = {}, [], 0, {True: 0.0, False: 0.0}
+    replies, means, seconds = {}, [], {True: 0.0, False: 0.0}
     for item in items:
         earlier, image = [], open_image(item)
         for step in [*range(len(item.steps)), MAIN]:
@@ -149,11 +149,10 @@ def sequential_baseline(vlm: VLM, items: list[Item], max_new_tokens: int = 12) -
             whole = torch.cat([torch.cat(parts) for parts in rows.values()], dim=1)  # (tokens, width)
             seconds[step == MAIN] += time.perf_counter() - start
             if step != MAIN:
-                kept_bytes += whole.nelement() * whole.element_size()
                 n_reply = len(vlm.tokenizer(reply, add_special_tokens=False).input_ids)
                 means.append(whole[n_prompt - 1 : n_prompt - 1 + n_reply].mean(0))
         replies[item.uid] = earlier
-    return Baseline(replies, torch.stack(means).numpy(), kept_bytes, seconds[False], seconds[True])
+    return Baseline(replies, torch.stack(means).numpy(), seconds[False], seconds[True])
 
 
 def throughput(

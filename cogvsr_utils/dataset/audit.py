@@ -1,7 +1,6 @@
 """How well can a step's function be guessed without any model?
 
 audit_labels(items)      accuracy of naive Bayes on the text or the place of each step
-guess_functions(table)   the same of a table of steps
 """
 
 import pandas as pd
@@ -9,8 +8,11 @@ import pandas as pd
 from cogvsr_utils.dataset.items import Item, steps_table
 
 
-def audit_labels(items: list[Item], n_splits: int = 5, seed: int = 0) -> pd.DataFrame:
-    """How well each step's function is guessed without any model; see ``guess_functions``.
+def audit_labels(items: list[Item]) -> pd.DataFrame:
+    """Guess the function of each step from its text or place alone, by naive Bayes in grouped cross-validation.
+
+    Returns a DataFrame: predictor, accuracy, balanced_accuracy (both in [0, 1]), n. What a probe of activations reaches
+    counts only above these rows.
 
     >>> from cogvsr_utils import Step
     >>> steps = [Step("How many are there?", "3", "int", None, "Math Reasoning"),
@@ -19,23 +21,15 @@ def audit_labels(items: list[Item], n_splits: int = 5, seed: int = 0) -> pd.Data
     >>> audit_labels(items).set_index("predictor")["accuracy"][["majority", "question words"]].tolist()
     [0.5, 1.0]
     """
-    return guess_functions(steps_table(items), n_splits, seed)
-
-
-def guess_functions(table: pd.DataFrame, n_splits: int = 5, seed: int = 0) -> pd.DataFrame:
-    """Guess the function of steps from their text or place alone, by naive Bayes in grouped cross-validation.
-
-    ``table`` needs the columns function, group_id, step, question and answer. Returns a DataFrame: predictor,
-    accuracy, balanced_accuracy (both in [0, 1]), n. What a probe of activations reaches counts only above these rows.
-    """
     from sklearn.feature_extraction.text import CountVectorizer
     from sklearn.metrics import accuracy_score, balanced_accuracy_score
     from sklearn.model_selection import StratifiedGroupKFold, cross_val_predict
     from sklearn.naive_bayes import MultinomialNB
     from sklearn.pipeline import make_pipeline
 
+    table = steps_table(items)
     label, groups = table["function"].to_numpy(), table["group_id"].to_numpy()
-    folds = list(StratifiedGroupKFold(n_splits, shuffle=True, random_state=seed).split(table, label, groups))
+    folds = list(StratifiedGroupKFold(5, shuffle=True, random_state=0).split(table, label, groups))
     position = " position" + table["step"].astype(str)
     texts = {
         "step index": position,

@@ -1,7 +1,7 @@
 """Record the activations of every head while a model answers.
 
 capture(vlm, items, store=folder)      answers step by step, then reads all heads at the answers -> HeadActivations
-estimate_capture(vlm, items)           rows, bytes, passes and seconds of it, from one batch
+estimate_capture(vlm, items)           rows, bytes and seconds of it, from one batch
 read_heads(vlm, inputs, ...)           one pass: the mean of every head over the tokens of each row
 
 First the model answers on its own (batched, greedy). Then one teacher-forced pass over each finished chat reads every
@@ -63,11 +63,10 @@ class Reading:
 
 @dataclass(frozen=True)
 class CaptureEstimate:
-    """Rows and bytes that a capture keeps, passes that it runs, and the seconds of these passes."""
+    """Rows and bytes that a capture keeps, and the seconds of its passes."""
 
     rows: int
     bytes: int
-    passes: int
     seconds: float
 
 
@@ -167,7 +166,7 @@ def estimate_capture(vlm: VLM, items: list[Item], *, batch_size: int = FIRST, **
     n_rows, n_read = (sum(len(item.steps) for item in each) for each in (items, items[: len(some)]))
     if reader.reading.pool == "token":
         n_rows = round(n_rows * len(read) / max(n_read, 1))
-    return CaptureEstimate(n_rows, n_rows * vlm.heads.width * 2, len(items), seconds)
+    return CaptureEstimate(n_rows, n_rows * vlm.heads.width * 2, seconds)
 
 
 def read_heads(vlm: VLM, inputs: dict, flat: np.ndarray, owner: np.ndarray, n_rows: int) -> torch.Tensor:

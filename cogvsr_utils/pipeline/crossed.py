@@ -35,13 +35,12 @@ CROSSED_A, CROSSED_C = CROSSED[SELECTION], CROSSED[TEST]
 class PairProbes:
     """Ridge probes of each head in crossed wording.
 
-    ``functions`` (functions,); ``accuracy`` (heads,) of each head alone; ``auroc`` and ``strength`` (functions, heads);
+    ``functions`` (functions,); ``auroc`` and ``strength`` (functions, heads);
     ``null`` (permutations, functions, heads), the strength with labels swapped at random within pairs; ``n_steps`` and
     ``n_pairs``.
     """
 
     functions: np.ndarray
-    accuracy: np.ndarray
     auroc: np.ndarray
     strength: np.ndarray
     null: np.ndarray
@@ -110,7 +109,6 @@ def pair_probes(experiment: Experiment, activations: HeadActivations) -> PairPro
     null = probes.permuted(x, label, pairs, words, experiment.settings.permutations)
     return PairProbes(
         probes.classes_,
-        probes.accuracy_,
         probes.auroc_,
         probes.strength_,
         null,

@@ -36,7 +36,6 @@ def test_the_sequential_baseline_replies_and_reads_the_same(vlm, items, answers,
         assert replies == [batched[uid, step] for step in [*range(len(replies) - 1), MAIN]]
     captured = capture(vlm, items[:4], store=tmp_path, answers=answer(vlm, items[:4]))
     np.testing.assert_allclose(baseline.features, captured.features, rtol=3e-3, atol=3e-3)
-    assert baseline.kept_bytes > 50 * captured.features.nbytes
     assert min(baseline.step_seconds, baseline.main_seconds) > 0
 
 

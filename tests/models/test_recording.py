@@ -144,7 +144,7 @@ def test_reads_is_one_token_to_the_right_of_predicts(vlm, items, answers, tmp_pa
 def test_estimate_and_unknown_words(vlm, items, captured, tmp_path):
     estimate = estimate_capture(vlm, items)
     assert estimate.rows == len(captured.features) and estimate.bytes == captured.features.nbytes
-    assert estimate.passes == len(items) and estimate.seconds > 0
+    assert estimate.seconds > 0
     right = [step.answer for item in items for step in item.steps]
     n_tokens = sum(len(vlm.tokenizer(each, add_special_tokens=False).input_ids) for each in right)
     assert estimate_capture(vlm, items, pool="token").rows == n_tokens
