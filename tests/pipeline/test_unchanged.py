@@ -26,27 +26,27 @@ def folders(tmp_path):
         (tmp_path / name).mkdir()
         for each in "abc":
             table.assign(seconds=seconds).to_parquet(tmp_path / name / f"{each}.parquet")
-        valid = {"older": [], "parts": {each: {"settings": {"bootstrap": 10}} for each in "abc"}}
+        valid = {"mine": {"older": [], "parts": {each: {"settings": {"bootstrap": 10}} for each in "abc"}}}
         (tmp_path / name / "valid.json").write_text(json.dumps(valid))
     return tmp_path / "old", tmp_path / "new"
 
 
 def edited(folder, change):
     valid = json.loads((folder / "valid.json").read_text())
-    change(valid)
+    change(valid["mine"])
     (folder / "valid.json").write_text(json.dumps(valid))
 
 
 def test_times_may_differ_and_nothing_else(folders):
-    assert unchanged.same_tables(*folders, list("abc")) == ["a", "b", "c"]
+    assert unchanged.same_tables(*folders, "mine", list("abc")) == ["a", "b", "c"]
     pd.DataFrame({"function": ["one", "other"], "value": [0.1, 0.2 + 1e-16]}).to_parquet(folders[1] / "b.parquet")
-    assert unchanged.same_tables(*folders, list("abc")) == ["a", "c"]
+    assert unchanged.same_tables(*folders, "mine", list("abc")) == ["a", "c"]
 
 
 def test_what_the_old_code_did_not_make_or_other_settings_make_is_not_the_same(folders):
     edited(folders[0], lambda valid: valid["older"].append("a"))
     edited(folders[1], lambda valid: valid["parts"]["c"]["settings"].update(bootstrap=20))
-    assert unchanged.same_tables(*folders, list("abc")) == ["b"]
+    assert unchanged.same_tables(*folders, "mine", list("abc")) == ["b"]
 
 
 def test_a_stamp_is_renewed_for_the_tables_that_are_named_and_says_why(tmp_path, monkeypatch):
@@ -78,5 +78,5 @@ def test_small_tables_are_made_by_the_package_that_is_imported(tmp_path):
     table, valid = pd.read_parquet(tmp_path / f"{TEXT}.parquet"), json.loads((tmp_path / "valid.json").read_text())
     full = measured.table(Experiment("nano-internvl"), RESULTS[TEXT])
     assert list(table) == list(full) and not table.equals(full)
-    assert set(valid["parts"][TEXT]) == {"settings", "data", "weights", "arguments"}
+    assert set(valid["nano-internvl"]["parts"][TEXT]) == {"settings", "data", "weights", "arguments"}
     assert (sorted((ROOT / "results").rglob("*")) if (ROOT / "results").exists() else []) == kept
