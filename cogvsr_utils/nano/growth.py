@@ -1,7 +1,6 @@
 """A larger decoder that computes what a smaller, trained one computes, or nearly: a start that has learnt to see.
 
-grow(small, large, words)     copies a model's weights into one with more heads and layers and another vocabulary
-renew(model, group, seed)     draws the heads that share a key-value head anew, in every layer
+grow(small, large, words)    copies a model's weights into one with more heads and layers and another vocabulary
 
 Where heads keep their width, each becomes several with the same queries, keys and values, whose output projections
 divide its columns among them. Layers that are new write nothing. So the large model's outputs are the small one's (Chen
@@ -57,25 +56,6 @@ def grow(
         else:
             weight.copy_(state[source])
     return large
-
-
-@torch.no_grad()
-def renew(model: PreTrainedModel, group: int, seed: int) -> None:
-    """Draw the heads of key-value head ``group`` anew in every layer of the decoder, as an untrained model has them:
-    queries, keys and values at random, nothing written yet. What they knew must find heads again, among the others or
-    here.
-    """
-    config, generator = model.config.get_text_config(), torch.Generator().manual_seed(seed)
-    n_groups = config.num_key_value_heads
-    for layer in model.get_decoder().layers:
-        attention = layer.self_attn if hasattr(layer, "self_attn") else layer.cross_attn
-        for name in ("q_proj", "k_proj", "v_proj"):
-            projection = getattr(attention, name)
-            rows = projection.weight.unflatten(0, (n_groups, -1))[group]
-            rows.copy_(torch.randn(rows.shape, generator=generator) * config.initializer_range)
-            if projection.bias is not None:
-                projection.bias.unflatten(0, (n_groups, -1))[group] = 0
-        attention.o_proj.weight.unflatten(1, (n_groups, -1))[:, group] = 0
 
 
 def _width(config: PreTrainedConfig) -> int:

@@ -45,10 +45,6 @@ MIXTURES = {
         (0.6, TASKS_FIRST),
         (1.0, CHAINS),
     ),
-    "renewed": (
-        (0.5, Mixture(recall=0.05, drills=0.25, tasks=0.5, crossed=0.6, numbered=0.4, hints=0.05)),
-        (1.0, CHAINS),
-    ),
     "trained": ((1.0, CHAINS),),
 }
 
@@ -56,5 +52,5 @@ MIXTURES = {
 def mixture(progress: float, start: str) -> Mixture:
     """What is learnt when ``progress`` (0 to 1) of the training is done: plain questions about things first, since all
     else rests on them, then tasks, then whole chains. A ``grown`` model knows the plain ones already, one whose heads
-    were ``divided``, or ``renewed``, has to find back to them, a ``trained`` one has learnt all."""
+    were ``divided`` has to find back to them, a ``trained`` one has learnt all."""
     return next(mix for end, mix in MIXTURES[start] if progress < end)

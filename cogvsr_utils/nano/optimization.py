@@ -164,12 +164,10 @@ def run_stage(
     n_steps: int,
     draw: Callable[[int], Any],
     loss_of: Callable[[Any], tuple[float, dict[str, float]]],
-    before: Callable[[int], None] = lambda step: None,
     every: int = 100,
 ) -> list[dict]:
     """The loop that all stages share: schedule, update, log, checkpoint. ``draw`` gives what a step learns from, and
-    runs elsewhere beside a GPU; ``loss_of`` takes it, and leaves the gradients; ``before`` a step the weights may be
-    changed."""
+    runs elsewhere beside a GPU; ``loss_of`` takes it, and leaves the gradients."""
     path = folder / f"{name}.pt"
     opts = optimizers(modules, muon, adam, decay)
     checkpoint = Checkpoint(path, modules, opts)
@@ -179,7 +177,6 @@ def run_stage(
     device = next(parameter.device for module in modules.values() for parameter in module.parameters())
     batches = zip(steps, drawn(draw, steps, device), strict=True)
     for step, batch in tqdm(batches, initial=start, total=n_steps, desc=name):
-        before(step)
         for opt, rate in zip(opts, (muon, adam), strict=True):
             opt.param_groups[0]["lr"] = rate * schedule(step, n_steps)
         for opt in opts:

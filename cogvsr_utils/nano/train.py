@@ -11,11 +11,12 @@ Three stages, each seeded and resumed from the checkpoint of a run with the same
    a question asks for, and which task that is. Chats with cues are learnt when a
    trained model goes on.
 
-A model can start from a smaller one (``--parent``), or go on from its own shipped weights; it has a projector then. A
-further seed goes on from them too, with all heads of the decoder drawn anew, a part at a time (``--new-heads``), so
-that the others keep what is known meanwhile.
+A model can start from a smaller one (``--parent``), or go on from its own shipped weights; it has a projector then.
+With ``--new-heads`` the heads of the decoder are drawn anew first and learn to write, layer by layer, what the old ones
+wrote: a further seed.
 """
 
+import copy
 import json
 import logging
 from collections import defaultdict
@@ -41,6 +42,7 @@ from cogvsr_utils.nano.architecture import build_tokenizer
 from cogvsr_utils.nano.chats import (
     OPENING,
     Chat,
+    EncodedChat,
     draw_chats,
     encode,
     padded,
@@ -51,8 +53,9 @@ from cogvsr_utils.nano.chats import (
 from cogvsr_utils.nano.cued import CuedChats, draw_cued
 from cogvsr_utils.nano.data import TARGETS, load_scenes
 from cogvsr_utils.nano.early_blocks import DENSE_WEIGHT, EarlyBlocks, cone_headings, early_truth
-from cogvsr_utils.nano.growth import grow, renew
+from cogvsr_utils.nano.growth import grow
 from cogvsr_utils.nano.mixtures import mixture
+from cogvsr_utils.nano.new_heads import attentions, draw_heads_anew, matched
 from cogvsr_utils.nano.optimization import mixed_precision, run_stage
 from cogvsr_utils.paths import NANO, RESULTS
 
@@ -61,7 +64,6 @@ RATES = {
     "scratch": (0.015, 1e-3),
     "grown": (0.01, 1e-3),
     "divided": (0.006, 7e-4),
-    "renewed": (0.01, 1e-3),
     "trained": (0.006, 5e-4),
 }
 PARTS = {"cpu": 4, "cuda": 1}  # that a batch of chats goes through in
@@ -182,18 +184,51 @@ def train_projector(
     return run_stage("projector", training.folder, modules, 0.01, 1e-3, 0.0, n_steps, draw, loss_of)
 
 
-def train_decoder(
-    training: Training,
-    features: torch.Tensor,
-    view_names: Sequence[str],
-    scene_views: Sequence[SceneView],
-    cued: CuedChats,
-    n_steps: int,
-    start: str = "scratch",
-    batch: int = 40,
-) -> list[dict]:
-    """Stage three: the projector and the decoder learn to answer, the tower stays as it is. ``features`` are those of
-    the scenes' pictures and, after them, of the chats with cues.
+@dataclass(frozen=True)
+class Conversations:
+    """What the decoder learns from: ``features`` of the scenes' pictures and, after them, of the chats with cues; the
+    scenes' views; those chats."""
+
+    features: torch.Tensor
+    view_names: Sequence[str]
+    scene_views: Sequence[SceneView]
+    cued: CuedChats
+
+    def draw(self, training: Training, step: int, progress: float, start: str, batch: int = 40) -> list[EncodedChat]:
+        """The chats of a step, the shortest first; how many of which kind goes by ``mixture``."""
+        rng = np.random.default_rng([training.seed, 2, step])
+        mix = mixture(progress, start)
+        chats = draw_chats(self.view_names, self.scene_views, rng, batch, mix, self.cued.chats)
+        return encode(training.tokenizer, training.family.PREFIX, chats)
+
+
+def match_heads(training: Training, teacher: PreTrainedModel, talk: Conversations, n_steps: int) -> list[dict]:
+    """A further seed's first stage: the decoder's attention, drawn anew, learns to write what that of ``teacher``
+    writes."""
+    family, device = training.family, training.device
+    parts, pad_id = PARTS[device.type], training.tokenizer.pad_token_id
+    own = attentions(training.model)
+
+    def loss_of(chats):
+        found = []
+        for part in range(parts):
+            some = chats[part * len(chats) // parts : (part + 1) * len(chats) // parts]
+            ids, *_ = padded(some, pad_id, device)
+            with torch.no_grad(), mixed_precision(device), matched(teacher, training.model, ids != pad_id) as missed:
+                seen = family.project(teacher, talk.features[[chat.scene for chat in some]].float())
+                family.decode(teacher, ids, seen)
+            found.append(missed)
+        by_layer = np.mean(found, axis=0)
+        return float(by_layer.mean()), {f"layer {number}": float(share) for number, share in enumerate(by_layer)}
+
+    def draw(step):
+        return talk.draw(training, step, 1.0 - 1e-9, "trained")
+
+    return run_stage("heads", training.folder, {"attention": own}, *RATES["scratch"], 0.0, n_steps, draw, loss_of)
+
+
+def train_decoder(training: Training, talk: Conversations, n_steps: int, start: str = "scratch") -> list[dict]:
+    """Stage three: the projector and the decoder learn to answer, the tower stays as it is.
 
     A batch is sorted by length and goes through in parts, so that little of it is padding; a GPU is quicker at once.
     """
@@ -202,23 +237,13 @@ def train_decoder(
     pad_id, learners = tokenizer.pad_token_id, family.learners(model)
     early = EarlyBlocks(learners["decoder"], model.get_input_embeddings().weight.shape[1], family.KNOWN_AFTER)
     early = early.to(device)
-    beside_cues = cone_headings(cued.views, tokenizer)
+    cued, beside_cues = talk.cued, cone_headings(talk.cued.views, tokenizer)
     for number, color in enumerate(COLORS, 1):  # of cones that can be seen
         beside_cues[(cued.targets[..., 0] != number).all(1), tokenizer.convert_tokens_to_ids(color)] = 0
-    headings = torch.cat([cone_headings(scene_views, tokenizer), beside_cues])
+    headings = torch.cat([cone_headings(talk.scene_views, tokenizer), beside_cues])
 
     def draw(step):
-        rng = np.random.default_rng([training.seed, 2, step])
-        chats = draw_chats(view_names, scene_views, rng, batch, mixture(step / n_steps, start), cued.chats)
-        return encode(tokenizer, family.PREFIX, chats)
-
-    n_groups = model.config.get_text_config().num_key_value_heads
-    groups = np.random.default_rng([training.seed, 4]).permutation(n_groups)
-    renewed_at = {number * n_steps // (2 * n_groups): group for number, group in enumerate(groups.tolist())}
-
-    def before(step):
-        if start == "renewed" and step in renewed_at:
-            renew(model, renewed_at[step], seed=1000 * training.seed + step)
+        return talk.draw(training, step, step / n_steps, start)
 
     def loss_of(chats):
         n_answers = sum(turn >= 0 for chat in chats for turn in chat.turns)
@@ -228,7 +253,7 @@ def train_decoder(
             ids, row, place, _ = padded(some, pad_id, device)
             target = ids[row, place + 1]
             with mixed_precision(device):
-                seen = family.project(model, features[[chat.scene for chat in some]].float())
+                seen = family.project(model, talk.features[[chat.scene for chat in some]].float())
                 hidden = family.decode(model, ids, seen)
                 logits = model.lm_head(hidden[row, place]).float()
             loss = F.cross_entropy(logits, target, reduction="sum") / n_answers
@@ -241,7 +266,7 @@ def train_decoder(
         return total, {kind: float(np.mean(hits)) for kind, hits in right.items()}
 
     return run_stage(
-        "decoder", training.folder, learners | {"early": early}, *RATES[start], 0.1, n_steps, draw, loss_of, before
+        "decoder", training.folder, learners | {"early": early}, *RATES[start], 0.1, n_steps, draw, loss_of
     )
 
 
@@ -278,10 +303,10 @@ def main(
     parent: str = "",
     target: str = "",
     device: str = "",
-    new_heads: bool = False,
+    new_heads: int = 0,
 ) -> None:
     """Train the model NAME and save it under data/nano/NAME; PARENT is a smaller model to grow from, or one of the same
-    size to go on from, with NEW_HEADS with the heads of the decoder drawn anew, a part at a time: a further seed."""
+    size to go on from, with NEW_HEADS with the decoder's heads drawn anew, so that a seed has its own."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     if name not in FAMILIES:
@@ -302,7 +327,7 @@ def main(
         # A family that fixes no width of a head got more of them by dividing, which costs part of what was known.
         copied = getattr(new, "head_dim", None) is not None
         same = old.num_attention_heads == new.num_attention_heads
-        start = "renewed" if new_heads else "trained" if same else "grown" if copied else "divided"
+        start = "trained" if same else "grown" if copied else "divided"
     else:
         start = "scratch"
     training = Training(family, model.to(place), tokenizer, folder, seed)
@@ -314,7 +339,12 @@ def main(
     if not parent:
         log += train_projector(training, features, targets, projector_steps)
     features = torch.cat([features, features_of(training, cued.images)])
-    log += train_decoder(training, features, view_names, scene_views, cued, decoder_steps, start)
+    talk = Conversations(features, view_names, scene_views, cued)
+    if new_heads:
+        teacher = copy.deepcopy(training.model).requires_grad_(False)
+        draw_heads_anew(training.model, seed)
+        log += match_heads(training, teacher, talk, new_heads)
+    log += train_decoder(training, talk, decoder_steps, start)
     save(model, family.build_processor(tokenizer), log, Path(target) if target else NANO / name)
 
 

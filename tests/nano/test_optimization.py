@@ -52,7 +52,7 @@ def test_steps_are_drawn_in_order_here_and_by_other_processes(device):
 
 
 def test_a_stage_that_was_stopped_goes_on_with_the_steps_that_were_left(tmp_path):
-    seen, begun = [], []
+    seen = []
 
     def stage(n_steps, fails_at=None):
         torch.manual_seed(0)
@@ -66,14 +66,12 @@ def test_a_stage_that_was_stopped_goes_on_with_the_steps_that_were_left(tmp_path
             loss.backward()
             return loss.item(), {}
 
-        log = run_stage("stage", tmp_path, {"layer": layer}, 0.01, 0.01, 0.0, n_steps, lambda s: s, loss_of,
-                        begun.append, every=2)  # fmt: skip
+        log = run_stage("stage", tmp_path, {"layer": layer}, 0.01, 0.01, 0.0, n_steps, lambda s: s, loss_of, every=2)
         return layer, log
 
     with pytest.raises(KeyboardInterrupt):
         stage(7, fails_at=5)
     stopped, log = stage(7)
-    assert begun == [0, 1, 2, 3, 4, 5, 4, 5, 6], "what comes before a step comes again with it"
     assert seen == [0, 1, 2, 3, 4, 4, 5, 6] and [row["step"] for row in log] == [2, 4, 6, 7]
     (tmp_path / "stage.pt").unlink()
     at_once, _ = stage(7)
