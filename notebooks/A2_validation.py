@@ -254,6 +254,9 @@ means, size = tests[experiment.title], nothing.set_index("rule").loc["max-T"]
 by_verdict = (
     of_models.drop(columns="claim").stack().value_counts().reindex(["holds", "partly", "not supported"], fill_value=0)
 )
+in_models = of_models.set_index("claim").apply(
+    lambda row: ", ".join(f"{word} in {n}" for word, n in row.value_counts().items()), axis=1
+)
 by_chance = float(quality.loc[quality["k"] == k, "chance"].iloc[0])
 quote(
     verdicts_models=float(of_models.shape[1] - 1),
@@ -264,6 +267,7 @@ quote(
     profiles=f"Numbers are of this run of {experiment.title}, profile {experiment.profile}, but for those that a "
     "page's first lines say are from measured tables of full runs.",
     **{claim[:2].lower(): verdict for claim, verdict in zip(by_claim["claim"], by_claim["verdict"], strict=True)},
+    **{f"{claim[:2].lower()}_models": text for claim, text in in_models.items()},
     precision_joint=means.loc[selection.IMPORTANCE, "precision"],
     precision_ablation=means.loc[selection.ABLATION, "precision"],
     precision_chance=by_chance,
