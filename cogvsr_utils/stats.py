@@ -5,6 +5,7 @@ clustered_mean(values, groups)                 a mean with its bootstrap interva
 clustered_share(values, groups, lowest)        the same of shares and their differences, where groups do not vary too
 paired_difference(after, before, groups)       a mean difference, its interval, and a sign-flip p over groups
 percentile_interval(draws)                     the middle 95 % of bootstrap draws
+two_sided_p(observed, draws)                   p that a value is another of some draws, on either side
 single_case_p(observed, controls)              p that one value is another draw of a few normal ones
 false_discovery_rate(p)                        Benjamini and Hochberg's q values
 max_t_test(observed, null)                     p, family-wise p and q of every function and head
@@ -14,6 +15,7 @@ bootstrap_means(values, labels, groups, n)     means by label over resampled gro
 ranking_stability(draws, k)                    do draws of a ranking agree on its order and its top k?
 gini, hoyer, participation_ratio               how unequal, how sparse, how many values carry the sum
 elbow(x)                                       where the sorted curve bends
+top_mask, descending_places                    which values are among the largest, and in which order
 """
 
 from dataclasses import dataclass

@@ -4,6 +4,7 @@ MEASURED                      the results whose tables are kept
 publish(experiment)           write those that are made from an experiment's results: data/measured/<model>/
 planted_models(...)           the models whose heads are known: shipped ones, and those whose tables alone are kept
 measured_models()             the others of which there are tables
+is_measured(...)              whether a table will be such a one
 table(experiment, result)     the measured table where there is one and the profile is light, else the result itself
 stamp(experiment)             what made a model's tables, and whether code, data or weights have changed since
 renew(experiment, names, ...) take tables for made by the present code, which was shown to give the same

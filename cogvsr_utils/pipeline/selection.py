@@ -1,17 +1,17 @@
 """Which heads serve a function? Everything here reads split A alone, so that nothing is selected on what tests it.
 
-network_probe          the paper's probe: importance, its null, its spread over groups
-refits               the paper's probe fitted anew to other scenes
-strict_probe         the same of five seeds, stopped early; and on steps stratified by answer length and difficulty
+network_probe         the paper's probe: importance, its null, its spread over groups
+refits                the paper's probe fitted anew to other scenes
+strict_probe          the same of five seeds, stopped early; and on steps stratified by answer length and difficulty
 ridge_probes          each head alone, and what it adds to the text
-wording_null         each head alone beside what it tells where every wording has the function of another
-head_means           the mean of every head, to replace it by
-selection_ablations     each head ablated alone
-attributions         approximations of that
-rankings             every way of ranking heads
-greedy_sets          sets of heads by greedy ablation
-top_heads_by         the first heads of each function by a ranking
-probe_arrays         what probes are fitted to
+wording_null          each head alone beside what it tells where every wording has the function of another
+head_means            the mean of every head, to replace it by
+selection_ablations   each head ablated alone
+attributions          approximations of that
+rankings              every way of ranking heads
+greedy_sets           sets of heads by greedy ablation
+top_heads_by          the first heads of each function by a ranking
+probe_arrays          what probes are fitted to
 """
 
 from dataclasses import dataclass

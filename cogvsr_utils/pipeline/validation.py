@@ -3,6 +3,9 @@
 probe_accuracy          the joint probes on split C
 head_table              one row a function and head: A's scores and C's effects, side by side
 sparseness              how few heads, how sparse and where, with null and intervals
+spatial_differences     spatial functions less the others, in counts of heads and sparseness
+function_ranges         how far apart functions are, beside labels that mean nothing
+thresholds              how many heads pass the paper's threshold and others; detectable, what a test can find
 refitted_spread         how much wider intervals get where the probe is fitted anew
 null_curves             sorted importance where labels are permuted
 ranking_agreement       does importance agree with other measures of a head?

@@ -2,6 +2,7 @@
 
 PAGES                     name of a notebook -> Page
 page_results(name, ...)   the results that a page shows, each with its experiment
+page_options(name, ...)   its parameters on a command line
 """
 
 import shlex

@@ -5,9 +5,10 @@ measured_note(...)         the one-line stamp of measured tables
 show(table, ...)           a table as HTML, shares as per cent, text from data escaped
 with_interval(table, ...)  a column and its interval in one cell
 damage_cells(tables)       specific damage by function, a column for each of several tables
+pair_cells(pairs)          double dissociations, a row and a column a function
 agreement(fresh, kept)     numbers computed anew beside kept ones
 paragraph(text)            a sentence as markdown, its numbers filled in
-verdict(low, high, ...)    the words for an interval: below, above or around 0
+verdict(low, high, ...)    the words for an interval: below, above or around 0; span, its ends
 quote(name=value)          numbers that prose on any page can glue in
 """
 
