@@ -49,7 +49,7 @@ def test_templates_with_and_without_special_tokens(name):
     ]
 
     class Processor:
-        image_processor, tokenizer = None, fast
+        image_processor, tokenizer, chat_template = None, fast, TEMPLATES[name]
 
         def apply_chat_template(self, *args, **kwargs):
             return fast.apply_chat_template(*args, **kwargs)
