@@ -55,7 +55,8 @@ def test_a_stamp_is_renewed_for_the_tables_that_are_named_and_says_why(tmp_path,
     experiment, path = Experiment("nano-internvl"), tmp_path / "nano-internvl" / "stamp.json"
     made = json.loads(path.read_text())
     names = list(made["keys"])[:3]
-    path.write_text(json.dumps(made | {"keys": made["keys"] | dict.fromkeys(names, "of older code")}))
+    older = made | {"keys": made["keys"] | dict.fromkeys(names, "of older code"), "unchanged": []}
+    path.write_text(json.dumps(older))
     before = measured.stamp(experiment)["changed"]
     assert set(names) <= set(before)
     measured.renew(experiment, names[:2], {"questions": 120})
