@@ -8,12 +8,10 @@ Three stages, each seeded and resumed from the checkpoint of a run with the same
 3. with the tower frozen, the decoder learns to answer chains of steps, the right answers so far in view; at first
    mostly drills, plain questions that only the picture answers. What answers alone teach very slowly, early blocks
    learn densely: which way a cone points, wherever its colour is named; which number a word of a plan has, which number
-   a question asks for, and which task that is. Chats with cues are learnt when a
-   trained model goes on.
+   a question asks for, and which task that is. Chats with cues are learnt when a trained model goes on.
 
 A model can start from a smaller one (``--parent``), or go on from its own shipped weights; it has a projector then.
-With ``--new-heads`` the heads of the decoder are drawn anew first and learn to write, layer by layer, what the old ones
-wrote: a further seed.
+A further seed (``--new-heads``) draws the decoder's heads anew; first they learn to write what the old ones wrote.
 """
 
 import copy
