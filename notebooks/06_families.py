@@ -35,11 +35,13 @@ source: str = "synth"  # "synth" or the path of a CogVSR .jsonl file, of which t
 import pandas as pd
 
 from cogvsr_utils import Experiment, accuracy_table
+from cogvsr_utils.analysis.head_scores import placement
 from cogvsr_utils.analysis.sparsity import DIFFERENCE
 from cogvsr_utils.functions import NAMES, SPATIAL
 from cogvsr_utils.models.weights import nano_names
 from cogvsr_utils.paths import NANO
 from cogvsr_utils.pipeline import ablation, damage, measured, recordings, selection, validation
+from cogvsr_utils.pipeline.experiment import n_top
 from cogvsr_utils.report.figures import SHORT, accuracy_figure, forest_figure
 from cogvsr_utils.report.head_figures import count_figure, family_maps
 from cogvsr_utils.report.pages import (
@@ -54,11 +56,17 @@ from cogvsr_utils.report.pages import (
 )
 
 families = {name: Experiment(name, profile=profile, source=source) for name in nano_names()}
+first = next(iter(families))
+seeds = {first: families[first]} | {
+    name: Experiment(name, source=source)
+    for name in measured.measured_models()
+    if name.startswith(f"{first}-") and name.removeprefix(f"{first}-").isdigit()
+}
 
 
-def where_measured(result):
+def where_measured(result, models=families):
     """The tables of a result that takes long, by model, where there are some."""
-    shown = {n: each for n, each in families.items() if profile == "full" or measured.is_measured(each, result)}
+    shown = {n: e for n, e in models.items() if e.profile == "full" or measured.is_measured(e, result)}
     return {name: measured.table(each, result) for name, each in shown.items()}
 
 
@@ -67,7 +75,7 @@ start()
 # %% tags=["hide-input"]
 way, controls = damage.specific_damage[selection.IMPORTANCE], ablation.matched_controls[selection.IMPORTANCE]
 measured_note(
-    families.values(),
+    (families | seeds).values(),
     (validation.head_table, validation.sparseness, validation.spatial_differences, validation.refitted_spread,
      ablation.ablation_matrix, way, controls, validation.quantization),
 )  # fmt: skip
@@ -182,7 +190,6 @@ show(pd.DataFrame(lines))
 # model](05_interventions.ipynb). A dot marks what is specific. Models stand here where this has been measured.
 
 # %% tags=["hide-input"]
-first = next(iter(families))
 damaged = where_measured(way) or {first: measured.table(families[first], way)}
 show(damage_cells(damaged))
 
@@ -199,6 +206,65 @@ paragraph(none) if not beside else show(
     )[["model", "its heads", "kind", "random sets", "sets", "p"]],
     digits=3,
 )
+
+# %% [markdown]
+# ## The same model with other heads
+#
+# What of this belongs to the model, and what to the chance of one training? In further seeds of the first model, whose
+# weights are not kept here, the attention of the text decoder was drawn anew; each layer first learnt to write what it
+# wrote before, by whichever heads, then all of it learnt to answer ([how](../book/data_card.md)). They share the vision
+# tower, so they are closer relatives than models trained apart.
+#
+# First, the steps of split C that each answers rightly, and how many points it loses with its own Spatial Perception
+# heads ablated:
+
+# %% tags=["hide-input"]
+one_seed = paragraph("*No other seeds have been measured on these data.*")
+kept = []
+for name, matrix in where_measured(ablation.ablation_matrix, seeds).items():
+    part = matrix[(matrix["head_set"] == SPATIAL[0]) & matrix["function"].isin([*SPATIAL, "Main question"])]
+    before = part["accuracy_before"].map("{:.0%}, ".format)
+    part = with_interval(part, "change", form="+.1f", scale=100).replace({"function": SHORT})
+    kept.append(pd.DataFrame({"model": name, "steps": part["function"], "cell": before + part["change"]}))
+one_seed if len(kept) < 2 else show(
+    pd.concat(kept).pivot(index="steps", columns="model", values="cell").rename_axis(columns=None).reset_index()
+)
+
+# %% [markdown]
+# Is the damage specific for the same functions? Each seed with its own heads; a dot marks what is specific.
+
+# %% tags=["hide-input"]
+of_seeds = where_measured(way, seeds)
+one_seed if len(of_seeds) < 2 else show(damage_cells(of_seeds))
+
+# %% [markdown]
+# Are a function's heads in the same places? Of the top tenth by importance, the share that each seed has in common with
+# the first, beside what is due to layers alone (as many heads in each layer, but any of them); the rank correlation of
+# mean importance over layers; and the mean layer of the top tenth, in the first and in the seed. Means over functions.
+
+# %% tags=["hide-input"]
+of_seeds = where_measured(validation.head_table, seeds)
+places = pd.DataFrame([
+    {"model": name} | placement(of_seeds[first], table, n_top(n_heads[first])).mean(numeric_only=True).to_dict()
+    for name, table in of_seeds.items() if name != first and first in of_seeds
+])  # fmt: skip
+one_seed if places.empty else show(
+    places.rename(columns={"layers": "correlation over layers", "depth": "layer, first", "other_depth": "layer, seed"}),
+    digits=2, percent=("shared", "due"),
+)  # fmt: skip
+
+# %% [markdown]
+# Are spatial functions scarcer in each? As above, spatial functions less the others, over probes fitted anew.
+
+# %% tags=["hide-input"]
+spread = [
+    t[(t["function"] == DIFFERENCE) & (t["scarcer"] != "")].assign(model=name)
+    for name, t in where_measured(validation.refitted_spread, seeds).items()
+]
+one_seed if len(spread) < 2 else show(
+    with_interval(pd.concat(spread), "value", "refit_low", "refit_high", "+.2f")
+    .pivot(index="statistic", columns="model", values="value").rename_axis(columns=None).reset_index()
+)  # fmt: skip
 
 # %% [markdown]
 # What all this says of the paper's claims, model by model, stands [on another page](A2_validation.ipynb).

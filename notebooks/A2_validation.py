@@ -56,7 +56,8 @@ nanos = {name: Experiment(name, profile=profile) for name in nano_names()}
 start(experiment)
 
 # %% tags=["hide-input"]
-measured_note(nanos.values(), measured.MEASURED)
+seeds = [Experiment(name) for name in measured.measured_models() if name not in nanos]  # of which tables alone are kept
+measured_note([*nanos.values(), *seeds], measured.MEASURED)
 
 # %% [markdown]
 # ## What to rely on
@@ -80,7 +81,8 @@ show(by_claim)
 
 # %% [markdown]
 # The verdicts for every model of which there are measured tables, as far as these go. Claims are about models, so one
-# column proves little, and columns that differ say that a claim depends on the model.
+# column proves little, and columns that differ say that a claim depends on the model. A number behind a name marks a
+# further seed, which is a [relative](06_families.ipynb) of the model of that name: less than a model more.
 
 # %% tags=["hide-input"]
 of_models = verdicts(Experiment(name) for name in measured.measured_models())

@@ -2,6 +2,7 @@
 
 head_table(heads, functions, measures)    -> DataFrame
 top_heads(table, function, k)             the k heads that serve a function most
+placement(one, other, k)                  whether two models of one shape have a function's heads in the same places
 COLUMNS                                   what each column means
 """
 
@@ -95,3 +96,34 @@ def top_heads(table: pd.DataFrame, function: str, k: int, by: str = "importance"
         raise ValueError(f"k is {k}; expected 1 to {n}, the heads of {function} with a value of {by}")
     order = np.argsort(-RANKED[by](rows[by].to_numpy()), kind="stable")[:k]
     return [(int(layer), int(head)) for layer, head in rows[["layer", "head"]].to_numpy()[order]]
+
+
+def placement(one: pd.DataFrame, other: pd.DataFrame, k: int) -> pd.DataFrame:
+    """Whether the k heads that serve a function most, by importance, are in the same places in two models of one shape.
+
+    ``one`` and ``other`` are head tables. Columns: function, shared (share of these heads that both have), due (what is
+    expected if each model had as many in every layer, but any of the layer's), layers (Spearman correlation, over
+    layers, of the mean importance of their heads; missing where either is the same in all layers), depth and
+    other_depth (the mean layer of the k heads). Raises ValueError where the tables are not of the same heads.
+
+    >>> import pandas as pd
+    >>> t = pd.DataFrame({"function": "f", "layer": [0, 0, 1, 1], "head": [0, 1, 0, 1], "importance": [9, 1, 2, 3]})
+    >>> placement(t, t.assign(importance=[1, 9, 3, 2]), 1).round(1).to_dict("records")
+    [{'function': 'f', 'shared': 0.0, 'due': 0.5, 'layers': 1.0, 'depth': 0.0, 'other_depth': 0.0}]
+    """
+    keys = ["function", "layer", "head"]
+    if not one[keys].equals(other[keys]):
+        raise ValueError(f"the tables are of {len(one)} and {len(other)} rows, or in another order; expected the same")
+    n_heads, rows = one.groupby("layer").size() / one["function"].nunique(), []
+    for function in one["function"].unique():
+        top = [top_heads(each, function, k) for each in (one, other)]
+        layers = [pd.Series([layer for layer, _ in heads]) for heads in top]
+        due = (layers[0].value_counts() * layers[1].value_counts() / n_heads).sum() / k
+        means = [
+            each[each["function"] == function].groupby("layer")["importance"].agg(lambda part: part.abs().mean())
+            for each in (one, other)
+        ]
+        rows.append({"function": function, "shared": len({*top[0]} & {*top[1]}) / k, "due": due,
+                     "layers": means[0].corr(means[1], method="spearman"), "depth": layers[0].mean(),
+                     "other_depth": layers[1].mean()})  # fmt: skip
+    return pd.DataFrame(rows)

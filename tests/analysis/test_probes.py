@@ -1,12 +1,15 @@
+import itertools
+
 import numpy as np
+import pandas as pd
 import pytest
-from scipy.stats import binomtest
+from scipy.stats import binomtest, spearmanr
 from sklearn.linear_model import Ridge
 from sklearn.metrics import accuracy_score, balanced_accuracy_score, roc_auc_score
 from sklearn.model_selection import GroupKFold
 
 from cogvsr_utils.analysis.head_probes import HeadProbes, binary_accuracy
-from cogvsr_utils.analysis.head_scores import COLUMNS, head_table, top_heads
+from cogvsr_utils.analysis.head_scores import COLUMNS, head_table, placement, top_heads
 from cogvsr_utils.analysis.joint_probe import FunctionProbe, refitted_importance
 from cogvsr_utils.analysis.sparsity import overlap
 from cogvsr_utils.functions import NAMES
@@ -233,6 +236,28 @@ def test_head_table_ranks_and_explains(planted):
         top_heads(table, "x", 1)
     with pytest.raises(ValueError, match="by is 'selectivity'"):
         top_heads(table, CLASSES[0], 1, by="selectivity")
+
+
+def test_shared_heads_are_held_against_models_with_as_many_in_each_layer():
+    rng = np.random.default_rng(0)
+    heads = pd.DataFrame({"layer": LAYERS, "head": np.tile(range(4), 2)})
+    one, other = (head_table(heads, NAMES[:2], {"importance": rng.normal(size=(2, N_HEADS))}) for _ in range(2))
+    found = placement(one, other, 3).set_index("function")
+    for function in NAMES[:2]:
+        top = [top_heads(each, function, 3) for each in (one, other)]
+        assert found.loc[function, "shared"] == pytest.approx(len({*top[0]} & {*top[1]}) / 3)
+        dealt = []  # the heads of each layer dealt anew, all orders of both layers
+        for order in itertools.product(itertools.permutations(range(4)), repeat=2):
+            dealt.append(len({*top[0]} & {(layer, order[layer][head]) for layer, head in top[1]}) / 3)
+        assert found.loc[function, "due"] == pytest.approx(np.mean(dealt))
+        means = [
+            np.abs(each[each["function"] == function]["importance"].to_numpy()).reshape(2, 4).mean(1)
+            for each in (one, other)
+        ]
+        assert found.loc[function, "layers"] == pytest.approx(spearmanr(*means)[0])
+    assert placement(one, one, 3)["shared"].eq(1).all()
+    with pytest.raises(ValueError, match="another order"):
+        placement(one, other.iloc[::-1], 3)
 
 
 def test_the_page_explains_every_column():
