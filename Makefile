@@ -37,8 +37,8 @@ lint: $(READY)  ## check style
 pairs: $(READY)  ## write each notebook's .ipynb from its .py
 	$(BIN)/jupytext --quiet --to ipynb --update notebooks/*.py
 
-measure: $(READY)  ## make the measured tables anew from full runs (MODEL=a,b for several; hours on a CPU)
-	$(SNAKEMAKE) --config model=$(MODEL) profile=full -- measured
+measure: $(READY)  ## make the measured tables anew from full runs (MODEL=a,b for several, QUANTIZE=; hours on a CPU)
+	$(SNAKEMAKE) --config model=$(MODEL) quantize=$(QUANTIZE) profile=full -- measured
 
 wheel: $(READY)  ## build the wheel with the nano weights inside
 	rm -rf build cogvsr_utils/data

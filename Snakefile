@@ -18,7 +18,9 @@ SETTINGS = {name: config.get(name) or default for name, default in
             (("quantize", None), ("profile", "light"), ("source", "synth"))}
 if SETTINGS["source"] != "synth":
     SETTINGS["source"] = str(Path(SETTINGS["source"]).resolve())  # notebooks run in their own folder
-EXPERIMENTS = [Experiment(model, **SETTINGS) for model in (config.get("model") or "nano-internvl").split(",")]
+MODELS = [str(Path(model).resolve()) if Path(model).is_dir() else model
+          for model in (config.get("model") or "nano-internvl").split(",")]
+EXPERIMENTS = [Experiment(model, **SETTINGS) for model in MODELS]
 SHOWN = {name: page_results(name, EXPERIMENTS[0]) for name in PAGES}
 KEPT = sorted(str(path) for path in Path("data").rglob("*") if path.is_file())  # tables, their stamps, weights
 CODE = sorted(str(path) for path in Path("cogvsr_utils").rglob("*.py"))

@@ -43,7 +43,7 @@ import pandas as pd
 from cogvsr_utils import Experiment, audit_labels, load_items
 from cogvsr_utils.dataset.items import steps_table
 from cogvsr_utils.dataset.splits import CROSSED
-from cogvsr_utils.dataset.synth.build import build_synth
+from cogvsr_utils.dataset.synth.build import N_ITEMS, SIZE, build_synth
 from cogvsr_utils.functions import FUNCTIONS
 from cogvsr_utils.models.weights import nano_names
 from cogvsr_utils.pipeline import baselines
@@ -58,7 +58,8 @@ own = source != "synth"
 paragraph(
     f"*This run shows* `{source}`; *what is said of how the set is made is about CogVSR-Synth.*"
     if own
-    else f"*This run shows CogVSR-Synth, built from seed {seed}.*"
+    else f"*This run shows CogVSR-Synth, built from seed {seed}"
+    + ("; the gate below is of the set as it comes.*" if (n_items, size, seed) != (N_ITEMS, SIZE, 0) else ".*")
 )
 
 # %%

@@ -109,7 +109,7 @@ heads.table[["layer", "head", "kind", "head_dim", "module"]].head(3)
 # own model before you use it.
 
 # %%
-parity = check_parity(experiment.vlm, experiment.items("B")[:8])
+parity = check_parity(experiment.vlm, [item for item in experiment.items("B") if item.steps][:8])
 show(parity.assign(**{name: parity[name].map("{:.1e}".format) for name in ("difference", "tolerance")}))
 
 # %% [markdown]

@@ -134,8 +134,9 @@ show(by_probe[["statistic", "one probe", "fitted anew", "scarcer", "fits"]])
 #
 # Gini, and Hoyer above, are 0 where all heads matter alike and 1 where one is all. The participation ratio is the
 # number of equal heads that would be spread as these are. Depth is the mean layer, weighted by importance: 0 is the
-# first, 1 the last. With 95 % intervals over scenes. A dot marks what is beyond 95 % of the same function's values with
-# permuted labels, on either side.
+# first, 1 the last. With 95 % intervals over scenes. A dot marks what is outside the middle 95 % of the same function's
+# values with permuted labels. Of these there are [few](../book/limitations.md): a fifth of values that mean nothing, or
+# more, would get a dot.
 
 # %% tags=["hide-input"]
 rules = {name: part.set_index("function").loc[list(NAMES)] for name, part in counts.groupby("statistic")}

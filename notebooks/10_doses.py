@@ -83,9 +83,9 @@ show(with_interval(trends, "slope", "low", "high", "+.3f")[columns], digits=3)
 #
 # The first token of every step's reply, with the edit and without: the Kullback–Leibler divergence between the two
 # distributions, on each function's steps, as they are asked and without their picture. Emphasis is at the strengths
-# tuned on split B, *attend* doubles the spatial heads' attention to the picture; as many random heads of the same
-# layers are ablated beside the spatial ones (one draw). A divergence is never below 0, so it is to be compared: between
-# functions, and with the random heads.
+# tuned on split B, *attend* doubles the odds of the spatial heads' attention to the picture; as many random heads of
+# the same layers are ablated beside the spatial ones (one draw). A divergence is never below 0, so it is to be
+# compared: between functions, and with the random heads.
 
 # %% tags=["hide-input"] mystnb={"image": {"alt": "For each function the divergence of the reply's first token under ablation of spatial and of random heads, scaling, steering and attention, with pictures and without, with intervals"}, "figure": {"caption": "Divergence of the first token of replies, in nats, by function and edit; 95 % over scenes.", "name": "fig-side-effects"}}
 effects = table(experiment, doses.side_effects)
@@ -111,7 +111,7 @@ show(shown, percent=("moved", "before", "most_before", "most"), points=("change"
 # %% [markdown]
 # ## The same on a model of your own
 #
-# Any edits, by name, of any model; here one head, with its attention to the picture doubled.
+# Any edits, by name, of any model; here one head, with the odds of its attention to the picture doubled.
 
 # %%
 from cogvsr_utils import attend, load_items, load_vlm, mask, side_effects

@@ -45,7 +45,7 @@ from cogvsr_utils.functions import NAMES, SPATIAL
 from cogvsr_utils.models.weights import nano_names
 from cogvsr_utils.pipeline import ablation, measured, prediction, protocol, recordings, selection, validation
 from cogvsr_utils.pipeline.experiment import n_top
-from cogvsr_utils.report.claims import claim_table, verdicts
+from cogvsr_utils.report.claims import KNOWN_SPARSE, claim_table, verdicts
 from cogvsr_utils.report.effect_figures import power_figure, quality_figure, set_figure
 from cogvsr_utils.report.head_figures import head_maps, map_pair, scatter_figure
 from cogvsr_utils.report.pages import agreement, measured_note, paragraph, quote, show, span, start, with_interval
@@ -57,7 +57,7 @@ start(experiment)
 
 # %% tags=["hide-input"]
 seeds = [Experiment(name) for name in measured.measured_models() if name not in nanos]  # of which tables alone are kept
-measured_note([*nanos.values(), *seeds], measured.MEASURED)
+measured_note([*nanos.values(), *seeds, Experiment(KNOWN_SPARSE)], measured.MEASURED)
 
 # %% [markdown]
 # ## What to rely on

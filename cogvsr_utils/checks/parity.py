@@ -44,8 +44,10 @@ def check_parity(vlm: VLM, items: list[Item], *, progress: bool = False) -> pd.D
     >>> bool(check_parity(load_vlm("nano-internvl"), items)["passed"].all())
     True
     """
+    kinds = ([item for item in items if item.steps and (item.image is None) == blind] for blind in (False, True))
+    items = max(kinds, key=len)  # since a batch is of one kind
     if len(items) < 2:
-        raise ValueError(f"{len(items)} items; expected at least two, of different lengths and pictures")
+        raise ValueError(f"{len(items)} items with steps; expected at least two, of different lengths and pictures")
     answers = answer(vlm, items, batch_size=len(items), progress=progress)
     replies = step_replies(answers)
     batch = _read(vlm, items, replies)

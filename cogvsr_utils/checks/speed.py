@@ -13,7 +13,7 @@ nnsight and pyvene come with the extra ``peers``; each is used as its documentat
 """
 
 import re
-import resource
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -30,6 +30,7 @@ from cogvsr_utils.dataset.images import open_image
 from cogvsr_utils.dataset.items import Item
 from cogvsr_utils.functions import MAIN
 from cogvsr_utils.models.answering import answer
+from cogvsr_utils.models.batching import batched
 from cogvsr_utils.models.chat import conversation
 from cogvsr_utils.models.head_edits import mask
 from cogvsr_utils.models.hooks import projection_hooks
@@ -39,7 +40,7 @@ from cogvsr_utils.models.scorer import TeacherForcedScorer
 from cogvsr_utils.models.vlm import VLM
 from cogvsr_utils.models.windows import IMPLEMENTATION
 
-BARE, CAPTURE = "bare forward pass", "capture"
+BARE, CAPTURE, BASELINE = "bare forward pass", "capture", "sequential baseline"
 
 
 @dataclass(frozen=True)
@@ -62,9 +63,8 @@ class Batch:
 
 def finished_chats(vlm: VLM, items: list[Item], batch_size: int = 16) -> list[Batch]:
     """Batches of items with their right answers, to be read at the tokens that predict these."""
-    batches = []
-    for first in range(0, len(items), batch_size):
-        some = items[first : first + batch_size]
+    batches, items = [], [item for item in items if item.steps]
+    for some in batched(items, batch_size, lambda item: item.image is None):
         inputs, places = encode_chats(vlm, some, {item.uid: [step.answer for step in item.steps] for item in some})
         steps, owner = group_steps(places)
         flat = places[:, 0] * inputs["input_ids"].shape[1] + places[:, 1] - 1
@@ -161,14 +161,17 @@ def throughput(
     """Steps a second of three tasks by the sequential baseline and by this package, medians of ``repeats`` turns.
 
     Tasks: answering and reading (main questions answered too), reading with the replies known (the baseline has to
-    generate the steps again), and a sweep over ``sweep`` single heads (the baseline runs all items a head). The
-    baseline answers the first ``alone`` items, all by default, since its time grows in line with them. Returns a
+    generate the steps again), and a sweep over ``sweep`` single heads, teacher-forced (the baseline runs one item after
+    the other, for the first of the heads; beside it all items in batches, one run a head). The baseline takes the first
+    ``alone`` items, all by default, since its time grows in line with them. Returns a
     DataFrame: task, method, steps, seconds, steps_per_second, ratio (to the task's baseline).
     """
     n_steps, n_alone = (sum(len(item.steps) for item in some) for some in (items, items[:alone]))
     heads = vlm.heads.pairs[:: max(1, len(vlm.heads) // sweep)][:sweep]
     edits = [mask([head]) for head in heads]
+    with_steps = [item for item in items[:alone] if item.steps]
     sweeps = {
+        BASELINE: lambda: [TeacherForcedScorer(vlm, [item]).score(edits[0]) for item in with_steps],
         "one run a head": lambda: [TeacherForcedScorer(vlm, items).score(edit) for edit in edits],
         "batched": lambda: TeacherForcedScorer(vlm, items).score_each(edits, progress=False),
     }
@@ -178,9 +181,9 @@ def throughput(
         answers, answering = timed(answer, vlm, items, progress=False)
         _, reading = timed(capture, vlm, items, store=folder, answers=answers, progress=False)
         spent = {
-            ("answering and reading", "sequential baseline"): baseline.step_seconds + baseline.main_seconds,
+            ("answering and reading", BASELINE): baseline.step_seconds + baseline.main_seconds,
             ("answering and reading", "batched"): answering + reading,
-            ("reading, the replies known", "sequential baseline"): baseline.step_seconds,
+            ("reading, the replies known", BASELINE): baseline.step_seconds,
             ("reading, the replies known", "batched"): reading,
         }
         for method, sweep_them in sweeps.items():
@@ -190,7 +193,7 @@ def throughput(
     rows, first = [], {}
     for (task, method), spent in seconds.items():
         median = float(np.median(spent))
-        steps = n_steps * len(heads) if "sweep" in task else n_alone if "baseline" in method else n_steps
+        steps = n_alone if method == BASELINE else n_steps * (len(heads) if "sweep" in task else 1)
         rate = steps / median
         rows.append({"task": task, "method": method, "steps": steps, "seconds": median, "steps_per_second": rate,
                      "ratio": rate / first.setdefault(task, rate)})  # fmt: skip
@@ -232,7 +235,8 @@ def tower_benchmark(vlm: VLM, items: list[Item], repeats: int = 9) -> pd.DataFra
     config = tower.config
     if config._attn_implementation != IMPLEMENTATION:
         raise ValueError(f"the vision tower of {vlm.name} attends to no windows; expected one that does")
-    texts = [vlm.render(conversation(item, [], 0), prompt=True) for item in items]
+    items = [item for item in items if item.image is not None]
+    texts = [vlm.render(conversation(item, [], MAIN), prompt=True) for item in items]
     inputs = vlm.encode(texts, [open_image(item) for item in items])
     taken = {name: inputs[name] for name in ("pixel_values", "image_grid_thw")}
     seconds, features = {IMPLEMENTATION: [], "sdpa": []}, {}
@@ -258,8 +262,11 @@ def scaling(vlm: VLM, items: list[Item], store: Path, sizes: list[int], answers:
     ``answers`` are those to ``items``. The peak is the process's memory, so it can only rise; flat is what it should
     be.
     """
+    import resource  # which Windows lacks
+
     rows, numbers = [], {item.uid: i for i, item in enumerate(items)}
     answers = answers[answers["uid"].isin(numbers)]
+    unit = 2**20 if sys.platform == "darwin" else 2**10  # the system's: bytes there, else kilobytes
     for size in sizes:
         many = [replace(items[i % len(items)], uid=f"{i}") for i in range(size)]
         rounds = range(-(-size // len(items)))
@@ -267,7 +274,7 @@ def scaling(vlm: VLM, items: list[Item], store: Path, sizes: list[int], answers:
         repeated = repeated[repeated["uid"] < size].astype({"uid": str})
         captured, seconds = timed(capture, vlm, many, store=Path(store) / str(size), answers=repeated, progress=False)
         rows.append({"items": size, "seconds": seconds, "rows": len(captured.features),
-                     "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024})  # fmt: skip
+                     "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit})  # fmt: skip
     return pd.DataFrame(rows)
 
 

@@ -6,10 +6,12 @@ import typer
 
 from cogvsr_utils.dataset.items import steps_table
 from cogvsr_utils.dataset.jsonl import check_items, read_items
-from cogvsr_utils.dataset.splits import FOLDS, SELECTION, TEST, TUNING
+from cogvsr_utils.dataset.splits import SELECTION, TEST, TUNING
 from cogvsr_utils.functions import NAMES
 
-NEEDED = {SELECTION: FOLDS, TUNING: 1, TEST: 1}  # groups with a step of a function that the pages cannot do without
+# Groups with a step of a function that the pages need. Probes are fitted anew to groups drawn with replacement, single
+# heads are ablated on some drawn items of C: with fewer it is likely that a draw lacks a function, which stops the run.
+NEEDED = {SELECTION: 20, TUNING: 1, TEST: 10}
 
 
 def main(path: Path = typer.Argument(help="a CogVSR .jsonl file", exists=True, dir_okay=False)) -> None:

@@ -4,6 +4,7 @@ load_items(source, ...)    "synth", the path of a CogVSR .jsonl file, or a bench
 BENCHMARKS                 the benchmarks by their names
 """
 
+from multiprocessing import current_process
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ from cogvsr_utils.dataset.benchmarks.threedsrbench import THREEDSRBENCH
 from cogvsr_utils.dataset.benchmarks.vsr import VSR
 from cogvsr_utils.dataset.items import Item
 from cogvsr_utils.dataset.jsonl import read_items
-from cogvsr_utils.dataset.synth.build import build_synth
+from cogvsr_utils.dataset.synth.build import build_synth, built_stamp
 
 BENCHMARKS = {each.name: each for each in (VSR, SPATIALEVAL, SPATIAL457, THREEDSRBENCH, COGVSR)}
 
@@ -36,14 +37,22 @@ def load_items(
     ``"spatial457:PATH"``, ``"3dsrbench:PATH"``, ``"cogvsr:PATH"``. Its rows that cannot be used are counted in the log
     (``load_benchmark`` names them). With ``download`` a benchmark may be fetched from the hub (``"vsr:OWNER/NAME"`` or
     ``"vsr:OWNER/NAME@REVISION"``) and pictures by their addresses; without it nothing is. ``split`` keeps one split;
-    ``limit`` keeps that many items, drawn by whole groups with ``seed``. Raises FileNotFoundError, BadRow, or
-    ValueError where a split is empty, the limit below 1, or a table is not of the benchmark.
+    ``limit`` keeps that many items, drawn by whole groups with ``seed``. Raises FileNotFoundError, BadRow,
+    ValueError where a split is empty, the limit below 1, or a table is not of the benchmark, and RuntimeError in a
+    worker that is about to start, where the set is not built yet.
 
     >>> items = load_items("synth", split="C", limit=5)  # doctest: +SKIP
     """
     if limit is not None and limit < 1:
         raise ValueError(f"limit is {limit}; expected at least 1")
     name, _, place = str(source).partition(":")
+    # Where workers are not forked, each imports the script that called this, and would wait for ever for what the set's
+    # builder waits for; multiprocessing asks the same of a process that is about to start.
+    if source == "synth" and getattr(current_process(), "_inheriting", False) and not built_stamp().exists():
+        raise RuntimeError(
+            "CogVSR-Synth is not built yet, and each worker that builds it imports the script that asked for it; "
+            'expected what that script does under `if __name__ == "__main__":`'
+        )
     path = build_synth() if source == "synth" else Path(place if name in BENCHMARKS else source)
     if name in BENCHMARKS:
         items = load_benchmark(BENCHMARKS[name], path, download).items

@@ -1,4 +1,4 @@
-"""An edited model in lmms-eval: ``lmms_eval --model cogvsr --model_args pretrained=NAME,edits=edits.jsonl --tasks …``.
+"""An edited model in lmms-eval: ``lmms-eval --model cogvsr --model_args pretrained=NAME,edits=edits.jsonl --tasks …``.
 
 EditedModel        the model, by the interface of lmms-eval's simple models
 manifest()         what lmms-eval looks for under the entry point ``lmms_eval.models``

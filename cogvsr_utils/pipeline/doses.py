@@ -182,9 +182,9 @@ def side_effects(
     steered: pd.DataFrame,
 ) -> pd.DataFrame:
     """What ablating the spatial heads, and emphasising them at the strengths tuned on B, does to all functions' steps
-    on some items of C, with pictures and without; see ``models.collateral.side_effects``. Beside them their attention
-    to the picture doubled, where they read it in line with the text, and as many random heads of the same layers
-    ablated, one draw (edit ``OTHER_HEADS``)."""
+    on some items of C, with pictures and without; see ``models.collateral.side_effects``. Beside them the odds of their
+    attention to the picture doubled, where they read it in line with the text, and as many random heads of the same
+    layers ablated, one draw (edit ``OTHER_HEADS``)."""
     from cogvsr_utils.models import collateral
     from cogvsr_utils.models.attention_edits import attend
     from cogvsr_utils.models.head_edits import mask, scale, steer

@@ -7,7 +7,6 @@ KNOWN                      those of a model that is known to be sparse, by which
 """
 
 from collections.abc import Callable, Iterable
-from functools import partial
 
 import pandas as pd
 
@@ -68,18 +67,18 @@ def verdicts(experiments: Iterable[Experiment]) -> pd.DataFrame:
     one that the claim rests on is not kept, or is of older code."""
     columns = {}
     for experiment in experiments:
-        column, read = columns.setdefault(experiment.title, {}), partial(_measured, set(stamp(experiment)["changed"]))
+        column = columns.setdefault(experiment.title, {})
         for claim, ask in CLAIMS.items():
             try:
-                column[claim] = _verdict(ask(experiment, read)[-1])
+                column[claim] = _verdict(ask(experiment, _measured)[-1])
             except FileNotFoundError:
                 column[claim] = NOT_MEASURED
     return pd.DataFrame(columns).rename_axis("claim").reset_index()
 
 
-def _measured(older: set[str], experiment: Experiment, result: Result) -> pd.DataFrame:
-    """The measured table of a result; raises FileNotFoundError where there is none but ``older`` ones."""
-    if result.name in older or not is_measured(experiment, result):
+def _measured(experiment: Experiment, result: Result) -> pd.DataFrame:
+    """The measured table of a result; raises FileNotFoundError where there is none, or one of older code."""
+    if not is_measured(experiment, result) or result.name in stamp(experiment)["changed"]:
         raise FileNotFoundError(f"no measured table {result.name} of {experiment.title}")
     return table(experiment, result)
 

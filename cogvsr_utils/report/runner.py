@@ -114,8 +114,9 @@ def notebook(
         names = ", ".join(sorted(path.stem for path in NOTEBOOKS.glob("*.ipynb")))
         raise typer.BadParameter(f"no notebook {name!r}; there are {names}")
     given = parse_parameters(parameter)
-    if Path(str(given.get("source", ""))).is_file():
-        given["source"] = str(Path(given["source"]).resolve())  # the notebook runs in its own folder
+    for name in ("source", "model"):
+        if given.get(name) and Path(str(given[name])).exists():
+            given[name] = str(Path(str(given[name])).resolve())  # the notebook runs in its own folder
     try:
         run_notebook(source, output or BUILD / "book" / "notebooks" / source.name, given)
     except ValueError as error:

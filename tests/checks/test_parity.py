@@ -1,6 +1,9 @@
 """The parity table passes where capture is right and fails where it is made wrong, in low precision too."""
 
+from dataclasses import replace
+
 import numpy as np
+import pandas as pd
 import pytest
 
 from cogvsr_utils.checks import parity
@@ -53,8 +56,13 @@ def test_one_wrong_layer_fails_in_low_precision(items, monkeypatch):
 
 
 def test_one_item_is_not_enough(vlm, items):
-    with pytest.raises(ValueError, match="1 items; expected at least two"):
-        check_parity(vlm, items[:1])
+    with pytest.raises(ValueError, match="1 items with steps; expected at least two"):
+        check_parity(vlm, [items[0], replace(items[1], steps=[])])
+
+
+def test_of_a_mixed_file_items_with_steps_and_pictures_are_read(vlm, items):
+    mixed = [replace(items[0], steps=[]), replace(items[1], image=None), *items[2:4]]
+    pd.testing.assert_frame_equal(check_parity(vlm, mixed), check_parity(vlm, items[2:4]))
 
 
 def test_replies_that_cannot_be_located_are_an_error(vlm, items, monkeypatch):

@@ -1,3 +1,7 @@
+import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -9,6 +13,7 @@ from cogvsr_utils.dataset.jsonl import read_items
 from cogvsr_utils.dataset.loading import load_items
 from cogvsr_utils.dataset.splits import split_groups
 from cogvsr_utils.dataset.synth.build import build_synth
+from cogvsr_utils.paths import ROOT
 
 
 def test_same_settings_same_bytes(small_set, tmp_path):
@@ -20,6 +25,23 @@ def test_same_settings_same_bytes(small_set, tmp_path):
     assert not list(other.parent.rglob(".*.part*"))
     picture = read_items(small_set)[0].image
     assert (other.parent / "images" / picture.rsplit("/", 1)[1]).read_bytes() == Path(picture).read_bytes()
+
+
+def test_workers_that_import_the_script_say_what_to_do(tmp_path):
+    (tmp_path / "mine.py").write_text(
+        "import multiprocessing\nmultiprocessing.set_start_method('spawn', force=True)\n"
+        "from pathlib import Path\nfrom cogvsr_utils import load_items\nfrom cogvsr_utils.dataset.synth import build\n"
+        "build.SYNTH = Path('set')\nload_items('synth')\n"
+    )
+    running = subprocess.Popen(
+        [sys.executable, "mine.py"], cwd=tmp_path, stderr=subprocess.PIPE, text=True, start_new_session=True,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+    try:
+        assert any("expected what that script does under `if __name__" in line for line in running.stderr)
+    finally:
+        os.killpg(running.pid, signal.SIGKILL)
+        running.wait()
 
 
 def test_splits_share_no_scene_and_limits_are_stable(small_set):

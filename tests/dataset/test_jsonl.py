@@ -190,7 +190,7 @@ def test_what_a_good_file_has_is_counted(small_set, tmp_path):
     assert done.exit_code == 0 and f"{n_items} items" in done.output and all(name in done.output for name in NAMES)
     path = write_items(tmp_path / "mine.jsonl", [replace(ITEM, split="A")])
     told = CliRunner().invoke(typer_app(), [str(path)]).output
-    assert "for each function: 5 in A, 1 in B, 1 in C. Too few: Spatial Perception in A;" in told
+    assert "for each function: 20 in A, 1 in B, 10 in C. Too few: Spatial Perception in A;" in told
 
 
 def test_pictures_outside_the_folder_and_bytes_are_not_written(tmp_path):
