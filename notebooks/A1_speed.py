@@ -145,7 +145,8 @@ show(probing[["method", "heads", "ms_a_head", "accuracy"]], percent=("accuracy",
 minutes = probe_speed.permutation_minutes()
 ratio = methods.set_index("method")["ratio"]
 times = here.set_index(["task", "method"])["ratio"].xs("batched", level="method")
-a_head = here.set_index(["task", "method"])["ratio"]["sweep over single heads", "one run a head"]
+sweeps = here[here["task"] == "sweep over single heads"].set_index("method")["ratio"]
+swept, a_head = sweeps[["batched", "one run a head"]]
 gpu = once[once["quantize"] == "4bit"].set_index("quantity")["value"]
 quote(
     gpu_weights=gpu["weights in memory"], gpu_answering=gpu["most memory while answering 64 chats at once"],
@@ -167,8 +168,8 @@ paragraph(
     f"replies known {times['reading, the replies known']:.1f} times. Of answering {passes:.0%} are passes of the "
     "vision tower and of the decoder over prompts, which on a CPU no batch lessens: if all else took no time, about "
     f"{bound:.1f} times the baseline could be reached, {'fewer' if bound < 10 else 'more'} than the ten that this "
-    f"package aims at. A sweep over heads is {times['sweep over single heads']:.1f} times as fast as one item after the "
-    f"other, {times['sweep over single heads'] / a_head:.1f} times as fast as one batched run a head. "
+    f"package aims at. A sweep over heads is {swept:.1f} times as fast as one item after the other, "
+    f"{swept / a_head:.1f} times as fast as one batched run a head. "
     f"A vision tower with all its windows at once is {tower['ratio'].iloc[1]:.2f} times as fast as with one by one. "
     f"1,000 permutations of the max-T test at a 7B model's shape take {minutes:.1f} CPU minutes."
 )

@@ -18,8 +18,9 @@ import yaml
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 from packaging.requirements import Requirement
 from PIL import Image
+from typer.testing import CliRunner
 
-from cogvsr_utils.report.runner import _is_bar, _shows_a_bar, run_notebook
+from cogvsr_utils.report.runner import _is_bar, _shows_a_bar, app, run_notebook
 
 ROOT = Path(__file__).resolve().parents[2]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.py"))
@@ -128,6 +129,22 @@ def test_what_a_run_finds_stands_at_the_top_of_the_page(tmp_path):
     made = nbformat.read(run_notebook(tmp_path / "page.ipynb", tmp_path / "made.ipynb", {"n": 4}), as_version=4)
     assert [cell.cell_type for cell in made.cells[:2]] == ["markdown", "markdown"]
     assert "In short" in made.cells[1].source and "There are 4." in made.cells[1].source
+
+
+def test_folders_and_files_are_meant_from_where_the_command_is_typed(tmp_path, monkeypatch):
+    source = 'model: str = ""  # a folder\nsource: str = ""  # a file'
+    cells = [new_code_cell(source, metadata={"tags": ["parameters"]}), new_code_cell("print(model, source)")]
+    (tmp_path / "pages").mkdir()
+    kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    nbformat.write(new_notebook(cells=cells, metadata={"kernelspec": kernel}), tmp_path / "pages" / "page.ipynb")
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine.jsonl").touch()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("cogvsr_utils.report.runner.NOTEBOOKS", tmp_path / "pages")
+    call = ["notebook", "page", "-p", "model=mine", "-p", "source=mine.jsonl", "--output", "made.ipynb"]
+    assert CliRunner().invoke(app, call).exit_code == 0
+    (printed,) = nbformat.read("made.ipynb", as_version=4).cells[-1].outputs
+    assert printed.text.split() == [str(tmp_path / "mine"), str(tmp_path / "mine.jsonl")]
 
 
 def test_unknown_parameters_and_notebooks_are_refused(tmp_path):
