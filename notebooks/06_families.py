@@ -281,10 +281,14 @@ show(packed.rename(columns={"value": first}), digits=3)
 
 # %% tags=["remove-input"]
 alike = packed.set_index("measure")["value"]
-spatial = {
-    name: matrix[(matrix["head_set"] == SPATIAL[0]) & (matrix["function"] == SPATIAL[0])].iloc[0]
-    for name, matrix in matrices.items()
-}
+
+
+def of_spatial(matrix):
+    """The change of Spatial Perception with its own heads ablated."""
+    return matrix[(matrix["head_set"] == SPATIAL[0]) & (matrix["function"] == SPATIAL[0])].iloc[0]
+
+
+spatial = {name: of_spatial(matrix) for name, matrix in matrices.items()}
 older = {
     name: measured.is_measured(each, ablation.ablation_matrix) and "ablation_matrix" in measured.stamp(each)["changed"]
     for name, each in families.items()
@@ -299,9 +303,12 @@ quote(
 # ## Summary
 
 # %% tags=["hide-input"]
+matrices_of_seeds = where_measured(ablation.ablation_matrix, seeds)
+others = [f"{100 * of_spatial(t)['change']:+.1f}" for name, t in matrices_of_seeds.items() if name != first]
 paragraph(
     "Ablating the Spatial Perception heads changes Spatial Perception by "
     + ", ".join(f"{100 * row['change']:+.1f} points in {name}" for name, row in spatial.items())
+    + (f", and in further seeds of {first}, with other heads, by {' and '.join(others)}" if others else "")
     + ". The damage is specific for "
     + ", ".join(
         f"{(t['specific'] == 'yes').sum()} of the {(t['specific'] != 'not tested').sum()} functions that can be tested "
