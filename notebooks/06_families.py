@@ -199,7 +199,8 @@ show(damage_cells(damaged))
 # log-probability, mean over functions, with 95 % of the random sets.
 
 # %% tags=["hide-input"]
-beside = [ablation.all_against_controls(t).head(1).assign(model=name) for name, t in where_measured(controls).items()]
+every = where_measured(controls, families | seeds)
+beside = [ablation.all_against_controls(t).head(1).assign(model=name) for name, t in every.items()]
 paragraph(none) if not beside else show(
     with_interval(pd.concat(beside), "mean", "low", "high", "+.2f").rename(
         columns={"own": "its heads", "mean": "random sets"}
