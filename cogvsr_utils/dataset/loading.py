@@ -46,8 +46,8 @@ def load_items(
     if limit is not None and limit < 1:
         raise ValueError(f"limit is {limit}; expected at least 1")
     name, _, place = str(source).partition(":")
-    # Where workers are not forked, each imports the script that called this, and would wait for ever for what the set's
-    # builder waits for; multiprocessing asks the same of a process that is about to start.
+    # Where workers are not forked, each imports the script that called this, and would wait for the set, whose builder
+    # waits for the workers. Multiprocessing itself asks this of a process that is about to start.
     if source == "synth" and getattr(current_process(), "_inheriting", False) and not built_stamp().exists():
         raise RuntimeError(
             "CogVSR-Synth is not built yet, and each worker that builds it imports the script that asked for it; "
