@@ -214,7 +214,7 @@ paragraph(none) if not beside else show(
 # What of this belongs to the model, and what to the chance of one training? In further seeds of the first model, whose
 # weights are not kept here, the attention of the text decoder was drawn anew; each layer first learnt to write what it
 # wrote before, by whichever heads, then all of it learnt to answer ([how](../book/data_card.md)). They share the vision
-# tower, so they are closer relatives than models trained apart.
+# tower, so they are closer relatives than models trained apart: what agrees may agree for that.
 #
 # First, the steps of split C that each answers rightly, and how many points it loses with its own Spatial Perception
 # heads ablated:
@@ -242,6 +242,9 @@ one_seed if len(of_seeds) < 2 else show(damage_cells(of_seeds))
 # Are a function's heads in the same places? Of the top tenth by importance, the share that each seed has in common with
 # the first, beside what is due to layers alone (as many heads in each layer, but any of them); the rank correlation of
 # mean importance over layers; and the mean layer of the top tenth, in the first and in the seed. Means over functions.
+# Two of these follow from how the seeds were trained, and are a check, not a finding: heads were drawn independently, so
+# no more than is due should be in common, and each layer was taught to write what that layer wrote, so layers should
+# agree.
 
 # %% tags=["hide-input"]
 of_seeds = where_measured(validation.head_table, seeds)

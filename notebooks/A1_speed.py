@@ -151,6 +151,7 @@ gpu = once[once["quantize"] == "4bit"].set_index("quantity")["value"]
 quote(
     gpu_weights=gpu["weights in memory"], gpu_answering=gpu["most memory while answering 64 chats at once"],
     gpu_reading=gpu["most memory while reading every head of 16 chats"],
+    gpu_control=once[once["quantize"] == "none"].set_index("quantity")["value"]["weights in memory"],
     gpu_steps=gpu["answering and reading together"],
     gpu_minutes=sum(len(item.steps) for split in ("A", "B", "C") for item in load_items("synth", split=split))
     / gpu["answering and reading together"] / 60,

@@ -262,6 +262,7 @@ in_models = of_models.set_index("claim").apply(
 by_chance = float(quality.loc[quality["k"] == k, "chance"].iloc[0])
 quote(
     verdicts_models=float(of_models.shape[1] - 1),
+    verdicts_seeds=float(len(seeds)),
     verdicts_all=float(by_verdict.sum()),
     verdicts_hold=float(by_verdict["holds"]),
     verdicts_partly=float(by_verdict["partly"]),

@@ -21,7 +21,7 @@ from cogvsr_utils.analysis.sparsity import (
 )
 from cogvsr_utils.functions import NAMES
 from cogvsr_utils.functions import SPATIAL as SPATIAL_NAMES
-from cogvsr_utils.stats import gini, participation_ratio
+from cogvsr_utils.stats import gini, participation_ratio, percentile_interval
 
 CLASSES = sorted(NAMES)
 SPATIAL = np.isin(CLASSES, SPATIAL_NAMES)
@@ -186,3 +186,11 @@ def test_stratified_rows_differ_in_no_feature(rows):
         sorted(zip(one[kept][labels[kept] == name], other[kept][labels[kept] == name], strict=True)) for name in names
     ]
     assert all(cell == cells[0] for cell in cells)
+
+
+@pytest.mark.parametrize("fits, either, one", [(10, 1 / 5, 1 / 10), (2, 2 / 3, 1 / 3)])
+def test_few_null_fits_let_as_many_pass_as_the_limitations_say(fits, either, one):
+    null, value = np.random.default_rng(fits).normal(size=(2, fits, 20_000))
+    low, high = percentile_interval(null)
+    assert np.mean((value[0] < low) | (value[0] > high)) == pytest.approx(either, abs=0.02)
+    assert np.mean(value[0] > high) == pytest.approx(one, abs=0.02)
