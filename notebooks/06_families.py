@@ -242,9 +242,9 @@ one_seed if len(of_seeds) < 2 else show(damage_cells(of_seeds))
 # Are a function's heads in the same places? Of the top tenth by importance, the share that each seed has in common with
 # the first, beside what is due to layers alone (as many heads in each layer, but any of them); the rank correlation of
 # mean importance over layers; and the mean layer of the top tenth, in the first and in the seed. Means over functions.
-# Two of these follow from how the seeds were trained, and are a check, not a finding: heads were drawn independently, so
-# no more than is due should be in common, and each layer was taught to write what that layer wrote, so layers should
-# agree.
+# Two of these follow from how the seeds were trained, and are a check, not a finding: heads were drawn independently,
+# so no more than is due should be in common, and each layer was taught to write what that layer wrote, so layers
+# should agree.
 
 # %% tags=["hide-input"]
 of_seeds = where_measured(validation.head_table, seeds)
