@@ -34,6 +34,7 @@ source: str = "synth"  # "synth" or the path of a CogVSR .jsonl file in the word
 
 # %% tags=["hide-input"]
 import pandas as pd
+from scipy.stats import t as student
 
 from cogvsr_utils import Experiment, planted_truth
 from cogvsr_utils.analysis.sparsity import sparser_than_noise
@@ -62,7 +63,8 @@ measured_note(experiments.values(), PAGES["A3_planted"].planted)
 effects = {name: table(each, planted.planted_effects) for name, each in experiments.items()}
 known = {name: planted_truth(name) for name in effects}
 truths, variants = ({name: getattr(each, part) for name, each in known.items()} for part in ("heads", "variant"))
-with_heads = [name for name in effects if any(truths[name].values())]
+seeds = [name for name in effects if name.removeprefix(f"planted-{variants[name]}-").isdigit()]  # further ones
+with_heads = [name for name in effects if any(truths[name].values()) and name not in seeds]
 planted_figure({name: effects[name] for name in with_heads}, "delta_log_prob", "change of log-probability")
 
 # %% [markdown]
@@ -94,7 +96,7 @@ show(by_steps.reindex(columns=[OWN, ELSEWHERE, RANDOM]).rename_axis(columns=None
 
 # %% tags=["hide-input"]
 own = with_interval(every[every["steps"] == OWN], "change", "low", "high", "+.1f", 100)
-own = own[own["ablated"] == own["function"]]
+own = own[(own["ablated"] == own["function"]) & ~own["model"].isin(seeds)]
 changes = own.pivot(index="function", columns="model", values="change").loc[list(NAMES)]
 show(changes.rename(SHORT).rename_axis(columns=None).reset_index())
 
@@ -159,6 +161,48 @@ show(by_variant("rank", ".1f", 1))
 rules = scores[scores["selected"].notna()].groupby(["model", "method"])[["planted", "selected", "false"]].sum()
 rules["found"] = (rules["selected"] - rules["false"]) / rules["planted"].where(rules["planted"] > 0)
 show(rules.astype({"selected": int, "false": int}).reset_index(), percent=("found",))
+
+# %% [markdown]
+# ## Over seeds
+#
+# Further seeds of a way of planting have other heads for each function and saw other rows. Is what was found above one
+# model's chance? Means over seeds with 95 % intervals (Student's t over seeds, so wide where there are few): first what
+# ablating does, in points; then the share of the planted heads that a method finds and their mean place in its order;
+# then, for the ways that select, how many heads they select for each that is planted, and how many of these are false.
+
+# %% tags=["hide-input"]
+repeated = [v for v in dict.fromkeys(variants.values()) if list(variants.values()).count(v) > 1]
+one_seed = paragraph("*There is one model of each way of planting.*")
+
+
+def over_seeds(table, by, form, scale=1):
+    """A row a variant with several seeds and value of ``by``; of every other column its mean with an interval."""
+    table = table.assign(variant=table["model"].map(variants)).query("variant in @repeated").drop(columns="model")
+    found = table.groupby(["variant", by], sort=False).agg(["mean", "sem", "count"])
+    cells = {}
+    for name in found.columns.unique(0):
+        part = scale * found[name][["mean", "sem"]]
+        half = part["sem"] * student.ppf(0.975, found[name]["count"] - 1)
+        ends = pd.DataFrame({name: part["mean"], "low": part["mean"] - half, "high": part["mean"] + half})
+        cells[name] = with_interval(ends, name, "low", "high", form)[name]
+    return show(pd.DataFrame(cells).reset_index())
+
+
+changed = every.groupby(["model", "steps"], sort=False)["change"].mean().reset_index()
+over_seeds(changed, "steps", "+.1f", 100) if repeated else one_seed
+
+# %% tags=["hide-input"]
+places = ranked.groupby(["model", "method"])[["precision", "rank"]].mean().reset_index()
+places = places.assign(precision=100 * places["precision"]).rename(columns={"precision": "found (%)", "rank": "place"})
+over_seeds(places, "method", ".0f") if repeated else one_seed
+
+# %% tags=["hide-input"]
+counted_rules = rules.query("planted > 0").reset_index()
+shares = counted_rules.assign(
+    selected=counted_rules["selected"] / counted_rules["planted"],
+    false=counted_rules["false"] / counted_rules["selected"],
+)[["model", "method", "selected", "false"]]
+over_seeds(shares, "method", ".2f") if repeated else one_seed
 
 # %% [markdown]
 # ## Does importance look sparse where few heads carry a function?
