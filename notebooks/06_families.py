@@ -32,15 +32,28 @@ profile: str = "light"  # "light" shows the measured tables of full runs; "full"
 source: str = "synth"  # "synth" or the path of a CogVSR .jsonl file, of which there are no measured tables
 
 # %% tags=["hide-input"]
+import numpy as np
 import pandas as pd
 
 from cogvsr_utils import Experiment, accuracy_table
 from cogvsr_utils.analysis.head_scores import placement
 from cogvsr_utils.analysis.sparsity import DIFFERENCE
 from cogvsr_utils.functions import NAMES, SPATIAL
+from cogvsr_utils.models.collateral import TEXT
 from cogvsr_utils.models.weights import nano_names
 from cogvsr_utils.paths import NANO
-from cogvsr_utils.pipeline import ablation, damage, measured, recordings, selection, validation
+from cogvsr_utils.pipeline import (
+    ablation,
+    damage,
+    dissociation,
+    doses,
+    emphasis,
+    measured,
+    protocol,
+    recordings,
+    selection,
+    validation,
+)
 from cogvsr_utils.pipeline.experiment import n_top
 from cogvsr_utils.report.figures import SHORT, accuracy_figure, forest_figure
 from cogvsr_utils.report.head_figures import count_figure, family_maps
@@ -51,9 +64,11 @@ from cogvsr_utils.report.pages import (
     paragraph,
     quote,
     show,
+    specific_count,
     start,
     with_interval,
 )
+from cogvsr_utils.stats import ALPHA
 
 families = {name: Experiment(name, profile=profile, source=source) for name in nano_names()}
 first = next(iter(families))
@@ -77,7 +92,9 @@ way, controls = damage.specific_damage[selection.IMPORTANCE], ablation.matched_c
 measured_note(
     (families | seeds).values(),
     (validation.head_table, validation.sparseness, validation.spatial_differences, validation.refitted_spread,
-     ablation.ablation_matrix, way, controls, validation.quantization),
+     ablation.ablation_matrix, controls, validation.quantization, *damage.COMPARED,
+     dissociation.double_dissociations, doses.dose_trends, doses.side_effects, protocol.ablation_deviations,
+     emphasis.scaled, emphasis.steered),
 )  # fmt: skip
 
 # %% [markdown]
@@ -269,6 +286,83 @@ one_seed if len(spread) < 2 else show(
     with_interval(pd.concat(spread), "value", "refit_low", "refit_high", "+.2f")
     .pivot(index="statistic", columns="model", values="value").rename_axis(columns=None).reset_index()
 )  # fmt: skip
+
+# %% [markdown]
+# ## Other sets and pairs of functions
+#
+# The questions of [the page of one model](05_interventions.ipynb) for each model in which they have been measured, the
+# seeds with them. For how many functions is the damage of their own set specific, of those that can be tested, and in
+# brackets the mean difference in log-probability: for sets by the paper's importance, by the early-stopped probe
+# (*strict*), by ablating single heads on A, and for the heads of least importance. Last, how many pairs of functions
+# are told apart by their sets (by importance), of those that can be tested.
+
+# %% tags=["hide-input"]
+lines = {}
+for by in (each for each in damage.WAYS if each != damage.TRUTH):
+    for name, found in where_measured(damage.specific_damage[by], families | seeds).items():
+        lines.setdefault(name, {})[by] = specific_count(found)
+for name, found in where_measured(dissociation.double_dissociations, families | seeds).items():
+    tested = found["dissociated"] != "not tested"
+    lines.setdefault(name, {})["pairs told apart"] = f"{(found['dissociated'] == 'yes').sum()} of {tested.sum()}"
+paragraph(none) if not lines else show(
+    pd.DataFrame(lines).T.fillna("–").rename_axis("model").reset_index().rename(columns={"model": ""})
+)
+
+# %% [markdown]
+# ## Doses in each model
+#
+# Does more of an edit of the spatial heads do more to spatial steps? The slope of their log-probability over the doses
+# on one side of no edit, as [on their page](10_doses.ipynb), with 95 % over scenes. A dot marks slopes that are not
+# one of random heads' (q below 0.05).
+
+# %% tags=["hide-input"]
+sloped = []
+for name, found in where_measured(doses.dose_trends, families | seeds).items():
+    part = found[found["against"] == doses.OTHER_HEADS]
+    cells = with_interval(part, "slope", "low", "high", "+.2f")
+    cells["slope"] += np.where(part["q"] < ALPHA, " •", "")
+    sloped.append(cells.assign(model=name)[["model", "side", "slope"]])
+paragraph(none) if not sloped else show(
+    pd.concat(sloped).pivot(index="side", columns="model", values="slope").loc[list(doses.SIDES.values())]
+    .reindex(columns=[name for name in families | seeds if name in set(pd.concat(sloped)["model"])])
+    .fillna("–").rename_axis(columns=None).reset_index()
+)  # fmt: skip
+
+# %% [markdown]
+# ## At which tokens, and the other way
+#
+# Steps of Spatial Perception, all of split C answered again, in points: with the heads of both spatial functions
+# ablated at every token and at the tokens that predict the answer, then emphasised, by scaling and by steering, at the
+# strengths that did best on split B.
+
+# %% tags=["hide-input"]
+lines = {}
+edits = {"ablated, all tokens": (protocol.ablation_deviations, "case", protocol.HERE),
+         "ablated, answer's tokens": (protocol.ablation_deviations, "case", "at the last position"),
+         "scaled up": (emphasis.scaled, "split", "C"), "steered": (emphasis.steered, "split", "C")}  # fmt: skip
+for label, (result, column, value) in edits.items():
+    for name, found in where_measured(result, families | seeds).items():
+        part = found[(found[column] == value) & (found["function"] == SPATIAL[0])]
+        lines.setdefault(name, {})[label] = with_interval(part, "change", form="+.1f", scale=100)["change"].squeeze()
+paragraph(none) if not lines else show(
+    pd.DataFrame(lines).T.reindex(columns=list(edits)).fillna("–").rename_axis("model").reset_index()
+)
+
+# %% [markdown]
+# ## What else changes in each
+#
+# The divergence of the first token of replies, in nats, with the spatial heads ablated and with as many random heads of
+# the same layers: on spatial steps, on the others, and on both without their picture. Means over functions.
+
+# %% tags=["hide-input"]
+lines = []
+for name, found in where_measured(doses.side_effects, families | seeds).items():
+    found = found[found["edit"].isin(["ablate", doses.OTHER_HEADS])]
+    steps = np.where(found["function"].isin(SPATIAL), "spatial steps", "other steps")
+    steps = np.where(found["prompts"] == TEXT, TEXT, steps)
+    means = found.groupby([found["edit"].replace("ablate", "spatial heads"), steps])["kl"].mean().unstack()
+    lines += [{"model": name, "ablated": edit} | row for edit, row in means.to_dict("index").items()]
+paragraph(none) if not lines else show(pd.DataFrame(lines))
 
 # %% [markdown]
 # What all this says of the paper's claims, model by model, stands [on another page](A2_validation.ipynb).

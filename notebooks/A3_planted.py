@@ -45,7 +45,7 @@ from cogvsr_utils.pipeline.selection import IMPORTANCE
 from cogvsr_utils.report.book import PAGES
 from cogvsr_utils.report.effect_figures import planted_figure
 from cogvsr_utils.report.figures import SHORT
-from cogvsr_utils.report.pages import measured_note, paragraph, quote, show, start, with_interval
+from cogvsr_utils.report.pages import measured_note, paragraph, quote, show, specific_count, start, with_interval
 
 experiments = {name: Experiment(name, profile=profile, source=source) for name in planted_models(profile, source)}
 start()
@@ -245,14 +245,7 @@ ways = {
     for name, each in experiments.items()
 }
 
-
-def counted(found):
-    """How many functions are damaged specifically, of those tested, and the mean effect."""
-    tested = found[found["specific"] != "not tested"]
-    return f"{(tested['specific'] == 'yes').sum()} of {len(tested)} ({tested['difference'].mean():+.2f})"
-
-
-cells = {name: {way: counted(each) for way, each in found.items()} for name, found in ways.items()}
+cells = {name: {way: specific_count(each) for way, each in found.items()} for name, found in ways.items()}
 show(pd.DataFrame(cells).T.reindex(columns=list(damage.WAYS)).fillna("–").rename_axis("model").reset_index())
 
 # %% tags=["remove-input"]

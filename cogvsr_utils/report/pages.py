@@ -5,6 +5,7 @@ measured_note(...)         the one-line stamp of measured tables
 show(table, ...)           a table as HTML, shares as per cent, text from data escaped
 with_interval(table, ...)  a column and its interval in one cell
 damage_cells(tables)       specific damage by function, a column for each of several tables
+specific_count(table)      how many functions are damaged specifically
 pair_cells(pairs)          double dissociations, a row and a column a function
 agreement(fresh, kept)     numbers computed anew beside kept ones
 paragraph(text)            a sentence as markdown, its numbers filled in
@@ -120,6 +121,13 @@ def damage_cells(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
         dots = np.where(table["specific"] == "yes", " •", "")
         cells[title] = (table["difference"].map("{:+.2f}".format) + dots).where(table["difference"].notna(), "–")
     return pd.DataFrame(cells).rename(SHORT).rename_axis("function").reset_index()
+
+
+def specific_count(table: pd.DataFrame) -> str:
+    """Of ``specific_damage``: for how many functions it is specific, of those tested, and the mean difference."""
+    tested = table[table["specific"] != "not tested"]
+    mean = f" ({tested['difference'].mean():+.2f})" if len(tested) else ""
+    return f"{(tested['specific'] == 'yes').sum()} of {len(tested)}{mean}"
 
 
 def pair_cells(pairs: pd.DataFrame) -> pd.DataFrame:

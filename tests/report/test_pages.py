@@ -28,6 +28,7 @@ from cogvsr_utils.report.pages import (
     paragraph,
     show,
     span,
+    specific_count,
     verdict,
     with_interval,
 )
@@ -225,6 +226,12 @@ def test_cells_of_damage_say_how_much_in_the_order_of_functions_and_dot_what_is_
     assert list(cells.index) == [SHORT[name] for name in NAMES] and list(cells) == ["one", "two"]
     assert (cells["two"] == "–").sum() == len(NAMES) - 3
     assert cells.loc[SHORT[NAMES[-1]], "one"] == "-4.00 •" and cells.loc[SHORT[NAMES[0]], "one"] == "+3.00"
+
+
+def test_specific_damage_is_counted_among_what_was_tested():
+    table = pd.DataFrame({"specific": ["yes", "no", "not tested", "yes"], "difference": [-1.0, 0.5, np.nan, -2.5]})
+    assert specific_count(table) == "2 of 3 (-1.00)"
+    assert specific_count(table[table["specific"] == "not tested"]) == "0 of 0"
 
 
 def test_cells_of_pairs_are_of_the_row_s_steps_and_dot_both_ways():
