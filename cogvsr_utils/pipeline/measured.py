@@ -2,6 +2,7 @@
 
 MEASURED                      the results whose tables are kept
 publish(experiment)           write those that are made from an experiment's results: data/measured/<model>/
+runs(stamp)                   the runs that made a model's tables, and which each made
 planted_models(...)           the models whose heads are known: shipped ones, and those whose tables alone are kept
 measured_models()             the others of which there are tables
 is_measured(...)              whether a table will be such a one
@@ -65,7 +66,8 @@ MISSING = "nan"  # in the files; an empty text is one
 
 
 def publish(experiment: Experiment) -> Path:
-    """Write the tables of those of ``MEASURED`` that are made, and their stamp; returns the folder.
+    """Write the tables of those of ``MEASURED`` that are made, and their stamp; returns the folder. Of the tables that
+    were there before, those that the present code would make from the same weights stay.
 
     Raises FileNotFoundError where none is made.
     """
@@ -74,17 +76,40 @@ def publish(experiment: Experiment) -> Path:
         raise FileNotFoundError(f"no full results of {experiment.title}; expected some under {experiment.folder}")
     tables = {result: result(experiment) for result in made}  # all read before the older ones go
     made_on = experiment.made_on()  # before the tables change the working tree
+    keys, kept = {result.name: result.key(experiment) for result in made}, {}
+    if (folder / "stamp.json").is_file():
+        before = stamp(experiment)
+        same = before["weights"] == experiment.weights_digest and before["profile"] == made_on["profile"]
+        stay = {name for name in before["keys"] if same and name not in before["changed"] and name not in keys}
+        earlier = [{key: run[key] for key in made_on} | {"tables": names} for run, names in runs(before)]
+        keys |= {name: before["keys"][name] for name in stay}
+        kept = {"earlier": _of(stay, earlier), "unchanged": _of(stay, before.get("unchanged", []))}
     for older in folder.glob("*.csv"):
-        older.unlink()
+        if older.stem not in keys:
+            older.unlink()
     for result, values in tables.items():
         with replacing(folder / f"{result.name}.csv") as partial:
             values.to_csv(partial, index=False, float_format="%.6g", na_rep=MISSING)
-    keys = {result.name: result.key(experiment) for result in made}
     if experiment.model in planted_names():
         shutil.copy(NANO / experiment.model / "planted.json", folder)
+    written = {**made_on, "weights": experiment.weights_digest, "keys": keys} | {k: v for k, v in kept.items() if v}
     with replacing(folder / "stamp.json") as partial:
-        partial.write_text(json.dumps({**made_on, "weights": experiment.weights_digest, "keys": keys}, indent=1) + "\n")
+        partial.write_text(json.dumps(written, indent=1) + "\n")
     return folder
+
+
+def runs(made: dict) -> list[tuple[dict, list[str]]]:
+    """The runs that made the tables of a stamp, the last one first, each with what it made: ``earlier`` has those whose
+    tables are still as they would be made now."""
+    before = [(run, run["tables"]) for run in made.get("earlier", ())]
+    of_them = {name for _, names in before for name in names}
+    return [(made, [name for name in made["keys"] if name not in of_them]), *before]
+
+
+def _of(names: set[str], entries: list[dict]) -> list[dict]:
+    """Entries of a stamp about the named tables alone."""
+    some = [entry | {"tables": [name for name in entry["tables"] if name in names]} for entry in entries]
+    return [entry for entry in some if entry["tables"]]
 
 
 def planted_models(profile: str, source: str) -> list[str]:

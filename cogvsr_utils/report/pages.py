@@ -25,7 +25,7 @@ from pandas.io.formats.style import Styler
 
 from cogvsr_utils.functions import NAMES
 from cogvsr_utils.pipeline.experiment import Experiment
-from cogvsr_utils.pipeline.measured import is_measured, stamp
+from cogvsr_utils.pipeline.measured import is_measured, runs, stamp
 from cogvsr_utils.pipeline.provenance import environment
 from cogvsr_utils.pipeline.store import Result
 from cogvsr_utils.report.figures import SHORT, use_style
@@ -63,14 +63,17 @@ def measured_note(experiments: Iterable[Experiment], results: Sequence[Result]) 
         if not names:
             continue
         made = stamp(experiment)
-        changed = ", ".join(n for n in made["changed"] if n in names or n not in made["keys"]) or "none"
-        shown = [each["commit"] for each in made.get("unchanged", ()) if names & set(each["tables"])]
-        text = (
-            f"*profile* {made['profile']}, *on* {made['device']}, *commit* `{made['commit']}`"
-            + (f", *the same on few questions at* `{shown[-1]}`" if shown else "")
-            + f"; *tables whose code, data or weights have changed since:* {changed}."
-        )
-        of_stamp.setdefault(text, []).append(f"`{experiment.title}`")
+        for run, tables in runs(made):
+            mine = names & set(tables)
+            changed = ", ".join(n for n in made["changed"] if n in mine or n not in made["keys"]) or "none"
+            shown = [each["commit"] for each in made.get("unchanged", ()) if mine & set(each["tables"])]
+            text = (
+                f"*profile* {run['profile']}, *on* {run['device']}, *commit* `{run['commit']}`"
+                + (f", *the same on few questions at* `{shown[-1]}`" if shown else "")
+                + f"; *tables whose code, data or weights have changed since:* {changed}."
+            )
+            if mine:
+                of_stamp.setdefault(text, []).append(f"`{experiment.title}`")
     if not of_stamp:
         return Markdown("*Everything on this page was computed by this run.*")
     lines = (f"{', '.join(titles)}: {text}" for text, titles in of_stamp.items())

@@ -255,6 +255,37 @@ def test_measured_tables_stand_in_for_light_results_and_say_what_has_changed(exp
     assert measured.stamp(light)["changed"] == measured.stamp(alone)["changed"] == ["null_models"]
 
 
+def test_tables_that_would_be_made_the_same_stay_when_others_are_published(experiment, monkeypatch, tmp_path):
+    results = (validation.null_models, validation.planted, validation.overlaps)
+    monkeypatch.setattr(measured, "FOLDER", tmp_path)
+    monkeypatch.setattr(measured, "MEASURED", results)
+    full = Experiment("nano-internvl", profile="full", source=experiment.source)
+    kind, made, keys = type(results[0]), {}, {}
+    monkeypatch.setattr(kind, "__call__", lambda self, given: made[self.name])
+    monkeypatch.setattr(kind, "is_kept", lambda self, given: self.name in made)
+    monkeypatch.setattr(kind, "key", lambda self, given: keys.get(self.name, "as before"))
+
+    def publish(commit, *names):
+        made.clear()
+        made.update({name: pd.DataFrame({"by": [commit]}) for name in names})
+        monkeypatch.setattr(Experiment, "made_on", lambda self: {"commit": commit, "profile": "full"})
+        measured.publish(full)
+        stamp = measured.stamp(full)
+        tables = {path.stem: pd.read_csv(path)["by"][0] for path in (tmp_path / "nano-internvl").glob("*.csv")}
+        by_run = {name: run["commit"] for run, names in measured.runs(stamp) for name in names}
+        assert tables == by_run and set(stamp["keys"]) == set(tables)
+        return tables
+
+    publish("a", "null_models", "planted")
+    measured.renew(full, ["planted", "null_models"], {})
+    assert publish("b", "overlaps", "planted") == {"null_models": "a", "overlaps": "b", "planted": "b"}
+    assert [each["tables"] for each in measured.stamp(full)["unchanged"]] == [["null_models"]]
+    keys["overlaps"] = "by other code"
+    assert publish("c", "planted") == {"null_models": "a", "planted": "c"}
+    monkeypatch.setattr(Experiment, "weights_digest", "of another model")
+    assert publish("d", "planted") == {"planted": "d"}
+
+
 def test_a_set_of_heads_is_named_by_its_function():
     sets = HeadSets(np.array(["a", "b"]), np.array([[[0, 1]], [[2, 3]]]))
     assert sets.of("b") == [(2, 3)]
