@@ -109,9 +109,9 @@ show(by_function[columns].replace({"function": SHORT}), digits=3)
 
 # %% [markdown]
 # The same for sets chosen otherwise: by the early-stopped probe (*strict*), by ablating single heads on A, and the
-# heads that are least by the paper's importance, which should do nothing specific. Each cell is the difference; a dot
-# marks what is specific. The first column is of all of split C, the others of a part of it (four times the items of
-# single heads), so that they have fewer dots for as much.
+# heads that are least by the paper's importance, which should do nothing specific. Each cell is the difference with its
+# interval; a dot marks what is specific. The first column is of all of split C, the others of four times the items of
+# single heads where split C has more.
 
 # %% tags=["hide-input"]
 show(damage_cells(by_way))

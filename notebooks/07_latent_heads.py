@@ -102,9 +102,9 @@ forest_figure(panels, "change of accuracy, points", {cues.NEVER: "o", cues.TRAIN
 
 # %% [markdown]
 # The other kinds. Placebos are nowhere (*misplaced*), on *other things*, or have the names exchanged (*shuffled*, which
-# states the opposite of a relation); each pair of rows is of the questions that both have. *Kept* is the share still
-# right of what is right without a cue: what a cue costs where none was needed. q is Benjamini and Hochberg's over all
-# rows of both sorts of kinds.
+# states the opposite of a relation). Changes and their *n* are of the questions that both have, *accuracy* of all under
+# the condition. *Kept* is the share still right of what is right without a cue: what a cue costs where none was needed.
+# q is Benjamini and Hochberg's over all rows of both sorts of kinds.
 
 # %% tags=["hide-input"]
 never = effects[effects["kinds"] == cues.NEVER]
@@ -130,7 +130,8 @@ show(cells[["kinds", "condition", "against", "n", "accuracy", "change"]], percen
 # from others better than with misplaced ones (*rise*) and than without (*over none*), by probes on wordings that took
 # no part in fitting. *Does it carry what helps?* Patched from the cued run into the run without, it raises the
 # log-probability of right answers (*patch*), more than from the misplaced run (*beyond*), and that more than the others
-# of its layer (*above*). A latent head passes all five tests, corrected over all heads and both functions.
+# of its layer (*above*). A latent head passes all five tests, corrected over all heads and both functions; the
+# correction of the first is [lenient](../book/limitations.md).
 
 # %% mystnb={"image": {"alt": "Scatter of heads for each spatial function: rise of decodability under true cues against what patching the head changes beyond its layer; latent heads are filled"}, "figure": {"caption": "Each head by the rise of its decodability and by what patching it adds beyond its layer; latent heads, if any, are filled.", "name": "fig-latent"}}
 heads = table(experiment, latent.latent_heads)
@@ -162,7 +163,7 @@ show(best[["function", "head", "patch", "beyond", "above", "p_patch", "latent"]]
 # %% [markdown]
 # ## Would gradients have told?
 #
-# Patching every head takes a pass for each. Integrated gradients between the two pictures predict it from a few passes:
+# Patching every head takes a pass for each. Integrated gradients between the two pictures are to predict it from a few:
 # from the picture without boxes, and from that with misplaced ones, to that with true ones. *Spearman* is their
 # agreement over heads. *Certain* is the share of steps whose answer is sure already, where little can change; *settled*
 # that of attention with one weight above 0.99, whose softmax passes no gradient on.

@@ -56,8 +56,8 @@ measured_note([experiment], doses.DOSES)
 #
 # The heads that the paper's probe ranks first for the two spatial functions: ablated, from a few to a fifth of all
 # heads for each; the top tenth scaled; and moved along the direction from wrong towards right answers, or away from it.
-# All at every token, on split C, teacher-forced. Beside them random heads, as many of each layer, and random directions
-# as long (means over the draws).
+# All at every token, on some questions of split C, teacher-forced. Beside them random heads, as many of each layer, and
+# random directions as long (means over the draws).
 
 # %% mystnb={"image": {"alt": "Three panels, heads ablated, factor and strength: change of log-probability of spatial steps under spatial heads, random heads and random directions, and of other steps under spatial heads"}, "figure": {"caption": "Change of the log-probability of right answers against the dose; bands are 95 % over scenes.", "name": "fig-doses"}}
 response = table(experiment, doses.dose_response)

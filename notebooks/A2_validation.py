@@ -72,8 +72,11 @@ show(relied)
 # %% [markdown]
 # ## The claims, one by one
 #
-# A claim *holds* where all that was asked of it came out as it says, *partly* where some did. What is asked of each,
-# and could have come out either way, is written in `cogvsr_utils/report/claims.py`; [more words](../book/claims.md).
+# A claim *holds* where all that was asked of it came out as it says, *partly* where some did, and is *not supported*
+# where nothing did, be it for lack of evidence or because the opposite was found, which the second column tells. What
+# is asked of each is written in `cogvsr_utils/report/claims.py`; [more words](../book/claims.md). What is asked of C2
+# and C4 to C7 could have come out either way in any model. C1 cannot be asked of these data, and whether C3 can does
+# not depend on the model but on the [model that is known to be sparse](A3_planted.ipynb).
 
 # %%
 by_claim = claim_table(experiment)
@@ -211,7 +214,10 @@ show(wide.reset_index())
 # ## Planted truth
 #
 # Labels are shuffled among steps of the same index, so that nothing depends on a function; then, for each function,
-# three heads are moved by a known number of standard deviations. Which rule finds them, and what else does it find?
+# three heads are moved by a known number of standard deviations. Which rule finds them, and what else does it find? The
+# trials favour what they test: all of a head's numbers move along one line, as linear probes suppose, and labels are
+# shuffled as max-T shuffles them, so that its size here says that it is computed rightly, not that this shuffle is the
+# right one.
 
 # %% tags=["hide-input"] mystnb={"image": {"alt": "Share of planted heads found and share of false ones among the selected against planted strength, a line for each rule"}, "figure": {"caption": "Power (left) and false discoveries (right) of each rule, by planted strength. At 0 nothing is planted.", "name": "fig-power"}}
 trials = measured.table(experiment, validation.planted)
@@ -228,7 +234,7 @@ show(with_interval(nothing, "any_selected"))
 # ## Models with nothing to find
 #
 # The whole pipeline on a model of the same shape with random weights, and on this model with labels shuffled: pairs of
-# function and head that each rule selects.
+# function and head that each rule selects. For max-T on shuffled labels 0 is all but certain, by the same shuffle.
 
 # %% tags=["hide-input"]
 nulls = measured.table(experiment, validation.null_models)

@@ -40,6 +40,7 @@ from cogvsr_utils import Experiment, planted_truth
 from cogvsr_utils.analysis.sparsity import sparser_than_noise
 from cogvsr_utils.functions import NAMES
 from cogvsr_utils.pipeline import damage, planted
+from cogvsr_utils.pipeline.experiment import n_top
 from cogvsr_utils.pipeline.measured import is_measured, planted_models, table
 from cogvsr_utils.pipeline.selection import IMPORTANCE
 from cogvsr_utils.report.book import PAGES
@@ -92,6 +93,19 @@ by_steps = means_of(every, ["model", "steps"], "change", "+.1f", 100)
 show(by_steps.reindex(columns=[OWN, ELSEWHERE, RANDOM]).rename_axis(columns=None).reset_index())
 
 # %% [markdown]
+# How many functions lose more than three points though they are not meant to: of all pairs of a set and the steps of
+# another function, and of random sets of as many other heads and any steps, those where the change is below -3, those
+# where the interval reaches below it, and the worst.
+
+# %% tags=["hide-input"]
+meant = every[every["steps"] != OWN]
+found = meant.assign(below=meant["change"] < -0.03, may=meant["low"] < -0.03).groupby(["model", "steps"], sort=False)
+worst = with_interval(meant.loc[found["change"].idxmin()], "change", "low", "high", "+.1f", 100)
+lost = found.agg(pairs=("below", "size"), below=("below", "sum"), may=("may", "sum")).reset_index()
+lost = lost.rename(columns={"below": "below -3", "may": "interval below -3"})
+show(lost.assign(worst=worst["change"].to_numpy(), of=worst["function"].map(SHORT).to_numpy()))
+
+# %% [markdown]
 # Function by function, its own steps, in points, with 95 % intervals over scenes.
 
 # %% tags=["hide-input"]
@@ -101,13 +115,15 @@ changes = own.pivot(index="function", columns="model", values="change").loc[list
 show(changes.rename(SHORT).rename_axis(columns=None).reset_index())
 
 # %% [markdown]
-# Is that the floor? Accuracy with all of a function's planted heads ablated, and in brackets what the commonest answer
-# gives without any knowledge, in percent.
+# Is that the floor? Accuracy as the model is, with all of a function's planted heads ablated, and in brackets what the
+# commonest answer gives without any knowledge, in percent.
 
 # %% tags=["hide-input"]
 parts = pd.concat([table(experiments[name], planted.planted_parts).assign(model=name) for name in with_heads])
 floor = parts[parts["parts"] == "all"].copy()
-floor["cell"] = [f"{100 * row.after:.0f} ({100 * row.majority:.0f})" for row in floor.itertuples()]
+floor["cell"] = [
+    f"{100 * row.before:.0f} to {100 * row.after:.0f} ({100 * row.majority:.0f})" for row in floor.itertuples()
+]
 floors = floor.pivot(index="function", columns="model", values="cell").loc[list(NAMES)]
 show(floors.rename(SHORT).rename_axis(columns=None).reset_index())
 
@@ -115,8 +131,11 @@ show(floors.rename(SHORT).rename_axis(columns=None).reset_index())
 # ## Is each of them needed?
 #
 # Change of log-probability of a function's own steps with all of its planted heads ablated, with one of them alone, and
-# with all but one (means, and in brackets the least and the largest over functions and heads). Of *joint* heads each is
-# needed: one alone should do what all do. Of *redundant* ones each is enough: all but one should do nothing.
+# with all but one (means, and in brackets the least and the largest over functions and heads). Of *joint* and *shared*
+# heads each is meant to be needed: one alone should do what all do. Of *redundant* ones each is meant to be enough: all
+# but one should do nothing. Training asked so of whole sets, and of single heads for *redundant* ones alone, so the
+# brackets tell how far it holds: a head whose ablation does little is counted as planted all the same, and a method
+# that leaves it out is charged for it.
 
 # %% tags=["hide-input"]
 wide = means_of(parts, ["model", "parts"], "delta_log_prob", "+.2f", 1)
@@ -126,30 +145,44 @@ show(wide.reindex(columns=["all", "one", "all but one"]).rename_axis(columns=Non
 # ## How well methods find them
 #
 # For each function as many heads are taken as are planted: what share of them is planted, in percent? A column is a way
-# of planting, a number the mean over functions, and the last row is chance.
+# of planting, a number the mean over functions (and seeds), and the last rows are chance: among all heads, and among
+# those of the later half of the layers, where all planted heads are. A method that knows no more than that (by the size
+# of what heads write, say) is better than the first and no better than the second. *Importance (paper)* is that of the
+# [joint probe](03_probing.ipynb) of this book, which [departs](A2_validation.ipynb) from the paper's inputs and
+# optimiser.
 
 # %% tags=["hide-input"]
 scores = pd.concat([table(each, planted.finder_scores).assign(model=name) for name, each in experiments.items()])
 ranked = scores[scores["selected"].isna() & scores["precision"].notna()]
-columns = ["precision", "chance_precision", "rank", "chance_rank"]
+n_heads = ranked["planted"] / ranked["chance_precision"]
+ranked = ranked.assign(chance_recall=n_top(round(n_heads.iloc[0])) / n_heads)
+columns = [f"{chance}{name}" for name in ("precision", "recall", "rank") for chance in ("", "chance_")]
 by_method = ranked.groupby(["variant", "method"])[columns].mean()
 
 
-def by_variant(column, form, scale):
-    """A row a method, the best on average first, and one for chance; a column a variant."""
+def by_variant(column, form, scale, later):
+    """A row a method, the best on average first, one for chance, and one for ``later``, the part of it that chance is
+    among the later half of the layers; a column a variant."""
     cells = by_method[column].unstack("variant")
     cells = cells.loc[by_method["precision"].groupby("method").mean().sort_values(ascending=False).index]
     cells.loc["chance"] = by_method[f"chance_{column}"].groupby("variant").first()
+    cells.loc["chance in the later half"] = later * cells.loc["chance"]
     return (scale * cells).map(f"{{:{form}}}".format).rename_axis(columns=None).reset_index()
 
 
-show(by_variant("precision", ".0f", 100))
+show(by_variant("precision", ".0f", 100, 2))
+
+# %% [markdown]
+# Of the planted heads, how many are in the first tenth of a method's order, in percent?
+
+# %% tags=["hide-input"]
+show(by_variant("recall", ".0f", 100, 2))
 
 # %% [markdown]
 # The mean place of the planted heads in a method's order of all heads, from 0: where one is missed, how far down is it?
 
 # %% tags=["hide-input"]
-show(by_variant("rank", ".1f", 1))
+show(by_variant("rank", ".1f", 1, 0.5))
 
 # %% [markdown]
 # ## How many heads rules select
@@ -160,12 +193,14 @@ show(by_variant("rank", ".1f", 1))
 # %%
 rules = scores[scores["selected"].notna()].groupby(["model", "method"])[["planted", "selected", "false"]].sum()
 rules["found"] = (rules["selected"] - rules["false"]) / rules["planted"].where(rules["planted"] > 0)
-show(rules.astype({"selected": int, "false": int}).reset_index(), percent=("found",))
+shown = rules.astype({"selected": int, "false": int}).reset_index()
+show(shown[~shown["model"].isin(seeds)], percent=("found",))
 
 # %% [markdown]
 # ## Over seeds
 #
-# Further seeds of a way of planting have other heads for each function and saw other rows. Is what was found above one
+# Further seeds of a way of planting have other heads for each function, saw other rows, and were trained as the command
+# does it today, while the [first](../book/data_card.md) was trained in stages that changed. Is what was found above one
 # model's chance? Means over seeds with 95 % intervals (Student's t over seeds, so wide where there are few): first what
 # ablating does, in points; then the share of the planted heads that a method finds and their mean place in its order;
 # then, for the ways that select, how many heads they select for each that is planted, and how many of these are false.
@@ -230,7 +265,8 @@ show(sparsity, digits=0)
 # The test of [what the heads do](05_interventions.ipynb), on models where the answer is known: a set's effect on its
 # own function's steps, beyond what the other sets do to them and it does to others. The planted heads are the
 # yardstick; the other sets are a tenth of all heads each. A cell has the number of functions whose damage is specific,
-# of those that can be tested, and the mean effect in log-probability. None are planted in the last; some may remain.
+# of those that can be tested, and the mean effect in log-probability. In `planted-none` none are planted; some may
+# remain.
 # Heads that two functions share are specific to neither alone; the test, which asks of all other functions together,
 # does not see that one of them is hurt as much.
 

@@ -116,13 +116,13 @@ def with_interval(
 
 
 def damage_cells(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
-    """Of each table of ``specific_damage``, by its title, the difference of every function that was tested; a dot marks
-    what is specific."""
+    """Of each table of ``specific_damage``, by its title, the difference of every function that was tested with its
+    interval; a dot marks what is specific."""
     cells = {}
     for title, table in tables.items():
         table = table.set_index("function").reindex(NAMES)
         dots = np.where(table["specific"] == "yes", " •", "")
-        cells[title] = (table["difference"].map("{:+.2f}".format) + dots).where(table["difference"].notna(), "–")
+        cells[title] = with_interval(table, "difference", "low", "high", "+.2f")["difference"] + dots
     return pd.DataFrame(cells).rename(SHORT).rename_axis("function").reset_index()
 
 

@@ -26,7 +26,6 @@ def reliance(experiment: Experiment) -> pd.DataFrame:
     tested, shown = int((specific != "not tested").sum()), int((specific == "yes").sum())
     sets = table(experiment, ablation.matched_controls[selection.IMPORTANCE])
     controls = ablation.all_against_controls(sets).iloc[0]  # of the three kinds the hardest
-    nulls = table(experiment, validation.null_models).set_index(["case", "rule"])["selected"]
     trials = table(experiment, validation.planted)
     nothing, found = selections_of_nothing(trials).set_index("rule"), power(trials).set_index(["rule", "strength"])
     found = found.loc["max-T", "power"].dropna()
@@ -59,8 +58,7 @@ def reliance(experiment: Experiment) -> pd.DataFrame:
          "yes" if shown == tested > 0 else "not without this test" if shown else NO_DIFFERENCE),
         ("strict: max-T of each head's strength",
          f"selects anything in {max_t['any_selected']:.1%} of {max_t['repeats']:.0f} trials with nothing planted "
-         f"({max_t['ci_low']:.1%} to {max_t['ci_high']:.1%}); "
-         f"{nulls['untrained model', 'max-T (strict)']} pairs in an untrained model; of heads planted at "
+         f"({max_t['ci_low']:.1%} to {max_t['ci_high']:.1%}); of heads planted at "
          f"{found.index[-1]:g} standard deviations it finds {found.iloc[-1]:.0%}, at {found.index[0]:g} "
          f"{found.iloc[0]:.0%}",
          "where words do not tell: not shown to exceed its 5 %" if max_t["ci_low"] <= ALPHA else "no"),

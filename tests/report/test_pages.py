@@ -222,10 +222,12 @@ def test_the_note_is_about_the_tables_that_a_page_shows_as_measured():
 def test_cells_of_damage_say_how_much_in_the_order_of_functions_and_dot_what_is_specific():
     names = list(reversed(NAMES))
     table = pd.DataFrame({"function": names, "difference": np.arange(8.0) - 4, "specific": ["yes", "no"] * 4})
+    table["low"], table["high"] = table["difference"] - 0.5, table["difference"] + 0.25
     cells = damage_cells({"one": table, "two": table.iloc[:3]}).set_index("function")
     assert list(cells.index) == [SHORT[name] for name in NAMES] and list(cells) == ["one", "two"]
     assert (cells["two"] == "–").sum() == len(NAMES) - 3
-    assert cells.loc[SHORT[NAMES[-1]], "one"] == "-4.00 •" and cells.loc[SHORT[NAMES[0]], "one"] == "+3.00"
+    first, last = (cells.loc[SHORT[NAMES[n]], "one"].replace("\N{NO-BREAK SPACE}", " ") for n in (0, -1))
+    assert last == "-4.00 (-4.50 to -3.75) •" and first == "+3.00 (+2.50 to +3.25)"
 
 
 def test_specific_damage_is_counted_among_what_was_tested():
