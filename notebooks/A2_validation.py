@@ -180,9 +180,9 @@ show(pd.DataFrame(lines.values()))
 # ## What departs from the paper, and what it changes
 #
 # The paper's protocol is followed as far as it is known, but for what the table says. Some departures are undone, one
-# at a time and then together; another start of the probe's weights, and other scenes kept out of its fit, show what
-# chance alone changes. *Spearman* and *shared* compare importance, and the top tenth of the heads, with those of this
-# book.
+# at a time and then together, in this model; those that are not ("no") are without a measure of what they change;
+# another start of the probe's weights, and other scenes kept out of its fit, show what chance alone changes. *Spearman*
+# and *shared* compare importance, and the top tenth of the heads, with those of this book.
 
 # %% tags=["hide-input"]
 deviations = measured.table(experiment, protocol.probe_deviations)

@@ -94,5 +94,7 @@ def departures() -> pd.DataFrame:
          "the strength is chosen on other items", "no"),
         ("random sets", "drawn from all other heads", "drawn jointly, of three kinds, two-sided",
          "heads differ by layer and size", "no"),
+        ("cues of both kinds", "boxes, and a second picture of masks", "boxes, and their places in words",
+         "one picture a question, with its placebo", "no"),
     ]  # fmt: skip
     return pd.DataFrame(rows, columns=["step", "paper", "here", "why", "undone"])

@@ -11,9 +11,10 @@ from cogvsr_utils.checks.parity import check_parity
 from cogvsr_utils.dataset.images import grey_pictures, open_image
 from cogvsr_utils.functions import MAIN
 from cogvsr_utils.models.answering import answer
+from cogvsr_utils.models.attention_edits import attend
 from cogvsr_utils.models.blocks import decoder_blocks
 from cogvsr_utils.models.chat import conversation
-from cogvsr_utils.models.head_edits import mask, scale
+from cogvsr_utils.models.head_edits import mask, mean_ablate, scale, steer
 from cogvsr_utils.models.interventions import intervene
 from cogvsr_utils.models.options import forced_choice
 from cogvsr_utils.models.patching import patch_heads
@@ -144,7 +145,11 @@ def test_a_template_that_rewrites_earlier_turns_is_refused(asked):
 def test_what_an_edit_leaves_as_it_is_may_be_taken_from_the_pass_without(causal, asked):
     """A sweep, which does not compute the blocks before the first edited one again, against a whole pass an edit."""
     scorer = TeacherForcedScorer(causal, asked, batch_size=2)
-    edits = [None, *(mask([(layer, head)]) for layer in LAYERS.get(causal.name, [0, 1]) for head in (0, 1))]
+    layers = LAYERS.get(causal.name, [0, 1])
+    last, width = (max(layers), 0), causal.heads.columns([(max(layers), 0)])[0]
+    mean = scorer.means()["all"][width]
+    edits = [None, *(mask([(layer, head)]) for layer in layers for head in (0, 1)), mean_ablate([last], [mean]),
+             steer([last], [mean + 1], 2.0, "all"), attend([last], "multiply", 3.0, "elsewhere")]  # fmt: skip
     expected = [scorer.score(edit) for edit in edits]
     for found, whole in zip(scorer.score_each(edits, progress=False), expected, strict=True):
         assert np.array_equal(found.log_prob, whole.log_prob) and np.array_equal(found.correct, whole.correct)

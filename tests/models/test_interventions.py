@@ -64,17 +64,21 @@ def test_zeroing_a_head_is_zeroing_its_columns_of_the_weight(vlm, inputs):
 
 
 def test_steering_is_a_bias_on_the_projection(vlm, inputs):
-    """A shift d of the slice adds W d to the layer's output at every token."""
+    """A shift d of the slice adds W d to the layer's output at every token, which a bias of the projection holds."""
     vector = np.linspace(-1, 1, 24)
     edited = logits(vlm, inputs, steer([HEADS[0]], [vector], strength=2.0, scope="all"))
     ((name, start, _),) = vlm.heads.locate([HEADS[0]])
     projection = dict(vlm.model.named_modules())[name]
     start -= vlm.heads.projections[name][0]
     bias = projection.weight[:, start : start + 24] @ torch.tensor(2.0 * vector, dtype=torch.float32, device=vlm.device)
-    hook = projection.register_forward_hook(lambda m, a, out: out + bias)
-    expected = logits(vlm, inputs)
-    hook.remove()
+    assert projection.bias is None
+    try:
+        projection.bias = torch.nn.Parameter(bias)
+        expected = logits(vlm, inputs)
+    finally:
+        projection.bias = None
     torch.testing.assert_close(edited, expected, rtol=1e-4, atol=1e-4)
+    assert (edited - logits(vlm, inputs)).abs().max() > 0.01
 
 
 @pytest.mark.parametrize("key_head", [None, 1])

@@ -64,6 +64,17 @@ def test_a_page_opens_with_its_answer(path):
     assert re.search(r"\d", boxes[0].get_text())
 
 
+def test_what_this_run_makes_anew_agrees_with_what_is_kept():
+    compared = 0
+    for path in RUN:
+        for cell in (c for c in nbformat.read(path, as_version=4).cells if "agreement(" in c.source):
+            html = [o.data["text/html"] for o in cell.get("outputs", ()) if "text/html" in o.get("data", {})]
+            for table in (BeautifulSoup(each, "html.parser") for each in html):
+                assert {row.find_all("td")[-1].get_text() for row in table.select("tbody tr")} == {"yes"}, path.stem
+                compared += 1
+    assert compared >= 2
+
+
 def test_all_pages_are_there():
     assert len(RUN) == 13 and len(PAGES) >= 20
 
