@@ -215,6 +215,23 @@ own = spatial[spatial["heads"].isin(["latent", "nearest"])].set_index("method")
 own = own if "beyond" in own else own.assign(beyond=float("nan"), beyond_low=float("nan"), beyond_high=float("nan"))
 show(with_interval(own.reset_index(), "beyond", "beyond_low", "beyond_high", "+.3f")[["method", "heads", "beyond"]])
 
+# %% [markdown]
+# ## The same on a model of your own
+#
+# Each head of one layer as it is with the boxes drawn, in the run without: how much likelier do right answers become?
+
+# %%
+from cogvsr_utils import TeacherForcedScorer, boxes_asked_about, drawn, heads_of, load_items, load_vlm, patch_heads
+
+vlm, some = load_vlm("nano-internvl"), load_items("synth", split="C", limit=16)
+boxes, _ = boxes_asked_about(some)  # or read_boxes("mine.json"), by uid or picture
+bare, boxed = ([item for item in some if item.uid in boxes], drawn(some, boxes))
+target, source = TeacherForcedScorer(vlm, bare), TeacherForcedScorer(vlm, boxed)
+sets = [[head] for head in heads_of(vlm.heads, layer=5)]
+patched = patch_heads(target, source, [[], *sets], progress=False)  # (sets, steps); the first as it is
+changes = {f"{layer}.{head}": x for ((layer, head),), x in zip(sets, (patched[1:] - patched[0]).mean(1), strict=True)}
+sorted(changes.items(), key=lambda each: -each[1])[:3]
+
 # %% tags=["remove-input"]
 by_pair = effects.set_index(["kinds", "condition", "against"])
 box, trained = (by_pair.loc[(kinds, cues.BOX, f"box, {cues.MISPLACED}")] for kinds in (cues.NEVER, cues.TRAINED))
