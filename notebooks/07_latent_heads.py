@@ -229,7 +229,10 @@ bare, boxed = ([item for item in some if item.uid in boxes], drawn(some, boxes))
 target, source = TeacherForcedScorer(vlm, bare), TeacherForcedScorer(vlm, boxed)
 sets = [[head] for head in heads_of(vlm.heads, layer=5)]
 patched = patch_heads(target, source, [[], *sets], progress=False)  # (sets, steps); the first as it is
-changes = {f"{layer}.{head}": x for ((layer, head),), x in zip(sets, (patched[1:] - patched[0]).mean(1), strict=True)}
+changes = {
+    f"{layer}.{head}": round(float(x), 4)
+    for ((layer, head),), x in zip(sets, (patched[1:] - patched[0]).mean(1), strict=True)
+}
 sorted(changes.items(), key=lambda each: -each[1])[:3]
 
 # %% tags=["remove-input"]
