@@ -1,6 +1,7 @@
 """Intervals and tests, thin over statsmodels and numpy; group-wise wherever steps share a scene.
 
 wilson(correct)                                a proportion with its Wilson interval
+clustered_wilson(correct, groups)              the same where rows of one group are alike
 clustered_mean(values, groups)                 a mean with its bootstrap interval over groups
 clustered_share(values, groups, lowest)        the same of shares and their differences, where groups do not vary too
 paired_difference(after, before, groups)       a mean difference, its interval, and a sign-flip p over groups
@@ -40,6 +41,32 @@ def wilson(correct: ArrayLike) -> tuple[float, float, float]:
         return float("nan"), float("nan"), float("nan")
     low, high = proportion_confint(correct.sum(), len(correct), alpha=ALPHA, method="wilson")
     return float(correct.mean()), float(low), float(high)
+
+
+def clustered_wilson(correct: ArrayLike, groups: ArrayLike) -> tuple[float, float, float]:
+    """Proportion of ``correct`` (rows,) and its 95 % Wilson interval at the effective number of rows, all in [0, 1];
+    NaN for no rows.
+
+    That is the number of rows over the design effect, how many times larger the variance over ``groups`` (rows,) is
+    than that of as many independent rows, but never under 1 (Korn and Graubard, Survey Methodology 24, 1998). Where all
+    rows are right, or none, nothing tells it, and the effective number is that of the groups.
+
+    >>> [[round(v, 2) for v in clustered_wilson([1, 1, 0, 0] * 9, groups)] for groups in (range(36), list("aabb") * 9)]
+    [[0.5, 0.34, 0.66], [0.5, 0.06, 0.94]]
+    """
+    from statsmodels.stats.proportion import proportion_confint
+
+    correct = np.asarray(correct, dtype=float)
+    if not len(correct):
+        return float("nan"), float("nan"), float("nan")
+    sums, counts = _sums_by_group(correct, groups)
+    n, n_groups, share = len(correct), len(sums), correct.mean()
+    effective = n_groups
+    if n_groups > 1 and 0 < share < 1:
+        variance = n_groups / (n_groups - 1) * ((sums - share * counts) ** 2).sum() / n**2
+        effective = n / max(1, variance / (share * (1 - share) / (n - 1)))
+    low, high = proportion_confint(share * effective, effective, alpha=ALPHA, method="wilson")
+    return float(share), float(low), float(high)
 
 
 def percentile_interval(draws: ArrayLike, axis: int = 0) -> tuple[np.ndarray, np.ndarray]:

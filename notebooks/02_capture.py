@@ -65,7 +65,7 @@ paragraph(f"{table['n_unparsed'].sum()} of {table['n'].sum()} replies could not 
 #
 # The same weights in NF4 with double quantization, as a 7B model would be loaded on one GPU.
 
-# %% tags=["hide-input"] mystnb={"image": {"alt": "Accuracy by function, full precision beside 4-bit, with intervals and the majority line"}, "figure": {"caption": "Accuracy on split C with Wilson intervals, full precision and 4-bit.", "name": "fig-accuracy"}}
+# %% tags=["hide-input"] mystnb={"image": {"alt": "Accuracy by function, full precision beside 4-bit, with intervals and the majority line"}, "figure": {"caption": "Accuracy on split C, full precision and 4-bit, with 95 % intervals over scenes.", "name": "fig-accuracy"}}
 packed = answers if experiment.quantize else recordings.four_bit_answers(experiment)
 name = experiment.quantize or "4bit"
 table_packed = accuracy_table(packed)

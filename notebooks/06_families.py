@@ -121,7 +121,7 @@ show(pd.DataFrame(shapes), digits=1)
 #
 # Answered by this run, not measured before.
 
-# %% mystnb={"image": {"alt": "Accuracy by function for each small model, with intervals and the majority line"}, "figure": {"caption": "Accuracy on split C, step by step with each model's own earlier answers, Wilson intervals.", "name": "fig-families"}}
+# %% mystnb={"image": {"alt": "Accuracy by function for each small model, with intervals and the majority line"}, "figure": {"caption": "Accuracy on split C, step by step with each model's own earlier answers, with 95 % intervals over scenes.", "name": "fig-families"}}
 accuracy = {name: accuracy_table(recordings.answers["C"](each)) for name, each in families.items()}
 accuracy_figure(accuracy)
 

@@ -8,6 +8,7 @@ from statsmodels.api import OLS, add_constant
 from cogvsr_utils.stats import (
     bootstrap_means,
     clustered_mean,
+    clustered_wilson,
     elbow,
     false_discovery_rate,
     gini,
@@ -27,6 +28,30 @@ from cogvsr_utils.stats import (
 def test_wilson_is_scipys(correct):
     low, high = binomtest(sum(correct), len(correct)).proportion_ci(method="wilson")
     assert wilson(correct) == pytest.approx((np.mean(correct), low, high), abs=1e-9)
+
+
+@given(st.lists(st.booleans(), min_size=2, max_size=60), st.integers(2, 5))
+def test_wilson_over_groups_is_that_of_the_groups_where_rows_are_copies(correct, times):
+    groups, plain = np.arange(len(correct)), wilson(correct)
+    assert clustered_wilson(correct, groups) == pytest.approx(plain)
+    share, low, high = clustered_wilson(np.repeat(correct, times), np.repeat(groups, times))
+    assert share == pytest.approx(plain[0]) and low <= plain[1] + 1e-9 and high >= plain[2] - 1e-9
+    fewer = wilson([True] * 500)[2] - wilson([True] * 500)[1]  # with many groups they are the same
+    many = clustered_wilson(np.repeat([True] * 500, times), np.repeat(np.arange(500), times))
+    assert many[2] - many[1] == pytest.approx(fewer)
+
+
+def test_wilson_over_groups_covers_what_it_should():
+    """In two hundred samples of 100 scenes with four like steps each, near the ceiling."""
+    rng, covered, plain = np.random.default_rng(0), 0, 0
+    for _ in range(200):
+        chance = rng.beta(4.5, 0.5, size=100)  # 0.9 in the mean, scenes differ
+        correct, groups = rng.random((100, 4)) < chance[:, None], np.repeat(np.arange(100), 4)
+        _, low, high = clustered_wilson(correct.ravel(), groups)
+        covered += low <= 0.9 <= high
+        _, low, high = wilson(correct.ravel())
+        plain += low <= 0.9 <= high
+    assert covered >= 184 > plain  # 95 % less what 200 samples leave open
 
 
 @given(st.lists(st.integers(-50, 50), min_size=3, max_size=30, unique=True), st.integers(-100, 100))

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from cogvsr_utils.dataset.scoring import require_columns
-from cogvsr_utils.stats import clustered_share, paired_difference, wilson
+from cogvsr_utils.stats import clustered_share, clustered_wilson, paired_difference
 
 JUDGED = "what judge() returns"
 
@@ -16,20 +16,20 @@ JUDGED = "what judge() returns"
 def accuracy_table(judged: pd.DataFrame, by: str = "function") -> pd.DataFrame:
     """Accuracy by function (or another column), the main question as a row of its own.
 
-    Columns: the ``by`` column, n, n_unparsed, n_correct, accuracy, ci_low, ci_high (Wilson), chance (one in the
-    number of options, where every answer has options) and majority (the commonest answer's share). Raises ValueError
-    for a table that was not judged.
+    Columns: the ``by`` column, n, n_unparsed, n_correct, accuracy, ci_low, ci_high (over groups, see
+    ``stats.clustered_wilson``), chance (one in the number of options, where every answer has options) and majority (the
+    commonest answer's share). Raises ValueError for a table that was not judged.
 
-    >>> judged = pd.DataFrame({"function": "Math Reasoning", "answer": ["3", "2"], "answer_type": "int",
-    ...                        "options": [None, None], "parsed": ["3", None], "correct": [True, False]})
+    >>> judged = pd.DataFrame({"group_id": ["1", "2"], "function": "Math Reasoning", "answer": ["3", "2"],
+    ...                        "answer_type": "int", "options": None, "parsed": ["3", None], "correct": [True, False]})
     >>> table = accuracy_table(judged)
     >>> table["n_unparsed"].tolist(), table["accuracy"].tolist()
     ([1], [0.5])
     """
-    require_columns(judged, (by, "correct", "parsed"), JUDGED)
+    require_columns(judged, (by, "group_id", "correct", "parsed"), JUDGED)
     rows = []
     for name, part in judged.groupby(by, sort=False):
-        accuracy, low, high = wilson(part["correct"])
+        accuracy, low, high = clustered_wilson(part["correct"], part["group_id"])
         sizes = [
             2 if t == "yesno" else len(o) if o is not None else np.nan
             for t, o in zip(part["answer_type"], part["options"], strict=True)
