@@ -323,8 +323,8 @@ for name, found in where_measured(doses.dose_trends, families | seeds).items():
     cells["slope"] += np.where(part["q"] < ALPHA, " •", "")
     sloped.append(cells.assign(model=name)[["model", "side", "slope"]])
 paragraph(none) if not sloped else show(
-    pd.concat(sloped).pivot(index="side", columns="model", values="slope").loc[list(doses.SIDES.values())]
-    .reindex(columns=[name for name in families | seeds if name in set(pd.concat(sloped)["model"])])
+    pd.concat(sloped).pivot(index="side", columns="model", values="slope")
+    .reindex(index=list(doses.SIDES.values()), columns=[name for name in families | seeds if name in set(pd.concat(sloped)["model"])])
     .fillna("–").rename_axis(columns=None).reset_index()
 )  # fmt: skip
 
@@ -343,7 +343,9 @@ edits = {"ablated, all tokens": (protocol.ablation_deviations, "case", protocol.
 for label, (result, column, value) in edits.items():
     for name, found in where_measured(result, families | seeds).items():
         part = found[(found[column] == value) & (found["function"] == SPATIAL[0])]
-        lines.setdefault(name, {})[label] = with_interval(part, "change", form="+.1f", scale=100)["change"].squeeze()
+        if len(part):  # nothing is steered where all answers of split A are right, or wrong
+            cell = with_interval(part, "change", form="+.1f", scale=100)["change"]
+            lines.setdefault(name, {})[label] = cell.iloc[0]
 paragraph(none) if not lines else show(
     pd.DataFrame(lines).T.reindex(columns=list(edits)).fillna("–").rename_axis("model").reset_index()
 )
