@@ -316,17 +316,13 @@ paragraph(none) if not lines else show(
 # one of random heads' (q below 0.05).
 
 # %% tags=["hide-input"]
-sloped = []
+sloped = {}
 for name, found in where_measured(doses.dose_trends, families | seeds).items():
-    part = found[found["against"] == doses.OTHER_HEADS]
-    cells = with_interval(part, "slope", "low", "high", "+.2f")
-    cells["slope"] += np.where(part["q"] < ALPHA, " •", "")
-    sloped.append(cells.assign(model=name)[["model", "side", "slope"]])
+    part = with_interval(found[found["against"] == doses.OTHER_HEADS], "slope", "low", "high", "+.2f")
+    sloped[name] = (part["slope"] + np.where(part["q"] < ALPHA, " •", "")).set_axis(part["side"])
 paragraph(none) if not sloped else show(
-    pd.concat(sloped).pivot(index="side", columns="model", values="slope")
-    .reindex(index=list(doses.SIDES.values()), columns=[name for name in families | seeds if name in set(pd.concat(sloped)["model"])])
-    .fillna("–").rename_axis(columns=None).reset_index()
-)  # fmt: skip
+    pd.DataFrame(sloped).reindex(doses.SIDES.values()).fillna("–").rename_axis("side").reset_index()
+)
 
 # %% [markdown]
 # ## At which tokens, and the other way
