@@ -201,9 +201,10 @@ show(shown[~shown["model"].isin(seeds)], percent=("found",))
 #
 # Further seeds of a way of planting have other heads for each function, saw other rows, and were trained as the command
 # does it today, while the [first](../book/data_card.md) was trained in stages that changed. Is what was found above one
-# model's chance? Means over seeds with 95 % intervals (Student's t over seeds, so wide where there are few): first what
-# ablating does, in points; then the share of the planted heads that a method finds and their mean place in its order;
-# then, for the ways that select, how many heads they select for each that is planted, and how many of these are false.
+# model's chance? Means over seeds with 95 % intervals (Student's t over seeds, so wide where there are few, and not cut
+# at 0 or 100 %): first what ablating does, in points; then the share of the planted heads that a method finds and their
+# mean place in its order; then, for the ways that select, how many heads they select for each that is planted, and how
+# many of these are false.
 
 # %% tags=["hide-input"]
 repeated = [v for v in dict.fromkeys(variants.values()) if list(variants.values()).count(v) > 1]
