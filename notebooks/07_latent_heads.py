@@ -225,15 +225,12 @@ from cogvsr_utils import TeacherForcedScorer, boxes_asked_about, drawn, heads_of
 
 vlm, some = load_vlm("nano-internvl"), load_items("synth", split="C", limit=16)
 boxes, _ = boxes_asked_about(some)  # or read_boxes("mine.json"), by uid or picture
-bare, boxed = ([item for item in some if item.uid in boxes], drawn(some, boxes))
+bare, boxed = [item for item in some if item.uid in boxes], drawn(some, boxes)
 target, source = TeacherForcedScorer(vlm, bare), TeacherForcedScorer(vlm, boxed)
-sets = [[head] for head in heads_of(vlm.heads, layer=5)]
-patched = patch_heads(target, source, [[], *sets], progress=False)  # (sets, steps); the first as it is
-changes = {
-    f"{layer}.{head}": round(float(x), 4)
-    for ((layer, head),), x in zip(sets, (patched[1:] - patched[0]).mean(1), strict=True)
-}
-sorted(changes.items(), key=lambda each: -each[1])[:3]
+heads_of_layer = heads_of(vlm.heads, layer=5)
+as_boxed = patch_heads(target, source, [[head] for head in heads_of_layer], progress=False)  # (heads, steps)
+changes = (as_boxed - target.score().log_prob).mean(1)
+[(heads_of_layer[n], round(float(changes[n]), 4)) for n in (-changes).argsort()[:3]]
 
 # %% tags=["remove-input"]
 by_pair = effects.set_index(["kinds", "condition", "against"])
