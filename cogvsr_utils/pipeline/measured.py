@@ -80,7 +80,7 @@ def publish(experiment: Experiment) -> Path:
     if (folder / "stamp.json").is_file():
         before = stamp(experiment)
         same = before["weights"] == experiment.weights_digest and before["profile"] == made_on["profile"]
-        stay = {name for name in before["keys"] if same and name not in before["changed"] and name not in keys}
+        stay = [name for name in before["keys"] if same and name not in before["changed"] and name not in keys]
         earlier = [{key: run[key] for key in made_on} | {"tables": names} for run, names in runs(before)]
         keys |= {name: before["keys"][name] for name in stay}
         kept = {"earlier": _of(stay, earlier), "unchanged": _of(stay, before.get("unchanged", []))}
@@ -106,7 +106,7 @@ def runs(made: dict) -> list[tuple[dict, list[str]]]:
     return [(made, [name for name in made["keys"] if name not in of_them]), *before]
 
 
-def _of(names: set[str], entries: list[dict]) -> list[dict]:
+def _of(names: Sequence[str], entries: list[dict]) -> list[dict]:
     """Entries of a stamp about the named tables alone."""
     some = [entry | {"tables": [name for name in entry["tables"] if name in names]} for entry in entries]
     return [entry for entry in some if entry["tables"]]
