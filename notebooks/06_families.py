@@ -309,11 +309,11 @@ paragraph(none) if not lines else show(
 )
 
 # %% [markdown]
-# ## Doses in each model
+# ## Doses, where measured
 #
 # Does more of an edit of the spatial heads do more to spatial steps? The slope of their log-probability over the doses
 # on one side of no edit, as [on their page](10_doses.ipynb), with 95 % over scenes. A dot marks slopes that are not
-# one of random heads' (q below 0.05).
+# one of random heads' (q below 0.05). Measured in the models that have a column.
 
 # %% tags=["hide-input"]
 sloped = {}
@@ -325,7 +325,7 @@ paragraph(none) if not sloped else show(
 )
 
 # %% [markdown]
-# ## At which tokens, and the other way
+# ## At which tokens, and emphasised
 #
 # Steps of Spatial Perception, all of split C answered again, in points: with the heads of both spatial functions
 # ablated at every token and at the tokens that predict the answer, then emphasised, by scaling and by steering, at the
@@ -347,7 +347,7 @@ paragraph(none) if not lines else show(
 )
 
 # %% [markdown]
-# ## What else changes in each
+# ## What else changes
 #
 # The divergence of the first token of replies, in nats, with the spatial heads ablated and with as many random heads of
 # the same layers: on spatial steps, on the others, and on both without their picture. Means over functions.
