@@ -108,8 +108,9 @@ PAGES = {
             ablation.ablation_matrix,
         ),
         first=(
-            validation.quantization, validation.refitted_spread, damage.specific_damage[selection.IMPORTANCE],
-            ablation.matched_controls[selection.IMPORTANCE],
+            validation.quantization, validation.refitted_spread, ablation.matched_controls[selection.IMPORTANCE],
+            *damage.COMPARED, dissociation.double_dissociations, doses.dose_trends, doses.side_effects,
+            protocol.ablation_deviations, emphasis.scaled, emphasis.steered,
         ),
         parameters=("profile",),
     ),
