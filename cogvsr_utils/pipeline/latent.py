@@ -245,8 +245,15 @@ def _swap_test(
 
     observed = rise(np.zeros(len(scenes), bool))
     null = np.array([rise(rng.random(len(scenes)) < 0.5) for _ in tqdm(range(n), desc="swapped cues")])
-    scale = np.sqrt((null**2).mean(0)) + 1e-12
-    return observed, max_t_test(observed / scale, null / scale).p_max
+    return observed, _family_wise(observed, null)
+
+
+def _family_wise(observed: np.ndarray, null: np.ndarray) -> np.ndarray:
+    """Family-wise p (functions, heads) of ``observed`` (functions, heads) beside draws ``null`` (draws, functions,
+    heads), each head in units of its own root mean square. If nothing differs the observed one is a draw as any other,
+    so it counts in this as they do."""
+    scale = np.sqrt((np.concatenate([observed[None], null]) ** 2).mean(0)) + 1e-12
+    return max_t_test(observed / scale, null / scale).p_max
 
 
 def _tested(values: np.ndarray, label: np.ndarray, group: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

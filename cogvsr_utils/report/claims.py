@@ -187,7 +187,7 @@ def _activation(experiment: Experiment, read: Reader) -> Finding:
     """C6: beside questions of kinds that training never shows with cues, do boxes drawn around the things that are
     asked about help more than misplaced ones, and more than none? Surely more than on a grey picture, where nothing is
     to be seen but the answer in the cue? Are there latent heads? Where there are, do spatial steps gain without a cue
-    where these are steered, more than where random heads of their layers are?"""
+    where these are steered, more than where random heads of their layers are, and more than in any draw of these?"""
     cued = cues.with_cues(experiment)
     effects = read(cued, cues.cue_effects).set_index(["kinds", "condition", "against"]).loc[cues.NEVER]
     placebo, none = (effects.loc[(cues.BOX, against)] for against in (f"box, {cues.MISPLACED}", cues.NONE))
@@ -195,6 +195,7 @@ def _activation(experiment: Experiment, read: Reader) -> Finding:
     n_latent = int(read(cued, latent.latent_heads)["latent"].sum())
     steps = read(cued, activation.latent_activation)
     steps = steps[(steps["function"] == activation.BOTH) & (steps["method"] == activation.METHOD)]
+    random = steps.loc[steps["heads"] == "random", "delta_log_prob"]
     own = steps[steps["heads"].isin(["latent", "nearest"])].iloc[0]
     here = (
         f"boxes {100 * placebo['change']:+.1f} points beyond misplaced ones, {100 * none['change']:+.1f} beyond none; "
@@ -205,7 +206,7 @@ def _activation(experiment: Experiment, read: Reader) -> Finding:
     if n_latent:
         here += f"; steered without a cue {own['delta_log_prob']:+.2f} in log-probability"
         beside += f"; {own['beyond']:+.2f} beyond random heads"
-        asked.append(own["low"] > 0 and own["beyond_low"] > 0)
+        asked.append(own["low"] > 0 and own["beyond_low"] > 0 and own["delta_log_prob"] > random.max())
     return here, beside, asked
 
 

@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 import torch
 from own_data import FEW
+from scipy.stats import binomtest
 
 from cogvsr_utils.dataset.images import open_image
 from cogvsr_utils.dataset.items import Item, Step
@@ -193,6 +194,19 @@ def test_where_cues_do_nothing_few_heads_rise_and_none_is_latent():
     for column in ("p_rise", "p_patch"):
         assert sum((table[column] < 0.05).any() for table in tables) <= 5
     assert not any(table["latent"].any() for table in tables)
+
+
+@pytest.mark.parametrize("n", [19, 99])
+def test_the_swap_test_holds_its_level_with_few_draws(n):
+    """Draws and the observed one are of one kind, heads of different spread."""
+    rng, spread = np.random.default_rng(n), np.linspace(0.1, 3, 2 * 40).reshape(2, 40)
+    passed = 0
+    for _ in range(400):
+        observed, *null = spread * rng.normal(size=(1 + n, 2, 40))
+        passed += bool((latent._family_wise(observed, np.array(null)) <= 0.05).any())
+    assert binomtest(passed, 400, 0.05, alternative="greater").pvalue > 0.001, passed
+    found = latent._family_wise(np.where(np.arange(40) == 3, 9.0, 0.0) * spread, np.array(null))
+    assert (found[:, 3] <= 0.05).all() and (found <= 0.05).sum() == 2
 
 
 def test_a_head_stands_beside_the_others_of_its_layer():
