@@ -68,7 +68,8 @@ def made_up(good: bool) -> dict[str, pd.DataFrame]:
         "latent_heads": pd.DataFrame({"latent": [good] * 3}),
         "latent_activation": pd.DataFrame({
             "method": [BOX, "steer", "steer"], "heads": [np.nan, "latent", "random"], "function": BOTH,
-            "delta_log_prob": [0.5, 0.5, 0.4 if good else 0.6], "low": 0.3, "beyond": 0.1, "beyond_low": 0.05 if good else -0.05}),
+            "delta_log_prob": [0.5, 0.5, 0.4 if good else 0.6], "low": 0.3, "beyond": 0.1,
+            "beyond_low": 0.05 if good else -0.05}),
         "specific_damage-importance_paper": pd.DataFrame({"specific": ["yes" if good else "no"] * 8}),
         "scaled": pd.DataFrame({"split": ["C"], "function": SPATIAL[0], "change": 0.0, "ci_high": 0.1,
                                 "ci_low": 0.01 if good else -0.1}),
