@@ -41,11 +41,12 @@ NULL_REPEATS = 25  # times as many repeats where nothing is planted, for the rat
 def probe_accuracy(
     experiment: Experiment, network_probe: JointProbe, strict_probe: StrictProbe, activations: HeadActivations
 ) -> pd.DataFrame:
-    """Accuracy on split C, whose scenes the probes never saw. Columns: protocol, n, accuracy, ci_low, ci_high
-    (Wilson)."""
+    """Accuracy on split C, whose scenes the probes never saw. Columns: protocol, n, accuracy, ci_low, ci_high (over
+    scenes)."""
     x, truth, rows = activations.by_head(), activations.index["function"].to_numpy(), []
     for protocol, fitted in (("paper", network_probe.fitted), ("strict", strict_probe.fitted)):
-        accuracy, low, high = stats.wilson(FunctionProbe.from_arrays(fitted).predict(x) == truth)
+        right = FunctionProbe.from_arrays(fitted).predict(x) == truth
+        accuracy, low, high = stats.clustered_wilson(right, activations.index["group_id"])
         rows.append({"protocol": protocol, "n": len(truth), "accuracy": accuracy, "ci_low": low, "ci_high": high})
     return pd.DataFrame(rows)
 
