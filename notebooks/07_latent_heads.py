@@ -149,6 +149,20 @@ n_rising = rising.groupby("function", sort=False)[parts].sum().rename(index=SHOR
 show(n_rising.assign(heads=len(heads) // len(SPATIAL)))
 
 # %% [markdown]
+# Could any have been found? What would have to be there for a head to pass in four of five data sets, the median over
+# heads, beside the largest that is there: of the rise of decodability (a correlation), and of what is patched.
+
+# %% tags=["hide-input"]
+there = heads.assign(
+    smaller_rise=heads[["rise", "rise_over_none"]].min(1), smallest_patch=heads[["patch", "beyond", "above"]].min(1)
+)
+power = there.groupby("function", sort=False).agg(
+    least_rise=("least_rise", "median"), largest_rise=("smaller_rise", "max"),
+    least_patch=("least_patch", "median"), largest_patch=("smallest_patch", "max"),
+)  # fmt: skip
+show(power.rename(index=SHORT).reset_index(), digits=3)
+
+# %% [markdown]
 # The three heads that come nearest to being latent, for either function: what they read, then what they carry.
 
 # %% tags=["hide-input"]

@@ -29,6 +29,7 @@ from cogvsr_utils.stats import ALPHA, max_t_test, sign_flip_test
 
 CUES = (NONE, BOX, f"box, {MISPLACED}")
 A = (SELECTION,)
+POWER = 0.84  # standard errors beyond a threshold at which four of five data sets are
 
 
 @dataclass(frozen=True)
@@ -155,7 +156,9 @@ def latent_heads(
     without; ``p_rise``, the larger p of the two; ``patch``, the change of log-probability, ``beyond`` that from
     misplaced cues, ``above`` that of the layer's others; ``p_patch``, the largest p of the three; ``latent``, both
     below 5 %. Each p is family-wise over heads and functions (max-T): for decodability the two cues change places in
-    whole scenes, and the probes are fitted anew; for patches the signs of whole scenes are flipped.
+    whole scenes, and the probes are fitted anew; for patches the signs of whole scenes are flipped. ``least_rise`` and
+    ``least_patch`` are how much would have to be there for a p below 5 % in four of five data sets, the larger of the
+    two and the largest of the three.
     """
     if not (same_steps(without, with_true) and same_steps(without, with_placebo)):
         raise ValueError("the captures with and without cues have other steps; expected the same")
@@ -171,12 +174,15 @@ def latent_heads(
     beyond = (from_true.patched - from_placebo.patched).T  # (steps, heads)
     moved = ((from_true.patched - from_true.intact).T, beyond, beyond - _mean_of_others(beyond, layers))
     patches = [_tested(each[own], from_true.function[own], from_true.group[own]) for each in moved]
-    p_rise, p_patch = (np.max([p for _, p in tests], axis=0) for tests in (rises, patches))
+    (p_rise, least_rise), (p_patch, least_patch) = (
+        np.max([found[1:] for found in tests], axis=0) for tests in (rises, patches)
+    )
     frames = [
         pd.DataFrame(without.heads.pairs, columns=["layer", "head"]).assign(
             function=name, wordings=len(set(words[index["function"] == name])), without=alone[f],
-            rise=rises[0][0][f], rise_over_none=rises[1][0][f], p_rise=p_rise[f], patch=patches[0][0][f],
-            beyond=patches[1][0][f], above=patches[2][0][f], p_patch=p_patch[f],
+            rise=rises[0][0][f], rise_over_none=rises[1][0][f], p_rise=p_rise[f], least_rise=least_rise[f],
+            patch=patches[0][0][f], beyond=patches[1][0][f], above=patches[2][0][f], p_patch=p_patch[f],
+            least_patch=least_patch[f],
             latent=(p_rise[f] < ALPHA) & (p_patch[f] < ALPHA),
         )
         for f, name in enumerate(SPATIAL)
@@ -233,9 +239,9 @@ def _held_out(activations: HeadActivations, x: np.ndarray, words: np.ndarray) ->
 
 def _swap_test(
     one: HeadActivations, other: HeadActivations, words: np.ndarray, n: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """How much higher the correlations of one capture are than those of another, and the family-wise p that they are
-    higher, by ``n`` times swapping the two in random scenes: (functions, heads) each."""
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """How much higher the correlations of one capture are than those of another, the family-wise p that they are
+    higher, by ``n`` times swapping the two in random scenes, and how much would be found: (functions, heads) each."""
     x, y, rng = one.by_head(), other.by_head(), np.random.default_rng(0)
     scenes, code = np.unique(one.index["group_id"].to_numpy(), return_inverse=True)
 
@@ -245,23 +251,37 @@ def _swap_test(
 
     observed = rise(np.zeros(len(scenes), bool))
     null = np.array([rise(rng.random(len(scenes)) < 0.5) for _ in tqdm(range(n), desc="swapped cues")])
-    return observed, _family_wise(observed, null)
+    return observed, *_family_wise(observed, null)
 
 
-def _family_wise(observed: np.ndarray, null: np.ndarray) -> np.ndarray:
-    """Family-wise p (functions, heads) of ``observed`` (functions, heads) beside draws ``null`` (draws, functions,
-    heads), each head in units of its own root mean square. If nothing differs the observed one is a draw as any other,
-    so it counts in this as they do."""
+def _family_wise(observed: np.ndarray, null: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Family-wise p of ``observed`` (functions, heads) beside draws ``null`` (draws, functions, heads), and what would
+    be found, (functions, heads) each; each head in units of its own root mean square. If nothing differs the observed
+    one is a draw as any other, so it counts in this as they do."""
     scale = np.sqrt((np.concatenate([observed[None], null]) ** 2).mean(0)) + 1e-12
-    return max_t_test(observed / scale, null / scale).p_max
+    threshold = np.quantile((null / scale).max((1, 2)), 1 - ALPHA)
+    return max_t_test(observed / scale, null / scale).p_max, _found_from(threshold, len(null) + 1) * scale
 
 
-def _tested(values: np.ndarray, label: np.ndarray, group: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Means of ``values`` (steps, heads) by spatial function and the family-wise p that each is above 0: (functions,
-    heads) each."""
-    means = np.array([values[label == name].mean(0) for name in SPATIAL])
+def _tested(values: np.ndarray, label: np.ndarray, group: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Means of ``values`` (steps, heads) by spatial function, the family-wise p that each is above 0, and which mean
+    would be found: (functions, heads) each."""
     order = [sorted(SPATIAL).index(name) for name in SPATIAL]
-    return means, sign_flip_test(-values, label, group).p_max[order]
+    test, means, least = sign_flip_test(-values, label, group), [], []
+    for name in SPATIAL:
+        own = pd.DataFrame(values[label == name])
+        means.append(own.mean().to_numpy())
+        sums = own.groupby(group[label == name]).sum()
+        error = np.sqrt((sums**2).sum().to_numpy()) / len(own)
+        least.append(_found_from(test.threshold, len(sums)) * error)
+    return np.array(means), test.p_max[order], np.array(least)
+
+
+def _found_from(threshold: float, n: int) -> float:
+    """From how many root mean squares on an effect passes a threshold in four of five data sets, where the root mean
+    square, of ``n`` values, grows with the effect; infinite where it outgrows it."""
+    reach = threshold + POWER
+    return reach / np.sqrt(1 - reach**2 / n) if reach**2 < n else np.inf
 
 
 def _mean_of_others(values: np.ndarray, layers: np.ndarray) -> np.ndarray:

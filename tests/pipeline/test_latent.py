@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 import torch
 from own_data import FEW
-from scipy.stats import binomtest
+from scipy.stats import binomtest, norm
 
 from cogvsr_utils.dataset.images import open_image
 from cogvsr_utils.dataset.items import Item, Step
@@ -203,10 +203,29 @@ def test_the_swap_test_holds_its_level_with_few_draws(n):
     passed = 0
     for _ in range(400):
         observed, *null = spread * rng.normal(size=(1 + n, 2, 40))
-        passed += bool((latent._family_wise(observed, np.array(null)) <= 0.05).any())
+        passed += bool((latent._family_wise(observed, np.array(null))[0] <= 0.05).any())
     assert binomtest(passed, 400, 0.05, alternative="greater").pvalue > 0.001, passed
-    found = latent._family_wise(np.where(np.arange(40) == 3, 9.0, 0.0) * spread, np.array(null))
+    found, _ = latent._family_wise(np.where(np.arange(40) == 3, 9.0, 0.0) * spread, np.array(null))
     assert (found[:, 3] <= 0.05).all() and (found <= 0.05).sum() == 2
+
+
+def test_what_would_be_found_is_found_in_four_of_five_data_sets():
+    rng, label, group = np.random.default_rng(0), np.tile(SPATIAL, 120), np.repeat(np.arange(60), 4)
+    spread = np.linspace(0.5, 2, 20)
+
+    def drawn():
+        return spread * (rng.normal(size=(240, 20)) + 0.5 * rng.normal(size=(60, 20))[group])
+
+    *_, least = latent._tested(drawn(), label, group)
+    passed = 0
+    for _ in range(200):
+        values = drawn()
+        values[label == SPATIAL[1], 7] += least[1, 7]
+        passed += latent._tested(values, label, group)[1][1, 7] < 0.05
+    assert 140 <= passed <= 180
+    _, by_swaps = latent._family_wise(np.zeros((2, 40)), rng.normal(size=(2000, 2, 40)))
+    alone = norm.isf(0.05 / 80) + 0.84  # of independent heads, about Bonferroni's threshold
+    np.testing.assert_allclose(by_swaps, alone, rtol=0.1)
 
 
 def test_a_head_stands_beside_the_others_of_its_layer():
