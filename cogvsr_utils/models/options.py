@@ -52,8 +52,9 @@ def forced_choice(
     An option's probability is the sum over its spellings of the probability that a reply begins so; of spellings of
     which one begins another the shorter counts only where it does not go on so, and of such as several options have
     none: an option that the tokenizer writes as another has 0. Returns the columns of ``answer``,
-    ``prediction`` being the option, and ``covered``, the share of probability in [0, 1] that all options have together:
-    where it is small, the choice is forced indeed. Raises BadChat where ``answer`` does, ValueError for an item without
+    ``prediction`` being the option, ``covered``, the share of probability in [0, 1] that all options have together
+    (where it is small, the choice is forced indeed), and ``log_probs``, the natural logarithms of each option's, in the
+    order of ``choices``. Raises BadChat where ``answer`` does, ValueError for an item without
     options, for edits of a scope that prompts and replies in one text do not tell apart, and for a model that reads a
     text in both directions.
 
@@ -103,7 +104,9 @@ def forced_choice(
         for item, own in zip(items, probabilities, strict=True)
     }
     bare = answer_table([replace(item, steps=[]) for item in items], chosen)
-    return bare.assign(covered=[sum(own.values()) for own in probabilities])
+    with np.errstate(divide="ignore"):  # -inf for an option of no probability
+        log_probs = [np.log(list(own.values())).tolist() for own in probabilities]
+    return bare.assign(covered=[sum(own.values()) for own in probabilities], log_probs=log_probs)
 
 
 @torch.inference_mode()

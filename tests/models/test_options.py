@@ -69,6 +69,8 @@ def test_probabilities_are_those_of_the_bare_model(vlm, items, edits):
         expected = by_hand(vlm, item, edits)
         assert row.covered == pytest.approx(sum(expected.values()), rel=1e-3)
         assert row.prediction == max(expected, key=expected.get)
+        by_option = dict(zip(choices(item), np.exp(row.log_probs), strict=True))
+        assert by_option == pytest.approx(expected, rel=1e-3, abs=1e-9)
     assert judge(found)["parsed"].notna().all(), "every choice can be read"
 
 
