@@ -19,6 +19,7 @@ PUBLISHED = DATA / "published"
 NOTEBOOKS = ROOT / "notebooks"
 RESULTS = ROOT / "results"
 SYNTH = RESULTS / "synth"
+MORE_SYNTH = RESULTS / "synth-more"  # further questions of it
 BUILD = ROOT / "_build"
 
 

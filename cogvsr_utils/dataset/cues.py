@@ -106,11 +106,18 @@ def in_words(items: Sequence[Item], boxes: Boxes) -> list[Item]:
     return asked
 
 
-def drawn(items: Sequence[Item], boxes: Boxes, mark: str = "box") -> list[Item]:
+def drawn(
+    items: Sequence[Item],
+    boxes: Boxes,
+    mark: str = "box",
+    color: tuple[int, int, int] = COLOR,
+    stroke: float = STROKE,
+) -> list[Item]:
     """The items that have boxes, with them marked on their pictures: outlined (``box``), a dot in the middle of each
-    (``point``), or all the rest of the picture grey (``mask``). A drawn picture no longer has the name of its file, so
-    what is to stand in words as well is written first. Raises ValueError for another mark and for a picture that cannot
-    be read.
+    (``point``), in a ``color`` (red, green, blue, 0 to 255) and with a ``stroke`` in shares of the picture's longer
+    side; or all the rest of the picture grey (``mask``). A drawn picture no longer has the name of its file, so what is
+    to stand in words as well is written first. Raises ValueError for another mark, a colour or stroke out of range, and
+    for a picture that cannot be read.
 
     >>> picture = io.BytesIO()
     >>> Image.new("RGB", (8, 8)).save(picture, "PNG")
@@ -121,18 +128,20 @@ def drawn(items: Sequence[Item], boxes: Boxes, mark: str = "box") -> list[Item]:
     """
     if mark not in MARKS:
         raise ValueError(f"mark is {mark!r}; expected one of {MARKS}")
+    if len(color) != 3 or not all(0 <= each <= 255 for each in color) or not 0 < stroke <= 1:
+        raise ValueError(f"color is {color} and stroke {stroke}; expected three numbers of 0 to 255, and one in (0, 1]")
     marked = []
     for item in items:
         if places := _boxes_of(item, boxes):
             file = io.BytesIO()
-            _mark(open_image(item), [box for _, box in places], mark).save(file, "PNG")
+            _mark(open_image(item), [box for _, box in places], mark, color, stroke).save(file, "PNG")
             marked.append(replace(item, image=file.getvalue(), mirror=False))
     return marked
 
 
-def _mark(picture: Image.Image, boxes: Sequence[Box], mark: str) -> Image.Image:
+def _mark(picture: Image.Image, boxes: Sequence[Box], mark: str, color: tuple, stroke: float) -> Image.Image:
     """A picture with boxes marked on it."""
-    (width, height), stroke = picture.size, max(1, round(STROKE * max(picture.size)))
+    (width, height), stroke = picture.size, max(1, round(stroke * max(picture.size)))
     kept, pen = picture.copy(), ImageDraw.Draw(picture)
     if mark == "mask":
         pen.rectangle((0, 0, width, height), fill=GREY)
@@ -140,10 +149,10 @@ def _mark(picture: Image.Image, boxes: Sequence[Box], mark: str) -> Image.Image:
         x, y = left * width, top * height
         edges = (x, y, max(x, right * width - 1), max(y, bottom * height - 1))
         if mark == "box":
-            pen.rectangle(edges, outline=COLOR, width=stroke)
+            pen.rectangle(edges, outline=color, width=stroke)
         elif mark == "point":
             middle = np.array([x + edges[2], y + edges[3]]) / 2
-            pen.ellipse((*(middle - 2 * stroke), *(middle + 2 * stroke)), fill=COLOR)
+            pen.ellipse((*(middle - 2 * stroke), *(middle + 2 * stroke)), fill=color)
         else:
             inside = tuple(map(round, (x, y, edges[2] + 1, edges[3] + 1)))
             picture.paste(kept.crop(inside), inside[:2])

@@ -1,6 +1,8 @@
 """Main questions beside cues: boxes of what is asked about, drawn or in words, beside placebos.
 
+STYLES                      how boxes are drawn
 CONDITIONS                  what is shown, and what it is compared with
+questions(experiment)       all plain questions, and further ones about other scenes
 cued(items, condition)      items under a condition
 never_cued(items)           those of kinds that the training of nano-internvl never shows with cues
 cued_answers[condition]     replies to main questions under one of them
@@ -21,9 +23,12 @@ from cogvsr_utils.analysis.accuracy import compare
 from cogvsr_utils.dataset import cues
 from cogvsr_utils.dataset.images import grey_pictures
 from cogvsr_utils.dataset.items import Item, Step
+from cogvsr_utils.dataset.loading import load_items
 from cogvsr_utils.dataset.scoring import judge
 from cogvsr_utils.dataset.splits import SELECTION, TEST, TUNING
+from cogvsr_utils.dataset.synth.build import build_synth
 from cogvsr_utils.dataset.synth.questions import CUED
+from cogvsr_utils.paths import MORE_SYNTH
 from cogvsr_utils.pipeline.experiment import Experiment
 from cogvsr_utils.pipeline.store import result
 from cogvsr_utils.stats import clustered_share, false_discovery_rate
@@ -31,12 +36,17 @@ from cogvsr_utils.stats import clustered_share, false_discovery_rate
 NONE, GREY = "no cue", "grey picture"
 TRUE, MISPLACED, OTHER, SHUFFLED = "true", "misplaced", "other things", "shuffled"
 
+# A mark and how it is drawn: as in the training of nano-internvl, and boxes of another colour and of a broader stroke.
+STYLES: dict[str, tuple[str, dict]] = {mark: (mark, {}) for mark in cues.MARKS} | {
+    "black box": ("box", {"color": (0, 0, 0)}),
+    "broad box": ("box", {"stroke": 2.5 * cues.STROKE}),
+}
 # A condition: how the boxes are shown, which boxes, and the conditions that it is compared with.
 CONDITIONS: dict[str, tuple[str, str, tuple[str, ...]]] = {
     NONE: ("", "", ()),
     **{
         f"{shown}, {which}": (shown, which, (f"{shown}, {MISPLACED}", NONE) if which == TRUE else (NONE,))
-        for shown in (*cues.MARKS, "words", "box and words")
+        for shown in (*STYLES, "words", "box and words")
         for which in (TRUE, MISPLACED, OTHER)
     },
     f"words, {SHUFFLED}": ("words", SHUFFLED, (NONE,)),
@@ -48,6 +58,8 @@ ASKED = (SELECTION, TUNING, TEST, "hard")  # nothing is chosen before the cues' 
 BOX = f"box, {TRUE}"  # the cue that heads are chosen with, and that a claim rests on
 # Kinds of question: those that the training of nano-internvl shows with cues, and all others.
 NEVER, TRAINED = "other kinds", "kinds cued in training"
+# Questions of CogVSR-Synth about other scenes: with them 1,300 of kinds never cued name things, for 3 points.
+N_MORE, MORE_SEED = 1700, 1
 
 
 def with_cues(experiment: Experiment) -> Experiment:
@@ -77,7 +89,22 @@ def cued(items: Sequence[Item], condition: str) -> list[Item]:
         items = grey_pictures(items)
     if "words" in shown:
         items = cues.in_words(items, boxes)
-    return cues.drawn(items, boxes, shown.split(" ")[0]) if shown in (*cues.MARKS, "box and words") else items
+    style = "box" if shown == "box and words" else shown
+    if style not in STYLES:
+        return items
+    mark, how = STYLES[style]
+    return cues.drawn(items, boxes, mark, **how)
+
+
+def questions(experiment: Experiment) -> list[Item]:
+    """All plain questions of an experiment's data; beside CogVSR-Synth ``N_MORE`` of other scenes, those of the kinds
+    that training never cues, built where they are not there yet."""
+    items = [item for split in ASKED for item in experiment.items(split)]
+    if experiment.source != "synth":
+        return items
+    path = build_synth(MORE_SYNTH, n_items=N_MORE, seed=MORE_SEED, crossed=False)
+    more = never_cued(load_items(path))
+    return items + [replace(item, uid=f"more-{item.uid}", group_id=f"more-{item.group_id}") for item in more]
 
 
 def never_cued(items: Sequence[Item]) -> list[Item]:
@@ -92,7 +119,7 @@ def cued_answers(experiment: Experiment, condition: str, resume: Path) -> pd.Dat
     such."""
     from cogvsr_utils.models.answering import answer
 
-    items = cued([item for split in ASKED for item in experiment.items(split)], condition)
+    items = cued(questions(experiment), condition)
     if not items:
         return pd.DataFrame(columns=["uid", "step", "group_id", "subset", "function", "correct"])
     return judge(answer(experiment.vlm, items, steps=False, resume=resume))
@@ -153,7 +180,7 @@ def marked_objects(experiment: Experiment) -> pd.DataFrame:
     from cogvsr_utils.models.answering import answer
 
     tables = []
-    for mark in ("", *cues.MARKS):
+    for mark in ("", *STYLES):
         items = _marked_objects(experiment.items(TEST), mark)
         judged = judge(answer(experiment.vlm, items)) if items else pd.DataFrame()
         if len(judged):
@@ -176,5 +203,6 @@ def _marked_objects(items: Sequence[Item], mark: str) -> list[Item]:
             one = replace(item, uid=f"{item.uid}-{number}-{mark}", question="How many objects are marked?", answer="1",
                           answer_type="int", options=None, steps=[step], meta={"n_things": len(things)})  # fmt: skip
             boxes = {one.uid: [("", tuple(thing["box"]))]}
-            asked += cues.drawn([one], boxes, mark) if mark else [one]
+            style, how = STYLES.get(mark, ("", {}))
+            asked += cues.drawn([one], boxes, style, **how) if mark else [one]
     return asked

@@ -40,9 +40,11 @@ N_ITEMS, SIZE = 1200, 256
 ITEMS, PIXELS = (1, 100_000), (16, 2048)  # what may be asked for
 
 
-def build_synth(folder: Path | None = None, *, n_items: int = N_ITEMS, size: int = SIZE, seed: int = 0) -> Path:
-    """Build CogVSR-Synth: ``n_items`` plain main questions and 0.6 times as many in crossed wording, with pictures of
-    ``size`` pixels; returns the .jsonl file.
+def build_synth(
+    folder: Path | None = None, *, n_items: int = N_ITEMS, size: int = SIZE, seed: int = 0, crossed: bool = True
+) -> Path:
+    """Build CogVSR-Synth: ``n_items`` plain main questions and, unless not ``crossed``, 0.6 times as many in crossed
+    wording, with pictures of ``size`` pixels; returns the .jsonl file.
 
     What is there already with the same settings is kept. The same settings give the same bytes. Raises ValueError for
     numbers out of range, before anything is drawn.
@@ -51,23 +53,24 @@ def build_synth(folder: Path | None = None, *, n_items: int = N_ITEMS, size: int
         if not least <= value <= most:
             raise ValueError(f"{name} is {value}; expected {least} to {most}")
     folder = Path(folder or SYNTH)
-    path, stamp = folder / "items.jsonl", built_stamp(folder, n_items=n_items, size=size, seed=seed)
+    path, stamp = folder / "items.jsonl", built_stamp(folder, n_items=n_items, size=size, seed=seed, crossed=crossed)
     if stamp.exists():
         return path
     (folder / "images").mkdir(parents=True, exist_ok=True)
     with FileLock(folder / ".lock"):  # one builder at a time; who waits takes what the other built
         if not stamp.exists():
-            _build(folder, stamp, n_items, size, seed)
+            _build(folder, stamp, n_items, size, seed, crossed)
     return path
 
 
-def _build(folder: Path, stamp: Path, n_items: int, size: int, seed: int):
+def _build(folder: Path, stamp: Path, n_items: int, size: int, seed: int, crossed: bool):
     """Write the set, the stamp last."""
     for older in (*folder.glob("built.*.json"), *folder.rglob(".*.part*")):  # these are what killed builders left
         older.unlink()
     items, pictures = compose(n_items, seed)
-    crossed, more = compose_crossed(round(PAIRS * n_items), seed)
-    items, pictures = items + crossed, pictures | more
+    if crossed:
+        pairs, more = compose_crossed(round(PAIRS * n_items), seed)
+        items, pictures = items + pairs, pictures | more
     jobs = [(scene, view, size, folder / name) for name, (scene, view) in pictures.items()]
     with Pool() as pool:
         boxes = dict(
@@ -78,9 +81,12 @@ def _build(folder: Path, stamp: Path, n_items: int, size: int, seed: int):
         partial.write_text(json.dumps({"n_items": n_items, "size": size, "seed": seed}))
 
 
-def built_stamp(folder: Path | None = None, *, n_items: int = N_ITEMS, size: int = SIZE, seed: int = 0) -> Path:
+def built_stamp(
+    folder: Path | None = None, *, n_items: int = N_ITEMS, size: int = SIZE, seed: int = 0, crossed: bool = True
+) -> Path:
     """The file that marks the set whole; its name changes with the settings and the code that builds the set."""
-    return Path(folder or SYNTH) / f"built.{digest(synth_digest(), str((n_items, size, seed)))}.json"
+    settings = (n_items, size, seed) if crossed else (n_items, size, seed, "plain")
+    return Path(folder or SYNTH) / f"built.{digest(synth_digest(), str(settings))}.json"
 
 
 @cache
