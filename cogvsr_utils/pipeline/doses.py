@@ -1,10 +1,11 @@
 """How much of an edit does how much, and at what cost elsewhere.
 
-dosed           C, teacher-forced, with more and more heads ablated, scaled by more, steered further
-dose_response   what comes of it, dose by dose
-dose_trends     whether more of an edit does more, beside what is random
-side_effects    the edits of other pages on all functions' steps, with pictures and without
-DOSES           the tables that a page shows
+dosed               C, teacher-forced, with more and more heads ablated, scaled by more, steered further
+dose_response       what comes of it, dose by dose
+dose_trends         whether more of an edit does more, beside what is random
+side_effects        the edits of other pages on all functions' steps, with pictures and without
+set_side_effects    each function's heads ablated, on the same
+DOSES               the tables that a page shows
 """
 
 from dataclasses import dataclass
@@ -18,9 +19,9 @@ from cogvsr_utils.functions import NAMES, SPATIAL
 from cogvsr_utils.models.activations import HeadActivations
 from cogvsr_utils.pipeline.activation import ATTEND, reading_heads
 from cogvsr_utils.pipeline.emphasis import spatial_directions, spatial_heads, tuned_strength
-from cogvsr_utils.pipeline.experiment import Experiment
+from cogvsr_utils.pipeline.experiment import Experiment, n_top
 from cogvsr_utils.pipeline.recordings import activations
-from cogvsr_utils.pipeline.selection import Rankings
+from cogvsr_utils.pipeline.selection import IMPORTANCE, Rankings, top_heads_by
 from cogvsr_utils.pipeline.store import result
 from cogvsr_utils.pipeline.sweeps import scorer_of, some_items
 from cogvsr_utils.stats import (
@@ -201,7 +202,19 @@ def side_effects(
     return collateral.side_effects(experiment.vlm, some, edits)
 
 
-DOSES = (dose_response, dose_trends, side_effects)
+@result(splits=(TEST,), gpu=True)
+def set_side_effects(experiment: Experiment, rankings: Rankings) -> pd.DataFrame:
+    """What ablating each function's top heads by the paper's importance does to all functions' steps on some items of
+    C, with pictures and without: columns of ``models.collateral.side_effects``, ``edit`` being the function."""
+    from cogvsr_utils.models import collateral
+    from cogvsr_utils.models.head_edits import mask
+
+    sets = top_heads_by(rankings, IMPORTANCE, n_top(len(rankings.heads)))
+    some = some_items(experiment, TEST, experiment.settings.ablation_items)
+    return collateral.side_effects(experiment.vlm, some, {name: mask(sets.of(name)) for name in NAMES})
+
+
+DOSES = (dose_response, dose_trends, side_effects, set_side_effects)
 
 
 def _cases(dosed: DosedScores) -> pd.DataFrame:

@@ -56,6 +56,7 @@ MEASURED: tuple[Result, ...] = (
     ablation.matched_controls[selection.IMPORTANCE],
     ablation.without_strongest, damage.generated_and_forced, mistakes.output_edits,
     emphasis.scaled, emphasis.steered, emphasis.emphasis_controls, cameras.camera_accuracy, cameras.camera_emphasis,
+    cameras.camera_gains,
     prediction.ranking_quality, prediction.ranking_tests, prediction.set_effects, validation.planted,
     validation.null_models, validation.quantization, *planted.PLANTED, *activation.LATENT,
     *(baselines.text_gate[split] for split in (SELECTION, CROSSED[SELECTION])),

@@ -2,12 +2,17 @@
 
 reply_kinds      each function's steps, intact and under its own set: right, wrong, unread
 chosen_mains     main questions with options, asked alone under each set: replies beside forced choice
+chosen_steps     each function's steps, intact and under its own set: the likeliest of the possible answers
 """
 
+from collections.abc import Sequence
 from dataclasses import replace
 
+import numpy as np
 import pandas as pd
 
+from cogvsr_utils.analysis.text_baselines import wordings
+from cogvsr_utils.dataset.items import Item, Step
 from cogvsr_utils.dataset.scoring import judge
 from cogvsr_utils.dataset.splits import TEST
 from cogvsr_utils.functions import NAMES
@@ -81,4 +86,68 @@ def chosen_mains(experiment: Experiment, rankings: Rankings) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-REPLIES = (reply_kinds, chosen_mains)
+@result(splits=C, gpu=True)
+def chosen_steps(experiment: Experiment, rankings: Rankings) -> pd.DataFrame:
+    """Each function's own steps of C by forced choice, the right answers to earlier ones in place, intact and with the
+    function's top heads by the paper's importance ablated (×0.001). A step is offered its options, yes and no, or where
+    it has neither all right answers to steps of its wording on C; steps of which but one answer is known are left out.
+
+    Columns: function, head_set (``INTACT`` or the function), n, chosen (the share right), covered (mean probability of
+    all that is offered together), chance (of a blind choice), and the change of chosen from ``INTACT`` with low and
+    high (95 % over scenes). Functions without such steps are left out.
+    """
+    from cogvsr_utils.models.head_edits import mask
+    from cogvsr_utils.models.options import forced_choice
+
+    items = with_options(experiment.items(TEST))
+    sets = top_heads_by(rankings, IMPORTANCE, n_top(len(rankings.heads)))
+    rows = []
+    for name in NAMES:
+        asked = [item for item in only(items, name) if any(map(_offers, item.steps))]
+        if not asked:
+            continue
+        before, after = (judge(forced_choice(experiment.vlm, asked, steps=True, edits=edit))
+                         for edit in (None, mask(sets.of(name))))  # fmt: skip
+        offered = [len(step.options or ("yes", "no")) for item in asked for step in item.steps if _offers(step)]
+        gained = after["correct"].astype(float) - before["correct"]
+        change = dict(
+            zip(("change", "low", "high"), clustered_share(gained, before["group_id"], lowest=-1), strict=True)
+        )
+        for head_set, judged in ((INTACT, before), (name, after)):
+            rows.append({"function": name, "head_set": head_set, "n": len(judged), "chosen": judged["correct"].mean(),
+                         "covered": judged["covered"].mean(), "chance": float(np.mean([1 / n for n in offered])),
+                         **(change if head_set != INTACT else {})})  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def with_options(items: Sequence[Item]) -> list[Item]:
+    """The items with options for their steps: where a step has none and is not answered with yes or no, the right
+    answers to all steps of its wording and kind of answer, if they are several."""
+    words, known = wordings(list(items)), {}
+    for item in items:
+        for number, step in enumerate(item.steps):
+            known.setdefault((words[item.uid, number], step.answer_type), set()).add(step.answer)
+
+    def offered(item, number, step):
+        answers = sorted(known[words[item.uid, number], step.answer_type])
+        named = _offers(step) or len(answers) < 2
+        return step if named else replace(step, options=answers)
+
+    return [replace(item, steps=[offered(item, n, step) for n, step in enumerate(item.steps)]) for item in items]
+
+
+def only(items: Sequence[Item], function: str) -> list[Item]:
+    """The items with nothing to choose from in steps of other functions."""
+    return [
+        replace(item, steps=[s if s.function == function else replace(s, answer_type="text", options=None)
+                             for s in item.steps])
+        for item in items
+    ]  # fmt: skip
+
+
+def _offers(step: Step) -> bool:
+    """Whether a step has something to choose from."""
+    return bool(step.options) or step.answer_type == "yesno"
+
+
+REPLIES = (reply_kinds, chosen_mains, chosen_steps)

@@ -121,6 +121,20 @@ def test_marks_change_what_they_say_alone(item):
         drawn([item], boxes, "arrow")
 
 
+def test_a_mark_has_the_color_and_stroke_that_it_is_given(item):
+    boxes, outlined = {"0.png": [("cat", (0.1, 0.2, 0.5, 0.6))]}, {}
+    for stroke in (0.01, 0.03):
+        shown = np.asarray(open_image(drawn([item], boxes, color=(9, 8, 7), stroke=stroke)[0]))
+        changed = (shown != 255).any(2)
+        assert (shown[changed] == (9, 8, 7)).all()
+        outlined[stroke] = int(changed.sum())
+    inner = [(80 - 2 * width) * (40 - 2 * width) for width in (2, 6)]  # of 200 pixels, 0.01 and 0.03
+    assert list(outlined.values()) == [80 * 40 - hollow for hollow in inner]
+    for wrong in ({"color": (0, 0, 256)}, {"color": (0, 0)}, {"stroke": 0}, {"stroke": 1.5}):
+        with pytest.raises(ValueError, match="expected three numbers of 0 to 255, and one in"):
+            drawn([item], boxes, **wrong)
+
+
 def test_things_asked_about_are_those_whose_colors_the_question_names(small_set):
     items = load_items(small_set)
     asked, others = boxes_asked_about(items)

@@ -29,10 +29,10 @@ def items(request, asked):
     return [replace(item, options=options, answer_type=answer_type, answer=answer) for item in pictures]
 
 
-def by_hand(vlm, item, edits=None):
+def by_hand(vlm, item, edits=None, prompt=None):
     """The probability of each option: of all beginnings of a reply of up to three tokens, those that are a spelling of
     it, one token at a time, and not a spelling of an option that is longer."""
-    prompt = vlm.render(conversation(item, [], MAIN), prompt=True)
+    prompt = prompt or vlm.render(conversation(item, [], MAIN), prompt=True)
     prompt_ids = vlm.encode([prompt], [open_image(item)])
     own = vlm.tokenizer(prompt, add_special_tokens=False)["input_ids"]
 
@@ -72,6 +72,27 @@ def test_probabilities_are_those_of_the_bare_model(vlm, items, edits):
         by_option = dict(zip(choices(item), np.exp(row.log_probs), strict=True))
         assert by_option == pytest.approx(expected, rel=1e-3, abs=1e-9)
     assert judge(found)["parsed"].notna().all(), "every choice can be read"
+
+
+@pytest.mark.parametrize("edits", [None, mask([(2, 1), (3, 4)])])
+def test_steps_are_chosen_after_the_right_answers_to_those_before(vlm, asked, edits):
+    colors = [replace(asked[1].steps[0], options=["red", "blue", "green"]), *asked[1].steps[1:]]
+    with_steps = [asked[0], replace(asked[1], steps=colors), replace(asked[3], image=None)]
+    found = forced_choice(vlm, with_steps, steps=True, edits=edits, batch_size=2)
+    assert list(zip(found["uid"], found["step"], strict=True)) == [("1", 0), ("1", 2), ("3", 2)], "those with options"
+    assert found["answer"].tolist() == ["red", "yes", "yes"] and judge(found)["parsed"].notna().all()
+    for row in found.itertuples():
+        item = next(item for item in with_steps if item.uid == row.uid)
+        step, before = item.steps[row.step], [step.answer for step in item.steps[: row.step]]
+        prompt = vlm.render(conversation(item, before, row.step), prompt=True)
+        alone = replace(item, options=step.options, answer_type=step.answer_type)
+        expected = by_hand(vlm, alone, edits, prompt)
+        assert dict(zip(choices(alone), np.exp(row.log_probs), strict=True)) == pytest.approx(
+            expected, rel=1e-3, abs=1e-9
+        )
+        assert row.prediction == max(expected, key=expected.get)
+    with pytest.raises(ValueError, match="no step has options; expected some to choose from"):
+        forced_choice(vlm, [asked[0]], steps=True)
 
 
 def test_batches_of_any_size_choose_the_same(vlm, items):

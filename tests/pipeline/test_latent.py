@@ -54,6 +54,31 @@ def test_conditions_differ_in_what_they_say(small_set):
         cues.cued(items, "arrows")
 
 
+def test_further_questions_are_of_kinds_never_cued_about_scenes_of_their_own(small_set, tmp_path, monkeypatch):
+    first = load_items(small_set)
+    monkeypatch.setattr(cues, "MORE_SYNTH", tmp_path / "more")
+    monkeypatch.setattr(cues, "N_MORE", 60)
+
+    class Scope:
+        source = "synth"
+
+        @staticmethod
+        def items(split):
+            return [item for item in first if item.split == split]
+
+    asked = cues.questions(Scope())
+    plain = [item for item in first if item.subset != "crossed"]
+    more = asked[len(plain) :]
+    assert [item.uid for item in asked[: len(plain)]] == [
+        item.uid for split in cues.ASKED for item in plain if item.split == split
+    ]
+    assert len({item.uid for item in asked}) == len(asked) and 20 < len(more) < 60
+    assert not {item.subset for item in more} & {*CUED, "crossed"}
+    assert not {item.group_id for item in more} & {item.group_id for item in first}
+    scenes = [{str(item.meta["things"]) for item in some} for some in (plain, more)]
+    assert not scenes[0] & scenes[1]
+
+
 def replies(right, subset="closer"):
     """Judged replies to a question a picture, right where ``right`` is."""
     return pd.DataFrame({"uid": [str(n) for n in range(len(right))], "step": -1, "group_id": np.arange(len(right)),
@@ -312,5 +337,5 @@ def test_a_whole_layer_leaves_no_random_heads_beside_it(experiment, vlm):
 
 def test_the_small_model_names_what_is_marked_and_guesses_where_nothing_is(experiment):
     table = cues.marked_objects.make(experiment).set_index("mark")
-    assert list(table.index) == ["", *cues.cues.MARKS] and table["n"].nunique() == 1
+    assert list(table.index) == ["", *cues.STYLES] and table["n"].nunique() == 1
     assert table.loc["", "high"] < table.loc["box", "low"] and table.loc["", "low"] < table["chance"].iloc[0] + 0.2
