@@ -164,6 +164,22 @@ cells = with_interval(mains, "chosen_change", "chosen_low", "chosen_high", form=
 show(cells[columns].replace({"head_set": SHORT}), percent=("chance", "replied", "unread", "chosen", "covered"))
 
 # %% [markdown]
+# The same of the steps themselves: a function's own ones with its own heads ablated, the right answers to earlier steps
+# in place. A step is offered its options, yes and no, or else all right answers to steps of its wording. Where chance
+# is well below what is chosen under ablation, the model still knows something.
+
+# %% tags=["hide-input"]
+offered = measured.table(experiment, replies.chosen_steps)
+offered["heads"] = offered["head_set"].eq(replies.INTACT).map({True: "intact", False: "ablated"})
+cells = with_interval(offered, "change", form="+.1f", scale=100).set_index("function")
+wide = offered.pivot(index="function", columns="heads", values=["chosen", "covered"])
+wide.columns = [f"{what}, {when}" for what, when in wide.columns]
+under = cells[cells["heads"] == "ablated"][["n", "chance", "change"]]
+wide = under.join(wide)[["n", "chance", "chosen, intact", "chosen, ablated", "change", "covered, ablated"]]
+show(wide.reindex([name for name in NAMES if name in wide.index]).rename(index=SHORT).reset_index(),
+     percent=("chance", "chosen, intact", "chosen, ablated", "covered, ablated"))  # fmt: skip
+
+# %% [markdown]
 # ## Inherited from earlier steps?
 #
 # A generated answer follows the model's own earlier answers, so a step may fail because the one before it did. The same
@@ -344,6 +360,19 @@ shares = ", ".join(
     f"{SHORT.get(name, name)} {row['accuracy_before']:.1%} of {row['n']}" for name, row in before.iterrows()
 )
 paragraph(f"From {aside:.1f} board squares aside, without any edit: {shares}." if recorded else "")
+
+# %% [markdown]
+# The primary outcome, with many draws: the log-probability of right answers to steps of Spatial Perception from there,
+# teacher-forced, heads moved at all tokens. *All heads, same total* have a strength so much smaller that its sum over
+# heads is that of the spatial ones. p is that the spatial heads, or the real directions, are one of the random ones.
+
+# %% tags=["hide-input"]
+gains = measured.table(experiment, cameras.camera_gains) if recorded else pd.DataFrame()
+if recorded:
+    gained = with_interval(gains[gains["function"] == SPATIAL[0]], "delta_log_prob", "low", "high", "+.3f")
+    gained = with_interval(gained, "change", "change_low", "change_high", "+.1f", 100)
+columns = ["method", "heads", "direction", "strength", "draws", "delta_log_prob", "change", "p"]
+show(gained[columns].rename(columns={"delta_log_prob": "log-probability"}), digits=3) if recorded else paragraph(none)
 
 # %% [markdown]
 # The same on the questions of split *hard* (see the [data card](../book/data_card.md)), about scenes that

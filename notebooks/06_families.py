@@ -44,6 +44,7 @@ from cogvsr_utils.models.weights import nano_names
 from cogvsr_utils.paths import NANO
 from cogvsr_utils.pipeline import (
     ablation,
+    cameras,
     damage,
     dissociation,
     doses,
@@ -93,8 +94,8 @@ measured_note(
     (families | seeds).values(),
     (validation.head_table, validation.sparseness, validation.spatial_differences, validation.refitted_spread,
      ablation.ablation_matrix, controls, validation.quantization, *damage.COMPARED,
-     dissociation.double_dissociations, doses.dose_trends, doses.side_effects, protocol.ablation_deviations,
-     emphasis.scaled, emphasis.steered),
+     dissociation.double_dissociations, doses.dose_trends, doses.side_effects, doses.set_side_effects,
+     protocol.ablation_deviations, emphasis.scaled, emphasis.steered, cameras.camera_gains),
 )  # fmt: skip
 
 # %% [markdown]
@@ -347,6 +348,24 @@ paragraph(none) if not lines else show(
 )
 
 # %% [markdown]
+# And emphasised where half is right, from [a camera further aside](05_interventions.ipynb): the log-probability of
+# right answers to steps of Spatial Perception, beside as many random heads and, for steering, random directions (means
+# of their draws), and all heads at the same total strength. A dot marks random ones of which the spatial heads are not
+# one more (p below 0.05).
+
+# %% tags=["hide-input"]
+lines = []
+for name, found in where_measured(cameras.camera_gains, families | seeds).items():
+    found = found[(found["function"] == SPATIAL[0]) & (found["direction"] != "back")]
+    cells = with_interval(found, "delta_log_prob", "low", "high", "+.3f")
+    labels = np.where(found["direction"] == "random", "random directions", found["heads"])
+    cells["cell"] = cells["delta_log_prob"] + np.where(found["p"] < ALPHA, " •", "")
+    for method, own in cells.assign(label=labels).groupby("method", sort=False):
+        lines.append({"model": name, "edit": method, "right": f"{own['right'].iloc[0]:.0%} of {own['n'].iloc[0]}"}
+                     | dict(zip(own["label"], own["cell"], strict=True)))  # fmt: skip
+paragraph(none) if not lines else show(pd.DataFrame(lines).drop(columns=cameras.ALL).fillna("–"))
+
+# %% [markdown]
 # ## What else changes
 #
 # The divergence of the first token of replies, in nats, with the spatial heads ablated and with as many random heads of
@@ -360,6 +379,20 @@ for name, found in where_measured(doses.side_effects, families | seeds).items():
     steps = np.where(found["prompts"] == TEXT, TEXT, steps)
     means = found.groupby([found["edit"].replace("ablate", "spatial heads"), steps])["kl"].mean().unstack()
     lines += [{"model": name, "ablated": edit} | row for edit, row in means.to_dict("index").items()]
+paragraph(none) if not lines else show(pd.DataFrame(lines))
+
+# %% [markdown]
+# The heads of each function ablated in their turn: how often the divergence is larger on the function's own steps than
+# on the mean of the others', and both, means over the eight functions.
+
+# %% tags=["hide-input"]
+lines = []
+for name, found in where_measured(doses.set_side_effects, families | seeds).items():
+    found = found[found["prompts"] != TEXT]
+    own = found["edit"] == found["function"]
+    kl = found.groupby(["edit", own.map({True: "own", False: "others"})])["kl"].mean().unstack()
+    larger = f"{(kl['own'] > kl['others']).sum()} of {len(kl)}"
+    lines.append({"model": name, "larger on own steps": larger} | kl.mean().to_dict())
 paragraph(none) if not lines else show(pd.DataFrame(lines))
 
 # %% [markdown]

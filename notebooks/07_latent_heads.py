@@ -55,12 +55,13 @@ measured_note([experiment], activation.LATENT)
 # %% [markdown]
 # ## What a cue is
 #
-# The things that a question names are outlined, marked by a dot, or left while all else is made grey. The same boxes
-# can also be written before the question. A placebo has them where nothing is, or on things that the question is not
+# The things that a question names are outlined (in the colour and stroke of training, in black, or with a broad stroke),
+# marked by a dot, or left while all else is made grey. The same boxes can also be written before the question. A placebo has them where nothing is, or on things that the question is not
 # about; in words, names can also change places.
 #
 # What a mark means is learnt. The nano models were shown true cues in training beside six of the fifteen kinds of
 # question; what follows rests on the other kinds that name things. Their steps still share words with those of the six.
+# To these come further questions of the other kinds, about scenes of their own, so that 3 points can be seen.
 
 # %% tags=["hide-input"] mystnb={"image": {"alt": "One rendered table-top picture nine times: outlined, dotted and masked things; in rows at their true places, where nothing is, and on other things"}, "figure": {"caption": "One question under every drawn cue: at the things it names, where nothing is, and on other things.", "name": "fig-cues"}}
 items = [item for item in experiment.items("C") if item.image is not None]
@@ -130,8 +131,7 @@ show(cells[["kinds", "condition", "against", "n", "accuracy", "change"]], percen
 # from others better than with misplaced ones (*rise*) and than without (*over none*), by probes on wordings that took
 # no part in fitting. *Does it carry what helps?* Patched from the cued run into the run without, it raises the
 # log-probability of right answers (*patch*), more than from the misplaced run (*beyond*), and that more than the others
-# of its layer (*above*). A latent head passes all five tests, corrected over all heads and both functions; the
-# correction of the first is [lenient](../book/limitations.md).
+# of its layer (*above*). A latent head passes all five tests, corrected over all heads and both functions.
 
 # %% mystnb={"image": {"alt": "Scatter of heads for each spatial function: rise of decodability under true cues against what patching the head changes beyond its layer; latent heads are filled"}, "figure": {"caption": "Each head by the rise of its decodability and by what patching it adds beyond its layer; latent heads, if any, are filled.", "name": "fig-latent"}}
 heads = table(experiment, latent.latent_heads)

@@ -35,6 +35,8 @@ profile: str = "light"  # "light" or "full": how much of everything
 source: str = "synth"  # "synth" or the path of a CogVSR .jsonl file
 
 # %% tags=["hide-input"]
+import pandas as pd
+
 from cogvsr_utils import Experiment
 from cogvsr_utils.functions import NAMES
 from cogvsr_utils.models.collateral import PICTURES, TEXT
@@ -107,6 +109,25 @@ columns = ["kl", "moved", "before", "change", "most_before", "most"]
 by_kind = effects.groupby(["edit", "prompts", "steps"])[columns].mean().reset_index()
 shown = by_kind.assign(steps=by_kind["steps"] + ", " + by_kind["prompts"]).drop(columns="prompts")
 show(shown, percent=("moved", "before", "most_before", "most"), points=("change",), digits=3)
+
+# %% [markdown]
+# And the heads of the other functions, ablated in their turn: divergence on the function's own steps, on all others,
+# and on all without their pictures; what it does to accuracy; and how often the commonest first token of own steps is
+# the likeliest. Where the divergence is no larger on a function's own steps than elsewhere, its heads are not its own.
+
+# %% tags=["hide-input"]
+sets = table(experiment, doses.set_side_effects)
+own = sets["edit"] == sets["function"]
+kinds = {"own": own & (sets["prompts"] == PICTURES), "others": ~own & (sets["prompts"] == PICTURES),
+         "text alone": sets["prompts"] == TEXT}  # fmt: skip
+columns = ["kl", "change", "most_before", "most"]
+parts = {name: sets[rows].groupby("edit")[columns].mean() for name, rows in kinds.items()}
+beside = pd.DataFrame({
+    **{f"divergence, {name}": part["kl"] for name, part in parts.items()},
+    **{f"change, {name}": parts[name]["change"] for name in ("own", "others")},
+    "commonest, intact": parts["own"]["most_before"], "commonest, ablated": parts["own"]["most"],
+}).reindex(NAMES).rename_axis("heads of").rename(index=SHORT).reset_index()  # fmt: skip
+show(beside, percent=("commonest, intact", "commonest, ablated"), points=("change, own", "change, others"), digits=2)
 
 # %% [markdown]
 # ## The same on a model of your own

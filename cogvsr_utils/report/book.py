@@ -81,11 +81,12 @@ PAGES = {
         heavy=(
             ablation.ablation_matrix, ablation.matched_controls[selection.IMPORTANCE], ablation.without_strongest,
             *damage.COMPARED, damage.generated_and_forced, emphasis.scaled, emphasis.steered,
-            emphasis.emphasis_controls, cameras.camera_accuracy, cameras.camera_emphasis, mistakes.output_edits,
+            emphasis.emphasis_controls, cameras.camera_accuracy, cameras.camera_emphasis, cameras.camera_gains,
+            mistakes.output_edits,
             dissociation.double_dissociations, *replies.REPLIES,
         ),
     ),
-    "10_doses": Page(heavy=(doses.dose_response, doses.dose_trends, doses.side_effects)),
+    "10_doses": Page(heavy=doses.DOSES),
     "A2_validation": Page(
         results=(recordings.answers[TEST],),
         heavy=(
@@ -110,7 +111,8 @@ PAGES = {
         first=(
             validation.quantization, validation.refitted_spread, ablation.matched_controls[selection.IMPORTANCE],
             *damage.COMPARED, dissociation.double_dissociations, doses.dose_trends, doses.side_effects,
-            protocol.ablation_deviations, emphasis.scaled, emphasis.steered,
+            doses.set_side_effects, protocol.ablation_deviations, emphasis.scaled, emphasis.steered,
+            cameras.camera_gains,
         ),
         parameters=("profile",),
     ),
