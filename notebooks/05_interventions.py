@@ -404,6 +404,12 @@ rise = lost[["unread", "wrong"]] - intact[["unread", "wrong"]]
 scales = emphasised[(emphasised["function"] == SPATIAL[0]) & (emphasised["method"] == "scale")].set_index("heads")
 larger = scales[scales["strength"] > 1]
 from_there = larger.loc["spatial"] if recorded else pd.Series(float("nan"), larger.columns)
+gaining = dict.fromkeys(
+    (cameras.OWN, cameras.OTHER), pd.Series(float("nan"), ["delta_log_prob", "low", "high", "draws"])
+)
+if recorded:
+    upwards = gains[(gains["function"] == SPATIAL[0]) & (gains["method"] == "scale") & (gains["direction"] == "")]
+    gaining = {row["heads"]: row for _, row in upwards.iterrows()}
 quote(
     aside=aside,
     aside_before=from_there["accuracy_before"],
@@ -411,6 +417,11 @@ quote(
     aside_low=100 * from_there["ci_low"],
     aside_high=100 * from_there["ci_high"],
     aside_other=100 * larger.loc[["other"], "change"].mean() if recorded else float("nan"),
+    gain=gaining[cameras.OWN]["delta_log_prob"],
+    gain_low=gaining[cameras.OWN]["low"],
+    gain_high=gaining[cameras.OWN]["high"],
+    gain_other=gaining[cameras.OTHER]["delta_log_prob"],
+    gain_draws=gaining[cameras.OTHER]["draws"],
     unread=lost["unread"].mean(),
     wrong=lost["wrong"].mean(),
     more_unread=float((rise["unread"] > rise["wrong"]).sum()),

@@ -72,11 +72,11 @@ show(relied)
 # %% [markdown]
 # ## The claims, one by one
 #
-# A claim *holds* where all that was asked of it came out as it says, *partly* where some did, and is *not supported*
-# where nothing did, be it for lack of evidence or because the opposite was found, which the second column tells. What
-# is asked of each is written in `cogvsr_utils/report/claims.py`; [more words](../book/claims.md). What is asked of C2
-# and C4 to C7 could have come out either way in any model. C1 cannot be asked of these data, and whether C3 can does
-# not depend on the model but on the [model that is known to be sparse](A3_planted.ipynb).
+# A claim *holds* where all that was asked of it came out as it says, and *partly* where some did. Where nothing did, it
+# is *contradicted* if the opposite of something was found, else *not supported*. What is asked of each is written in
+# `cogvsr_utils/report/claims.py`; [more words](../book/claims.md). What is asked of C2 and C4 to C7 could have come out
+# either way in any model. C1 cannot be asked of these data, and whether C3 can does not depend on the model but on the
+# [model that is known to be sparse](A3_planted.ipynb).
 
 # %%
 by_claim = claim_table(experiment)
@@ -260,7 +260,10 @@ shown
 # %% tags=["remove-input"]
 means, size = tests[experiment.title], nothing.set_index("rule").loc["max-T"]
 by_verdict = (
-    of_models.drop(columns="claim").stack().value_counts().reindex(["holds", "partly", "not supported"], fill_value=0)
+    of_models.drop(columns="claim")
+    .stack()
+    .value_counts()
+    .reindex(["holds", "partly", "not supported", "contradicted"], fill_value=0)
 )
 in_models = of_models.set_index("claim").apply(
     lambda row: ", ".join(f"{word} in {n}" for word, n in row.value_counts().items()), axis=1
@@ -273,6 +276,7 @@ quote(
     verdicts_hold=float(by_verdict["holds"]),
     verdicts_partly=float(by_verdict["partly"]),
     verdicts_not=float(by_verdict["not supported"]),
+    verdicts_against=float(by_verdict["contradicted"]),
     profiles=f"Numbers are of this run of {experiment.title}, profile {experiment.profile}, but for those that a "
     "page's first lines say are from measured tables of full runs.",
     **{claim[:2].lower(): verdict for claim, verdict in zip(by_claim["claim"], by_claim["verdict"], strict=True)},

@@ -8,19 +8,19 @@ KNOWN                      those of a model that is known to be sparse, by which
 
 from collections.abc import Callable, Iterable
 
+import numpy as np
 import pandas as pd
 
 from cogvsr_utils.analysis.sparsity import DIFFERENCE, sparser_than_noise
-from cogvsr_utils.dataset.splits import TEST
 from cogvsr_utils.functions import NAMES, SPATIAL
 from cogvsr_utils.pipeline import (
     ablation,
     activation,
     baselines,
+    cameras,
     crossed,
     cues,
     damage,
-    emphasis,
     latent,
     planted,
     prediction,
@@ -37,21 +37,23 @@ RESULTS = (
     baselines.probe_baselines, prediction.ranking_tests, validation.head_table, validation.thresholds,
     validation.sparseness, validation.function_ranges, validation.overlaps, validation.spatial_differences,
     validation.refitted_spread, CONTROLS, ablation.ablation_matrix, damage.specific_damage[selection.IMPORTANCE],
-    emphasis.scaled,
 )  # fmt: skip
 CROSSED = (crossed.wording_transfer, crossed.crossed_effects)
-CUED = (cues.cue_effects, latent.latent_heads, activation.latent_activation)
+CUED = (cues.cue_effects, latent.latent_heads, activation.latent_activation, cameras.camera_gains)
 KNOWN_SPARSE = "planted-one"  # the model in which one head is known to carry each function
 KNOWN = (planted.planted_sparsity, planted.finder_scores)
 PAPER_SHARE = 0.09  # of the heads at most are above the paper's threshold, it finds
 NOT_MEASURED = "not measured"
-Finding = tuple[str, str, list[bool]]  # what was found, what it stands beside, and what came out of all that was asked
+# What was found, what it stands beside, and of all that was asked whether it came out as the claim says (1), as its
+# opposite (-1), or neither (0).
+Finding = tuple[str, str, list[int]]
 Reader = Callable[[Experiment, Result], pd.DataFrame]
 
 
 def claim_table(experiment: Experiment, read: Reader = table) -> pd.DataFrame:
-    """Columns: claim, here, beside, verdict. A claim "holds" where all that was asked of it came out as it says, is
-    "not supported" where nothing did, holds "partly" else, and is "not tested" where nothing could be asked.
+    """Columns: claim, here, beside, verdict. A claim "holds" where all that was asked of it came out as it says, and
+    "partly" where some did; where nothing did, it is "contradicted" if the opposite of something was found, else "not
+    supported"; and "not tested" where nothing could be asked.
 
     What is asked stands in the docstrings of this module's functions. Each of it could have come out either way.
     """
@@ -83,10 +85,17 @@ def _measured(experiment: Experiment, result: Result) -> pd.DataFrame:
     return table(experiment, result)
 
 
-def _verdict(asked: list[bool]) -> str:
+def _verdict(asked: list[int]) -> str:
     if not asked:
         return "not tested"
-    return "holds" if all(asked) else "partly" if any(asked) else "not supported"
+    if max(asked) > 0:
+        return "holds" if min(asked) > 0 else "partly"
+    return "contradicted" if min(asked) < 0 else "not supported"
+
+
+def _sign(low: float, high: float) -> int:
+    """On which side of 0 an interval is, 0 for neither."""
+    return int(low > 0) - int(high < 0)
 
 
 def _decomposition(experiment: Experiment, read: Reader) -> Finding:
@@ -112,10 +121,8 @@ def _probing(experiment: Experiment, read: Reader) -> Finding:
         f"{others['held_out'].max():.1%}; {by_words['accuracy'].max():.1%} without the heads; p "
         f"{found['p_precision']:.3f}"
     )
-    asked = [
-        bool((others["held_beyond_low"] > 0).all()), probe["low"] > by_words["high"].max(),
-        found["p_precision"] < ALPHA,
-    ]  # fmt: skip
+    read_well = _sign(probe["low"] - by_words["high"].max(), probe["high"] - by_words["low"].max())
+    asked = [int((others["held_beyond_low"] > 0).all()), read_well, int(found["p_precision"] < ALPHA)]
     return here, beside, asked
 
 
@@ -142,8 +149,9 @@ def _sparsity(experiment: Experiment, read: Reader) -> Finding:
         f"at most {PAPER_SHARE:.0%} in the paper; {of_null:.0%} with permuted labels; in a model where one head is "
         f"known to carry each function {of_known:.0%}, and sparser than noise: {of_known_counts}"
     )
-    asked = [share <= PAPER_SHARE] if of_known <= PAPER_SHARE else []
-    return here, beside, asked + [n > len(NAMES) / 2 for name, n in sparser.items() if can_tell[name] > len(NAMES) / 2]
+    asked = [int(share <= PAPER_SHARE)] if of_known <= PAPER_SHARE else []
+    counted = [n for name, n in sparser.items() if can_tell[name] > len(NAMES) / 2]
+    return here, beside, asked + [int(n > len(NAMES) / 2) for n in counted]
 
 
 def _differences(experiment: Experiment, read: Reader) -> Finding:
@@ -164,15 +172,15 @@ def _differences(experiment: Experiment, read: Reader) -> Finding:
     )
     beyond = ranges["range"] > ranges["null_high"]
     differ = [
-        bool(each["refit_low"].max() > each["refit_high"].min() and beyond[name])
+        int(each["refit_low"].max() > each["refit_high"].min() and beyond[name])
         for name, each in (("elbow", elbow), ("depth", depth))
     ]
-    return here, beside, [*differ, more <= max(due, 1)]
+    return here, beside, [*differ, int(more <= max(due, 1))]
 
 
 def _scarcity(experiment: Experiment, read: Reader) -> Finding:
-    """C5: does every measure find spatial heads scarcer? Do more of them than find the opposite? Those of the paper's
-    probe, by intervals over probes fitted anew, and the number of heads whose ablation costs accuracy."""
+    """C5: does every measure find spatial heads scarcer, or denser? Do more of them than find the opposite? Those of
+    the paper's probe, by intervals over probes fitted anew, and the number of heads whose ablation costs accuracy."""
     differences, refitted = (
         read(experiment, each) for each in (validation.spatial_differences, validation.refitted_spread)
     )
@@ -180,7 +188,8 @@ def _scarcity(experiment: Experiment, read: Reader) -> Finding:
     scarcer = pd.concat([refitted[refitted["function"] == DIFFERENCE], others])["scarcer"]
     scarcer = scarcer[scarcer.isin(["yes", "no", "open"])]  # what could be tested
     yes, no = int((scarcer == "yes").sum()), int((scarcer == "no").sum())
-    return f"scarcer by {yes} of {len(scarcer)} measures", f"denser by {no}", [yes == len(scarcer), yes > no]
+    every = int(yes == len(scarcer)) - int(no == len(scarcer))
+    return f"scarcer by {yes} of {len(scarcer)} measures", f"denser by {no}", [every, int(np.sign(yes - no))]
 
 
 def _activation(experiment: Experiment, read: Reader) -> Finding:
@@ -202,18 +211,24 @@ def _activation(experiment: Experiment, read: Reader) -> Finding:
         f"{n_latent} latent heads"
     )
     beside = f"{100 * grey['change']:+.1f} on grey pictures"
-    asked = [placebo["low"] > 0 and none["low"] > 0 and grey["high"] < none["change"], n_latent > 0]
+    helps = min(_sign(each["low"], each["high"]) for each in (placebo, none))
+    harms = max(_sign(each["low"], each["high"]) for each in (placebo, none)) < 0
+    helps = -1 if harms else int(helps > 0 and grey["high"] < none["change"])
+    asked = [helps, int(n_latent > 0)]
     if n_latent:
         here += f"; steered without a cue {own['delta_log_prob']:+.2f} in log-probability"
         beside += f"; {own['beyond']:+.2f} beyond random heads"
-        asked.append(own["low"] > 0 and own["beyond_low"] > 0 and own["delta_log_prob"] > random.max())
+        gains = own["low"] > 0 and own["beyond_low"] > 0 and own["delta_log_prob"] > random.max()
+        asked.append(int(gains) - int(own["high"] < 0 and own["beyond_high"] < 0))
     return here, beside, asked
 
 
 def _ablation(experiment: Experiment, read: Reader) -> Finding:
     """C7: does ablating a function's heads cost its steps more than random sets of each kind do? Is the damage specific
-    for most of the functions that can be tested, and for most beside steps in the same words? Does the
-    accuracy of Spatial Perception rise where its heads are scaled up?"""
+    for most of the functions that can be tested, and for most beside steps in the same words? Are right answers to
+    steps of Spatial Perception likelier where spatial heads are scaled up, by more than where random heads are, from a
+    camera from which about 60 % of these steps are right? Less likely, by more than with random heads, is the
+    opposite."""
     kinds = ablation.all_against_controls(read(experiment, CONTROLS))
     controls = kinds.iloc[0]  # the hardest
     pooled = damage.pooled_damage(read(experiment, ablation.ablation_matrix))
@@ -222,19 +237,24 @@ def _ablation(experiment: Experiment, read: Reader) -> Finding:
     same_words = read(crossed.with_crossed(experiment), crossed.crossed_effects)
     same_words = same_words[same_words["ranking"] == selection.IMPORTANCE]
     also = (same_words["q"] < ALPHA) & (same_words["difference"] < 0)
-    scaled = read(experiment, emphasis.scaled).set_index(["split", "function"]).loc[(TEST, SPATIAL[0])]
+    gains = read(cues.with_cues(experiment), cameras.camera_gains)
+    gains = gains[(gains["method"] == "scale") & (gains["direction"] == "") & (gains["function"] == SPATIAL[0])]
+    scaled, random = (gains.set_index("heads").loc[heads] for heads in (cameras.OWN, cameras.OTHER))
     here = (
         f"log-probability {controls['own']:+.2f}, accuracy {100 * pooled['own']:+.1f} points; specific "
         f"for {specific.sum()} of {len(specific)} functions, beside the same words for {also.sum()} of {len(also)}; "
-        f"scaled up {100 * scaled['change']:+.1f}"
+        f"scaled up where {scaled['right']:.0%} are right {scaled['delta_log_prob']:+.2f}"
     )
     beside = (
         f"{controls['mean']:+.2f} for random sets (p {controls['p']:.3f}), {100 * pooled['other']:+.1f} for other "
-        f"steps; {100 * scaled['ci_low']:+.1f} to {100 * scaled['ci_high']:+.1f}"
+        f"steps; {random['delta_log_prob']:+.2f} with random heads scaled up (p {random['p']:.3f})"
     )
     worse = ((kinds["p"] < ALPHA) & (kinds["own"] < kinds["mean"])).all()
-    asked = [bool(each.mean() > 0.5) for each in (specific, also) if len(each)]
-    return here, beside, [worse, *asked, scaled["ci_low"] > 0]
+    better = ((kinds["p"] < ALPHA) & (kinds["own"] > kinds["mean"])).all()
+    asked = [int(each.mean() > 0.5) for each in (specific, also) if len(each)]
+    beyond = scaled["delta_log_prob"] - random["delta_log_prob"] if random["p"] < ALPHA else 0.0
+    gain = _sign(scaled["low"], scaled["high"])
+    return here, beside, [int(worse) - int(better), *asked, gain if gain * beyond > 0 else 0]
 
 
 CLAIMS = {

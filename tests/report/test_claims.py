@@ -8,6 +8,7 @@ from cogvsr_utils.analysis.matching import KINDS
 from cogvsr_utils.analysis.sparsity import DIFFERENCE
 from cogvsr_utils.functions import NAMES, SPATIAL
 from cogvsr_utils.pipeline.activation import BOTH
+from cogvsr_utils.pipeline.cameras import OTHER, OWN
 from cogvsr_utils.pipeline.cues import BOX, GREY, NEVER, NONE
 from cogvsr_utils.pipeline.experiment import Experiment
 from cogvsr_utils.pipeline.measured import MISSING
@@ -68,11 +69,13 @@ def made_up(good: bool) -> dict[str, pd.DataFrame]:
         "latent_heads": pd.DataFrame({"latent": [good] * 3}),
         "latent_activation": pd.DataFrame({
             "method": [BOX, "steer", "steer"], "heads": [np.nan, "latent", "random"], "function": BOTH,
-            "delta_log_prob": [0.5, 0.5, 0.4 if good else 0.6], "low": 0.3, "beyond": 0.1,
-            "beyond_low": 0.05 if good else -0.05}),
+            "delta_log_prob": [0.5, 0.5, 0.4 if good else 0.6], "low": 0.3, "high": 0.7, "beyond": 0.1,
+            "beyond_low": 0.05 if good else -0.05, "beyond_high": 0.2}),
         "specific_damage-importance_paper": pd.DataFrame({"specific": ["yes" if good else "no"] * 8}),
-        "scaled": pd.DataFrame({"split": ["C"], "function": SPATIAL[0], "change": 0.0, "ci_high": 0.1,
-                                "ci_low": 0.01 if good else -0.1}),
+        "camera_gains": pd.DataFrame({
+            "method": ["scale", "scale", "steer"], "heads": [OWN, OTHER, OWN], "direction": ["", "", "towards right"],
+            "function": SPATIAL[0], "right": 0.6, "delta_log_prob": [0.5, 0.1, -0.5], "low": [0.2, 0.0, -0.9],
+            "high": [0.8, 0.2, -0.2], "p": [np.nan, 0.01 if good else 0.4, np.nan]}),
     }  # fmt: skip
 
 
@@ -85,9 +88,28 @@ def test_every_verdict_goes_both_ways():
     assert verdicts_of(made_up(False)) == ["not tested", *["not supported"] * 6]
 
 
+def test_where_nothing_is_as_a_claim_says_and_something_its_opposite_it_is_contradicted():
+    """One table after the other; where anything else holds, the claim holds in part all the same."""
+    good, bad = made_up(True), made_up(False)
+    words = bad["wording_transfer"].assign(high=[0.21, 0.91, 0.5, 1.0], low=[0.1, 0.8, 0.4, 0.6])
+    dense = {"refitted_spread": bad["refitted_spread"].replace({"scarcer": {"open": "no"}})}
+    cue = bad["cue_effects"].assign(low=-0.1, high=-0.02)
+    stronger = bad[CONTROLS.name].assign(delta_log_prob=lambda t: t["delta_log_prob"].where(t["kind"] != "own", 0.5))
+    scaled = bad["camera_gains"].assign(delta_log_prob=[-0.5, 0.0, 0.5], low=-0.8, high=-0.2, p=[np.nan, 0.01, np.nan])
+    opposites = [(1, {"wording_transfer": words}), (4, dense), (5, {"cue_effects": cue}),
+                 (6, {CONTROLS.name: stronger}), (6, {"camera_gains": scaled})]  # fmt: skip
+    for claim, table in opposites:
+        assert verdicts_of(bad | table)[claim] == "contradicted"
+        assert verdicts_of(good | table)[claim] == ("partly" if claim != 4 else "not supported"), (
+            "all C5 asks is one sign"
+        )
+    within = scaled.assign(p=[np.nan, 0.4, np.nan])  # no more than random heads do
+    assert verdicts_of(bad | {"camera_gains": within})[6] == "not supported"
+
+
 @pytest.mark.parametrize("name, claim", [("wording_transfer", 1), ("thresholds", 2), ("sparseness", 2),
                                          ("overlaps", 3), ("refitted_spread", 3), ("function_ranges", 3),
-                                         ("refitted_spread", 4), ("spatial_differences", 4), ("scaled", 6),
+                                         ("refitted_spread", 4), ("spatial_differences", 4), ("camera_gains", 6),
                                          (CONTROLS.name, 6), ("crossed_effects", 6),
                                          ("specific_damage-importance_paper", 6),
                                          ("cue_effects", 5), ("latent_heads", 5),
