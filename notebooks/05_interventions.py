@@ -65,7 +65,7 @@ from cogvsr_utils.report.pages import (
     verdict,
     with_interval,
 )
-from cogvsr_utils.stats import ALPHA
+from cogvsr_utils.stats import ALPHA, false_discovery_rate
 
 experiment = Experiment(model, quantize, profile, source)
 start(experiment)
@@ -165,8 +165,8 @@ show(cells[columns].replace({"head_set": SHORT}), percent=("chance", "replied", 
 
 # %% [markdown]
 # The same of the steps themselves: a function's own ones with its own heads ablated, the right answers to earlier steps
-# in place. A step is offered its options, yes and no, or else all right answers to steps of its wording. Where chance
-# is well below what is chosen under ablation, the model still knows something.
+# in place. A step is offered its options, yes and no, or else all right answers to steps of its wording. *Blind* is
+# right where each wording's commonest answer is always chosen: what is chosen under ablation beyond it is still known.
 
 # %% tags=["hide-input"]
 offered = measured.table(experiment, replies.chosen_steps)
@@ -174,10 +174,10 @@ offered["heads"] = offered["head_set"].eq(replies.INTACT).map({True: "intact", F
 cells = with_interval(offered, "change", form="+.1f", scale=100).set_index("function")
 wide = offered.pivot(index="function", columns="heads", values=["chosen", "covered"])
 wide.columns = [f"{what}, {when}" for what, when in wide.columns]
-under = cells[cells["heads"] == "ablated"][["n", "chance", "change"]]
-wide = under.join(wide)[["n", "chance", "chosen, intact", "chosen, ablated", "change", "covered, ablated"]]
+under = cells[cells["heads"] == "ablated"][["n", "majority", "change"]].rename(columns={"majority": "blind"})
+wide = under.join(wide)[["n", "blind", "chosen, intact", "chosen, ablated", "change", "covered, ablated"]]
 show(wide.reindex([name for name in NAMES if name in wide.index]).rename(index=SHORT).reset_index(),
-     percent=("chance", "chosen, intact", "chosen, ablated", "covered, ablated"))  # fmt: skip
+     percent=("blind", "chosen, intact", "chosen, ablated", "covered, ablated"))  # fmt: skip
 
 # %% [markdown]
 # ## Inherited from earlier steps?
@@ -363,15 +363,18 @@ paragraph(f"From {aside:.1f} board squares aside, without any edit: {shares}." i
 
 # %% [markdown]
 # The primary outcome, with many draws: the log-probability of right answers to steps of Spatial Perception from there,
-# teacher-forced, heads moved at all tokens. *All heads, same total* have a strength so much smaller that its sum over
-# heads is that of the spatial ones. p is that the spatial heads, or the real directions, are one of the random ones.
+# teacher-forced. *All heads, same total* have a strength so much smaller that its sum over heads is that of the spatial
+# ones. Random heads are none of the spatial ones, of any layer. p, by Crawford and Howell's t, is that the spatial
+# heads, or the real directions, are one of the random ones; q is over these rows.
 
 # %% tags=["hide-input"]
 gains = measured.table(experiment, cameras.camera_gains) if recorded else pd.DataFrame()
 if recorded:
     gained = with_interval(gains[gains["function"] == SPATIAL[0]], "delta_log_prob", "low", "high", "+.3f")
     gained = with_interval(gained, "change", "change_low", "change_high", "+.1f", 100)
-columns = ["method", "heads", "direction", "strength", "draws", "delta_log_prob", "change", "p"]
+    tested = gained["p"].notna()
+    gained.loc[tested, "q"] = false_discovery_rate(gained.loc[tested, "p"])
+columns = ["method", "heads", "direction", "strength", "draws", "delta_log_prob", "change", "p", "q"]
 show(gained[columns].rename(columns={"delta_log_prob": "log-probability"}), digits=3) if recorded else paragraph(none)
 
 # %% [markdown]

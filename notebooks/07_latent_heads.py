@@ -61,9 +61,9 @@ measured_note([experiment], activation.LATENT)
 #
 # What a mark means is learnt. The nano models were shown true cues in training beside six of the fifteen kinds of
 # question; what follows rests on the other kinds that name things. Their steps still share words with those of the six.
-# To these come further questions of the other kinds, about scenes of their own, so that 3 points can be seen.
+# Further questions of those other kinds, about scenes of their own, are asked as well, so that small effects can show.
 
-# %% tags=["hide-input"] mystnb={"image": {"alt": "One rendered table-top picture nine times: outlined, dotted and masked things; in rows at their true places, where nothing is, and on other things"}, "figure": {"caption": "One question under every drawn cue: at the things it names, where nothing is, and on other things.", "name": "fig-cues"}}
+# %% tags=["hide-input"] mystnb={"image": {"alt": "One rendered table-top picture nine times: outlined, dotted and masked things; in rows at their true places, where nothing is, and on other things"}, "figure": {"caption": "One question under every mark: at the things it names, where nothing is, and on other things.", "name": "fig-cues"}}
 items = [item for item in experiment.items("C") if item.image is not None]
 names = [name for name, (shown, which, _) in cues.CONDITIONS.items() if shown in MARKS and which != "grey"]
 shown = {name: {item.uid: item for item in cues.cued(items, name)} for name in names}
@@ -149,8 +149,9 @@ n_rising = rising.groupby("function", sort=False)[parts].sum().rename(index=SHOR
 show(n_rising.assign(heads=len(heads) // len(SPATIAL)))
 
 # %% [markdown]
-# Could any have been found? What would have to be there for a head to pass in four of five data sets, the median over
-# heads, beside the largest that is there: of the rise of decodability (a correlation), and of what is patched.
+# Could any have been found? What would have to be there, by both measures of the rise of decodability (correlations)
+# and by all three of what is patched, for a head to pass in four of five data sets, were the measures independent: the
+# median over heads, beside the largest that is there.
 
 # %% tags=["hide-input"]
 there = heads.assign(

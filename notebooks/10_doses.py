@@ -35,8 +35,6 @@ profile: str = "light"  # "light" or "full": how much of everything
 source: str = "synth"  # "synth" or the path of a CogVSR .jsonl file
 
 # %% tags=["hide-input"]
-import pandas as pd
-
 from cogvsr_utils import Experiment
 from cogvsr_utils.functions import NAMES
 from cogvsr_utils.models.collateral import PICTURES, TEXT
@@ -111,23 +109,29 @@ shown = by_kind.assign(steps=by_kind["steps"] + ", " + by_kind["prompts"]).drop(
 show(shown, percent=("moved", "before", "most_before", "most"), points=("change",), digits=3)
 
 # %% [markdown]
-# And the heads of the other functions, ablated in their turn: divergence on the function's own steps, on all others,
-# and on all without their pictures; what it does to accuracy; and how often the commonest first token of own steps is
-# the likeliest. Where the divergence is no larger on a function's own steps than elsewhere, its heads are not its own.
+# And the heads of every function, ablated in their turn: divergence on the function's own steps, by its own heads and
+# by the other functions' (means); by its own heads on others' steps, and on all steps without their pictures. Some
+# steps move more than others whatever is ablated, and some sets move everything: *beyond* is how much more own heads
+# move own steps than both would give together. A description, without a test; the
+# [test](05_interventions.ipynb) is of right answers.
 
 # %% tags=["hide-input"]
 sets = table(experiment, doses.set_side_effects)
-own = sets["edit"] == sets["function"]
-kinds = {"own": own & (sets["prompts"] == PICTURES), "others": ~own & (sets["prompts"] == PICTURES),
-         "text alone": sets["prompts"] == TEXT}  # fmt: skip
-columns = ["kl", "change", "most_before", "most"]
-parts = {name: sets[rows].groupby("edit")[columns].mean() for name, rows in kinds.items()}
-beside = pd.DataFrame({
-    **{f"divergence, {name}": part["kl"] for name, part in parts.items()},
-    **{f"change, {name}": parts[name]["change"] for name in ("own", "others")},
-    "commonest, intact": parts["own"]["most_before"], "commonest, ablated": parts["own"]["most"],
-}).reindex(NAMES).rename_axis("heads of").rename(index=SHORT).reset_index()  # fmt: skip
-show(beside, percent=("commonest, intact", "commonest, ablated"), points=("change, own", "change, others"), digits=2)
+apart = doses.own_divergence(sets)
+apart["text alone"] = sets[sets["prompts"] == TEXT].groupby("edit")["kl"].mean()
+show(apart.rename(index=SHORT).rename_axis("heads of").reset_index(), digits=2)
+
+# %% [markdown]
+# What that does to accuracy, on own steps and on others', and how often the commonest first token of own steps is the
+# likeliest, without the edit and with it.
+
+# %% tags=["hide-input"]
+asked = sets[sets["prompts"] == PICTURES]
+own = asked[asked["edit"] == asked["function"]].set_index("edit")
+beside = own[["before", "change", "most_before", "most"]].reindex(NAMES)
+beside.insert(2, "change, others", asked[asked["edit"] != asked["function"]].groupby("edit")["change"].mean())
+show(beside.rename(index=SHORT).rename_axis("heads of").reset_index(),
+     percent=("before", "most_before", "most"), points=("change", "change, others"))  # fmt: skip
 
 # %% [markdown]
 # ## The same on a model of your own

@@ -27,7 +27,7 @@ METHODS = ("mask", "scale", "mean_ablate", "steer", "patch", "resample")
 SHIFTING = ("mean_ablate", "steer", "patch", "resample")  # with a vector for each head
 SCOPES = ("all", "prompt", "prompt_last", "question", "image", "answer")
 # The tokens at which activations that were captured at a position are written.
-SCOPE_OF = {"answer": "answer", "prompt_last": "prompt_last", "question": "question", "image": "image"}
+SCOPE_OF = {"answer": "answer", "prompt_last": "prompt_last", "image": "image"}
 Head = tuple[int, int]
 
 
@@ -136,8 +136,8 @@ def patch(heads: Iterable[Head], activations: HeadActivations, row: int) -> Edit
     """Replace each head by what it was in another run, such as one with a cue or of a counterfactual picture.
 
     ``row`` is the step's row in ``activations.index``; what was captured at ``answer`` (read where it is predicted),
-    ``prompt_last``, ``question`` or ``image`` is written at the tokens of the scope of that name, a mean over tokens at
-    each of them. Raises ValueError for activations of another position, IndexError for a row that is not there;
+    ``prompt_last`` or ``image`` is written at the tokens of the scope of that name, a mean over tokens at each of them.
+    Raises ValueError for activations of another position, IndexError for a row that is not there;
     ``patching.patch_heads`` writes token by token instead, where the two runs have the same answers.
 
     >>> import tempfile

@@ -88,7 +88,8 @@ def forced_choice(
     ]
     ways = [_distinct(own) for own in ways]
     longest = max((len(tokens) for own in ways for spelled in own.values() for tokens in spelled), default=0)
-    check_lengths(vlm, items, replies or None, longest)
+    # Right answers are in place where steps are asked, and options are about as long.
+    check_lengths(vlm, items, replies or None, 0 if steps else longest)
     rows = [row for number, own in enumerate(ways) for row in _rows(number, own)]
     known: list[dict[tuple[int, ...], float]] = [{} for _ in asked]  # of each: log p of a beginning's last token
     for after, own in zip(known, ways, strict=True):

@@ -1,7 +1,7 @@
 """What a head knows in another run of the same chats: carried over, and what that changes.
 
 patch_heads(target, source, sets)              log-probability of right answers with sets of heads as in the other run
-move_heads(target, vectors)                    the same with heads moved along directions
+move_heads(target, moves)                      scores with heads moved along directions
 path_attribution(target, source, functions)    what that would change head by head, from a few gradients
 mean_difference(target, source, heads)         from one run to the other, a direction of each head to steer by
 
@@ -17,7 +17,7 @@ import torch
 from cogvsr_utils.models.attribution import head_gradients
 from cogvsr_utils.models.hooks import projection_hooks
 from cogvsr_utils.models.recording import read_heads
-from cogvsr_utils.models.scorer import TeacherForcedScorer
+from cogvsr_utils.models.scorer import StepScores, TeacherForcedScorer
 
 Head = tuple[int, int]
 
@@ -59,20 +59,31 @@ def patch_heads(
 
 
 @torch.inference_mode()
-def move_heads(target: TeacherForcedScorer, vectors: Mapping[Head, np.ndarray]) -> np.ndarray:
-    """Log-probability of every step's right answer with heads moved by their vectors (head_dim,) at the tokens that
-    predict answers: (steps of ``target.index``,). Raises KeyError for a head that the model does not have, ValueError
-    for none."""
-    if not vectors:
+def move_heads(
+    target: TeacherForcedScorer, moves: Sequence[Mapping[Head, np.ndarray]], progress: bool = True
+) -> list[StepScores]:
+    """Scores of every step's right answer under each of several moves: heads shifted by their vectors (head_dim,) at
+    the tokens that predict answers. Raises KeyError for a head that the model does not have, ValueError for a move of
+    none."""
+    if not all(moves):
         raise ValueError("no heads to move; expected at least one")
-    places = zip(target.vlm.heads.columns(vectors), vectors.values(), strict=True)
-    moved = {columns.start: torch.as_tensor(np.asarray(vector), device=target.vlm.device) for columns, vector in places}
+    vlm, columns = target.vlm, [target.vlm.heads.columns(vectors) for vectors in moves]
+    shifts = [
+        {here.start: torch.as_tensor(np.asarray(vector), device=vlm.device)
+         for here, vector in zip(own, vectors.values(), strict=True)}
+        for own, vectors in zip(columns, moves, strict=True)
+    ]  # fmt: skip
 
     def edited(numbers, batch, row, place):
-        change = (row, place, target.vlm.heads.columns(vectors), lambda here, x: x + moved[here.start].to(x))
-        return projection_hooks(target.vlm, _writing([change]))
+        size = len(row) // len(numbers)
+        parts = zip(numbers, row.split(size), place.split(size), strict=True)
+        return projection_hooks(
+            vlm, _writing([(*where, columns[n], lambda here, x, n=n: x + shifts[n][here.start].to(x))
+                           for n, *where in parts])
+        )  # fmt: skip
 
-    return target.sweep([min(layer for layer, _ in vectors)], edited, progress=False)[0].log_prob
+    first = [min(layer for layer, _ in vectors) for vectors in moves]
+    return target.sweep(first, edited, progress=progress)
 
 
 def path_attribution(

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 SCALE, ATTEND = 1.5, float(np.log(2))
 METHOD = "steer"  # of the three, the one that a claim rests on; named before any was run on the first model
-DRAWS = 19  # of random heads: none of them as good is a p of 5 %
+DRAWS = 40  # of random heads: none of them as far off is a two-sided p of 2/41
 TURNS = 5  # of timed answers
 BOTH = "both spatial functions"
 
@@ -63,7 +63,7 @@ def latent_activation(experiment: Experiment, latent_heads: pd.DataFrame) -> pd.
 
     methods = {
         "scale": lambda some: scorer.score(scale(some, SCALE)).log_prob,
-        "steer": lambda some: move_heads(scorer, {head: towards[head] for head in some}),
+        "steer": lambda some: move_heads(scorer, [{h: towards[h] for h in some}], progress=False)[0].log_prob,
         "attend": attended,
     }
     rows = []

@@ -20,7 +20,7 @@ from cogvsr_utils.pipeline.experiment import Experiment
 from cogvsr_utils.pipeline.recordings import activations
 from cogvsr_utils.pipeline.selection import Rankings
 from cogvsr_utils.pipeline.store import result
-from cogvsr_utils.stats import clustered_mean, clustered_share, single_case_p
+from cogvsr_utils.stats import clustered_mean, clustered_share, single_case_p, two_sided_p
 
 OWN, OTHER, ALL, THIN = "spatial heads", "random heads", "all heads", "all heads, same total"
 HALF_RIGHT = 0.6  # the middle of 50 to 70 %
@@ -85,17 +85,20 @@ def camera_gains(
     steered: pd.DataFrame,
     camera_accuracy: pd.DataFrame,
 ) -> pd.DataFrame:
-    """Steps of C from the camera that ``half_right`` chooses on B, teacher-forced, with the spatial heads scaled, and
-    moved at all tokens, at the strengths tuned on B.
+    """Steps of C from the camera that ``half_right`` chooses on B, teacher-forced, with the spatial heads scaled at all
+    tokens, and moved at those that predict answers, at the strengths tuned on B.
 
     Beside them, at the same strength: as many random heads that are not among them, and for steering random directions
     as long, as many draws as the profile has random sets; all heads; all heads at a strength so much smaller that its
     sum over heads is the same; and the opposite sign. Columns: method (scale, steer), heads, direction (towards right,
     random, back; nothing for scaling up), strength, draws, function, n, right (the share right without edits),
     delta_log_prob with low and high and the change of the share right with change_low and change_high (95 % over
-    scenes; of random ones the means over draws), and for these p, that the spatial heads are one of them
-    (``stats.single_case_p``).
+    scenes; of random ones the means over draws), and for these, that the spatial heads are one of them, p
+    (``stats.single_case_p``) and p_place (by their place among the draws, which cannot be small where these are few),
+    both two-sided.
     """
+    from cogvsr_utils.models.head_edits import scale
+    from cogvsr_utils.models.patching import move_heads
     from cogvsr_utils.models.scorer import TeacherForcedScorer
 
     items = from_aside(experiment.items(TEST))[half_right(camera_accuracy)]
@@ -104,7 +107,9 @@ def camera_gains(
     strengths = {"scale": tuned_strength(scaled)} | ({"steer": tuned_strength(steered)} if ahead else {})
     cases = list(_emphases(every, spatial, ahead, strengths, experiment.settings.random_sets))
     scorer = TeacherForcedScorer(experiment.vlm, items)
-    intact, *after = scorer.score_each([None, *(edit for *_, edit in cases)])
+    scaling, moving = ([case for case in cases if case[0] == method] for method in ("scale", "steer"))
+    intact, *after = scorer.score_each([None, *(scale(heads, factor) for *_, factor, heads in scaling)])
+    after += move_heads(scorer, [vectors for *_, vectors in moving])
     function, group = (scorer.index[name].to_numpy().astype(str) for name in ("function", "group_id"))
     described = pd.DataFrame([case[:-1] for case in cases], columns=["method", "heads", "direction", "strength"])
     rows = []
@@ -123,9 +128,10 @@ def camera_gains(
             columns = ("delta_log_prob", "low", "high", "change", "change_low", "change_high")
             row |= dict(zip(columns, ends, strict=True))
             if len(some) > 1:
-                row["p"] = single_case_p(own_gains[steps].mean(), list(gains[:, steps].mean(1)))
+                drawn, own = gains[:, steps].mean(1), own_gains[steps].mean()
+                row |= {"p": single_case_p(own, drawn), "p_place": two_sided_p(own, drawn)}
             rows.append(row)
-    return pd.DataFrame(rows, columns=[*rows[0], "p"])
+    return pd.DataFrame(rows, columns=[*rows[0], "p", "p_place"])
 
 
 def _own_case(described: pd.DataFrame, method: str) -> int:
@@ -134,27 +140,26 @@ def _own_case(described: pd.DataFrame, method: str) -> int:
 
 
 def _emphases(every: list, spatial: list, ahead: dict, strengths: dict[str, float], n_draws: int):
-    """What ``camera_gains`` compares: (method, heads, direction, strength, edit), the spatial heads first of each
-    method."""
-    from cogvsr_utils.models.head_edits import scale, steer
+    """What ``camera_gains`` compares: (method, heads, direction, strength, and the heads to scale by it, or the vector
+    of each head that is moved), scaling first, and the spatial heads first of each method."""
     from cogvsr_utils.models.steering import random_directions
 
     rest, rng = [head for head in every if head not in set(spatial)], np.random.default_rng(0)
     others = [[rest[i] for i in rng.permutation(len(rest))[: len(spatial)]] for _ in range(n_draws)]
     thin = len(spatial) / len(every)  # a head's part of the strength where all heads share the sum
     sets = [(OWN, spatial), *((OTHER, some) for some in others), (ALL, every)]
-    if "scale" in strengths:
-        factor = strengths["scale"]
-        for name, heads in sets:
-            yield "scale", name, "", factor, scale(heads, factor)
-        yield "scale", THIN, "", 1 + (factor - 1) * thin, scale(every, 1 + (factor - 1) * thin)
-        yield "scale", OWN, "back", 1 / factor, scale(spatial, 1 / factor)
-    if "steer" in strengths:
-        strength, right = strengths["steer"], "towards right"
-        for name, heads in sets:
-            yield "steer", name, right, strength, steer(heads, [ahead[head] for head in heads], strength, "all")
-        yield "steer", THIN, right, strength * thin, steer(every, list(ahead.values()), strength * thin, "all")
-        own = [ahead[head] for head in spatial]
-        yield "steer", OWN, "back", -strength, steer(spatial, own, -strength, "all")
-        for draw in range(n_draws):
-            yield "steer", OWN, "random", strength, steer(spatial, random_directions(own, seed=draw), strength, "all")
+    factor = strengths["scale"]
+    for name, heads in sets:
+        yield "scale", name, "", factor, heads
+    yield "scale", THIN, "", 1 + (factor - 1) * thin, every
+    yield "scale", OWN, "back", 1 / factor, spatial
+    if "steer" not in strengths:
+        return
+    strength, right, own = strengths["steer"], "towards right", [ahead[head] for head in spatial]
+    for name, heads in sets:
+        yield "steer", name, right, strength, {head: strength * ahead[head] for head in heads}
+    yield "steer", THIN, right, strength * thin, {head: strength * thin * ahead[head] for head in every}
+    yield "steer", OWN, "back", -strength, {head: -strength * ahead[head] for head in spatial}
+    for draw in range(n_draws):
+        vectors = [strength * vector for vector in random_directions(own, seed=draw)]
+        yield "steer", OWN, "random", strength, dict(zip(spatial, vectors, strict=True))

@@ -58,7 +58,7 @@ ASKED = (SELECTION, TUNING, TEST, "hard")  # nothing is chosen before the cues' 
 BOX = f"box, {TRUE}"  # the cue that heads are chosen with, and that a claim rests on
 # Kinds of question: those that the training of nano-internvl shows with cues, and all others.
 NEVER, TRAINED = "other kinds", "kinds cued in training"
-# Questions of CogVSR-Synth about other scenes: with them 1,300 of kinds never cued name things, for 3 points.
+# Further questions of CogVSR-Synth: with them more than 1,300 of kinds never cued name things, for 3 points.
 N_MORE, MORE_SEED = 1700, 1
 
 
@@ -97,8 +97,8 @@ def cued(items: Sequence[Item], condition: str) -> list[Item]:
 
 
 def questions(experiment: Experiment) -> list[Item]:
-    """All plain questions of an experiment's data; beside CogVSR-Synth ``N_MORE`` of other scenes, those of the kinds
-    that training never cues, built where they are not there yet."""
+    """All plain questions of an experiment's data; and with CogVSR-Synth, of ``N_MORE`` further ones about scenes of
+    their own, those of the kinds that training never cues, built where they are not there yet."""
     items = [item for split in ASKED for item in experiment.items(split)]
     if experiment.source != "synth":
         return items

@@ -5,6 +5,7 @@ dose_response       what comes of it, dose by dose
 dose_trends         whether more of an edit does more, beside what is random
 side_effects        the edits of other pages on all functions' steps, with pictures and without
 set_side_effects    each function's heads ablated, on the same
+own_divergence      what they do to its own steps beside what others do
 DOSES               the tables that a page shows
 """
 
@@ -212,6 +213,23 @@ def set_side_effects(experiment: Experiment, rankings: Rankings) -> pd.DataFrame
     sets = top_heads_by(rankings, IMPORTANCE, n_top(len(rankings.heads)))
     some = some_items(experiment, TEST, experiment.settings.ablation_items)
     return collateral.side_effects(experiment.vlm, some, {name: mask(sets.of(name)) for name in NAMES})
+
+
+def own_divergence(table: pd.DataFrame) -> pd.DataFrame:
+    """What a function's heads do to its own steps beside what others do, from ``set_side_effects``, with pictures.
+
+    Columns, by function: the divergence ``own`` (own heads, own steps), that of ``other heads`` on own steps and of own
+    heads on ``other steps`` (means), and ``beyond``, how much larger the first is than both give together.
+    """
+    from cogvsr_utils.models.collateral import PICTURES
+
+    asked = table[table["prompts"] == PICTURES].pivot(index="edit", columns="function", values="kl")
+    cells = asked.reindex(index=list(NAMES), columns=list(NAMES)).to_numpy().copy()  # (heads of, steps of)
+    own = np.diag(cells).copy()
+    np.fill_diagonal(cells, np.nan)
+    heads, steps, rest = np.nanmean(cells, axis=0), np.nanmean(cells, axis=1), np.nanmean(cells)
+    return pd.DataFrame({"own": own, "other heads": heads, "other steps": steps, "beyond": own - heads - steps + rest},
+                        index=list(NAMES))  # fmt: skip
 
 
 DOSES = (dose_response, dose_trends, side_effects, set_side_effects)

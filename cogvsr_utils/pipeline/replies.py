@@ -93,13 +93,15 @@ def chosen_steps(experiment: Experiment, rankings: Rankings) -> pd.DataFrame:
     it has neither all right answers to steps of its wording on C; steps of which but one answer is known are left out.
 
     Columns: function, head_set (``INTACT`` or the function), n, chosen (the share right), covered (mean probability of
-    all that is offered together), chance (of a blind choice), and the change of chosen from ``INTACT`` with low and
-    high (95 % over scenes). Functions without such steps are left out.
+    all that is offered together), chance (of a blind choice), majority (the share right where each wording's commonest
+    right answer is always chosen), and the change of chosen from ``INTACT`` with low and high (95 % over scenes).
+    Functions without such steps are left out.
     """
     from cogvsr_utils.models.head_edits import mask
     from cogvsr_utils.models.options import forced_choice
 
     items = with_options(experiment.items(TEST))
+    words = wordings(items)
     sets = top_heads_by(rankings, IMPORTANCE, n_top(len(rankings.heads)))
     rows = []
     for name in NAMES:
@@ -109,13 +111,15 @@ def chosen_steps(experiment: Experiment, rankings: Rankings) -> pd.DataFrame:
         before, after = (judge(forced_choice(experiment.vlm, asked, steps=True, edits=edit))
                          for edit in (None, mask(sets.of(name))))  # fmt: skip
         offered = [len(step.options or ("yes", "no")) for item in asked for step in item.steps if _offers(step)]
+        of_wording = before["answer"].groupby([words[pair] for pair in zip(before["uid"], before["step"], strict=True)])
+        commonest = of_wording.agg(lambda answers: answers.value_counts().iloc[0]).sum() / len(before)
         gained = after["correct"].astype(float) - before["correct"]
-        change = dict(
-            zip(("change", "low", "high"), clustered_share(gained, before["group_id"], lowest=-1), strict=True)
-        )
+        ends = clustered_share(gained, before["group_id"], lowest=-1)
+        change = dict(zip(("change", "low", "high"), ends, strict=True))
+        blind = {"chance": float(np.mean([1 / n for n in offered])), "majority": commonest}
         for head_set, judged in ((INTACT, before), (name, after)):
             rows.append({"function": name, "head_set": head_set, "n": len(judged), "chosen": judged["correct"].mean(),
-                         "covered": judged["covered"].mean(), "chance": float(np.mean([1 / n for n in offered])),
+                         "covered": judged["covered"].mean(), **blind,
                          **(change if head_set != INTACT else {})})  # fmt: skip
     return pd.DataFrame(rows)
 
@@ -126,10 +130,11 @@ def with_options(items: Sequence[Item]) -> list[Item]:
     words, known = wordings(list(items)), {}
     for item in items:
         for number, step in enumerate(item.steps):
-            known.setdefault((words[item.uid, number], step.answer_type), set()).add(step.answer)
+            kinds = known.setdefault((words[item.uid, number], step.answer_type), {})
+            kinds.setdefault(step.answer.casefold(), step.answer)  # in whatever case, one option
 
     def offered(item, number, step):
-        answers = sorted(known[words[item.uid, number], step.answer_type])
+        answers = sorted(known[words[item.uid, number], step.answer_type].values())
         named = _offers(step) or len(answers) < 2
         return step if named else replace(step, options=answers)
 

@@ -55,7 +55,8 @@ def claim_table(experiment: Experiment, read: Reader = table) -> pd.DataFrame:
     "partly" where some did; where nothing did, it is "contradicted" if the opposite of something was found, else "not
     supported"; and "not tested" where nothing could be asked.
 
-    What is asked stands in the docstrings of this module's functions. Each of it could have come out either way.
+    What is asked stands in the docstrings of this module's functions. The opposite of it is an interval or a test on
+    the other side, where there is one: that something is not shown to differ, say, is no opposite.
     """
     rows = []
     for claim, ask in CLAIMS.items():
@@ -218,8 +219,7 @@ def _activation(experiment: Experiment, read: Reader) -> Finding:
     if n_latent:
         here += f"; steered without a cue {own['delta_log_prob']:+.2f} in log-probability"
         beside += f"; {own['beyond']:+.2f} beyond random heads"
-        gains = own["low"] > 0 and own["beyond_low"] > 0 and own["delta_log_prob"] > random.max()
-        asked.append(int(gains) - int(own["high"] < 0 and own["beyond_high"] < 0))
+        asked.append(int(own["low"] > 0 and own["beyond_low"] > 0 and own["delta_log_prob"] > random.max()))
     return here, beside, asked
 
 
@@ -227,8 +227,9 @@ def _ablation(experiment: Experiment, read: Reader) -> Finding:
     """C7: does ablating a function's heads cost its steps more than random sets of each kind do? Is the damage specific
     for most of the functions that can be tested, and for most beside steps in the same words? Are right answers to
     steps of Spatial Perception likelier where spatial heads are scaled up, by more than where random heads are, from a
-    camera from which about 60 % of these steps are right? Less likely, by more than with random heads, is the
-    opposite."""
+    camera from which about 60 % of these steps are right? The opposite is that it costs less than random sets do, less
+    than other functions' steps in the same words for most, and that they are less likely, by more than with random
+    heads."""
     kinds = ablation.all_against_controls(read(experiment, CONTROLS))
     controls = kinds.iloc[0]  # the hardest
     pooled = damage.pooled_damage(read(experiment, ablation.ablation_matrix))
@@ -236,22 +237,24 @@ def _ablation(experiment: Experiment, read: Reader) -> Finding:
     specific = specific[specific != "not tested"] == "yes"
     same_words = read(crossed.with_crossed(experiment), crossed.crossed_effects)
     same_words = same_words[same_words["ranking"] == selection.IMPORTANCE]
-    also = (same_words["q"] < ALPHA) & (same_words["difference"] < 0)
+    also = np.sign(same_words["difference"]) * (same_words["q"] < ALPHA)  # of each function, -1 where it costs more
     gains = read(cues.with_cues(experiment), cameras.camera_gains)
     gains = gains[(gains["method"] == "scale") & (gains["direction"] == "") & (gains["function"] == SPATIAL[0])]
     scaled, random = (gains.set_index("heads").loc[heads] for heads in (cameras.OWN, cameras.OTHER))
     here = (
         f"log-probability {controls['own']:+.2f}, accuracy {100 * pooled['own']:+.1f} points; specific "
-        f"for {specific.sum()} of {len(specific)} functions, beside the same words for {also.sum()} of {len(also)}; "
-        f"scaled up where {scaled['right']:.0%} are right {scaled['delta_log_prob']:+.2f}"
+        f"for {specific.sum()} of {len(specific)} functions, beside the same words for {(also < 0).sum()} of "
+        f"{len(also)}; "
+        f"scaled up where {scaled['right']:.0%} are right {scaled['delta_log_prob']:+.3f}"
     )
     beside = (
         f"{controls['mean']:+.2f} for random sets (p {controls['p']:.3f}), {100 * pooled['other']:+.1f} for other "
-        f"steps; {random['delta_log_prob']:+.2f} with random heads scaled up (p {random['p']:.3f})"
+        f"steps; {random['delta_log_prob']:+.3f} with random heads scaled up (p {random['p']:.3f})"
     )
     worse = ((kinds["p"] < ALPHA) & (kinds["own"] < kinds["mean"])).all()
     better = ((kinds["p"] < ALPHA) & (kinds["own"] > kinds["mean"])).all()
-    asked = [int(each.mean() > 0.5) for each in (specific, also) if len(each)]
+    asked = [int(specific.mean() > 0.5)] if len(specific) else []
+    asked += [int((also < 0).mean() > 0.5) - int((also > 0).mean() > 0.5)] if len(also) else []
     beyond = scaled["delta_log_prob"] - random["delta_log_prob"] if random["p"] < ALPHA else 0.0
     gain = _sign(scaled["low"], scaled["high"])
     return here, beside, [int(worse) - int(better), *asked, gain if gain * beyond > 0 else 0]

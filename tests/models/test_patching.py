@@ -150,13 +150,16 @@ def test_the_mean_difference_is_that_of_the_two_runs(vlm, items):
     np.testing.assert_allclose(found, (there - here)[own].mean(0).cpu().numpy(), atol=1e-5)
     with pytest.raises(ValueError, match="no steps of Nothing"):
         mean_difference(target, source, [(5, 3)], ["Nothing"])
-    nowhere = move_heads(target, {(5, 3): np.zeros(24)})
+    nowhere = move_heads(target, [{(5, 3): np.zeros(24)}])[0].log_prob
     np.testing.assert_allclose(nowhere, target.score().log_prob, atol=1e-5)
 
 
 def test_moved_heads_are_moved_where_answers_are_predicted_alone(vlm, items):
     target, vector = TeacherForcedScorer(vlm, items[:3], batch_size=2), np.linspace(-3, 3, 24)
-    found, expected = move_heads(target, {(5, 3): vector, (6, 0): -vector}), np.zeros(len(target.index))
+    moves, expected = [{(5, 3): vector, (6, 0): -vector}, {(2, 1): vector}], np.zeros(len(target.index))
+    found, other = (each.log_prob for each in move_heads(target, moves, progress=False))
+    np.testing.assert_allclose(other, move_heads(target, moves[1:], progress=False)[0].log_prob, atol=1e-4)
+    assert np.abs(other - found).max() > 0.01
     modules = dict(vlm.model.named_modules())
     for inputs, (row, token), owner in target.batches:
         hooks = []

@@ -11,13 +11,15 @@ from cogvsr_utils.dataset.scoring import judge
 from cogvsr_utils.dataset.synth.cameras import SHIFTS, from_aside
 from cogvsr_utils.functions import NAMES, SPATIAL
 from cogvsr_utils.models import answering
-from cogvsr_utils.models.head_edits import scale, steer
+from cogvsr_utils.models.head_edits import scale
+from cogvsr_utils.models.patching import move_heads
 from cogvsr_utils.models.recording import capture
 from cogvsr_utils.models.scorer import TeacherForcedScorer
 from cogvsr_utils.pipeline import cameras, emphasis
 from cogvsr_utils.pipeline import experiment as experiments
 from cogvsr_utils.pipeline.experiment import Experiment
 from cogvsr_utils.pipeline.selection import IMPORTANCE, Rankings
+from cogvsr_utils.stats import single_case_p
 
 
 @pytest.fixture
@@ -75,32 +77,46 @@ def test_gains_are_those_of_the_edits_beside_them(experiment, vlm, items, answer
     half, few = table_of(dict.fromkeys(SHIFTS, 0.9) | {2.4: 0.55}, {}), replace(FEW, random_sets=2)
     table = cameras.camera_gains.make(
         replace(experiment, profile=few, _cache={}), rankings=rankings, activations=store, camera_accuracy=half, **best
-    ).set_index(["method", "heads", "direction", "function"])
-    assert (table.xs("random", level="direction")["draws"] == few.random_sets).all()
+    )
+    table = table[table["function"] == SPATIAL[0]].set_index(["method", "heads", "direction"])
+
     scorer = TeacherForcedScorer(vlm, from_aside(experiment.items("C"))[2.4])
-    own = (scorer.index["function"] == SPATIAL[0]).to_numpy()
+    own, intact = (scorer.index["function"] == SPATIAL[0]).to_numpy(), scorer.score()
     spatial, every = emphasis.spatial_heads(rankings), vlm.heads.pairs
-    intact, share = scorer.score(), len(spatial) / len(every)
-    ahead = emphasis.spatial_directions(store, every)
-    mine = [ahead[every.index(head)] for head in spatial]
-    edits = {
-        ("scale", cameras.OWN, ""): scale(spatial, 1.5),
-        ("scale", cameras.OWN, "back"): scale(spatial, 1 / 1.5),
-        ("scale", cameras.ALL, ""): scale(every, 1.5),
-        ("scale", cameras.THIN, ""): scale(every, 1 + 0.5 * share),
-        ("steer", cameras.OWN, "towards right"): steer(spatial, mine, 2.0, "all"),
-        ("steer", cameras.OWN, "back"): steer(spatial, mine, -2.0, "all"),
-        ("steer", cameras.ALL, "towards right"): steer(every, ahead, 2.0, "all"),
-        ("steer", cameras.THIN, "towards right"): steer(every, ahead, 2.0 * share, "all"),
-    }
-    for key, edit in edits.items():
-        row, scores = table.loc[(*key, SPATIAL[0])], scorer.score(edit)
-        expected = (scores.log_prob - intact.log_prob)[own].mean()
-        assert row["delta_log_prob"] == pytest.approx(expected, abs=1e-5), key
+    ahead = dict(zip(every, emphasis.spatial_directions(store, every), strict=True))
+    share, right = len(spatial) / len(every), "towards right"
+
+    def scaled(heads, factor):
+        return scorer.score(scale(heads, factor))
+
+    def moved(heads, size):
+        return move_heads(scorer, [{head: size * ahead[head] for head in heads}])[0]
+
+    by_hand = {
+        ("scale", cameras.OWN, ""): scaled(spatial, 1.5), ("scale", cameras.OWN, "back"): scaled(spatial, 1 / 1.5),
+        ("scale", cameras.ALL, ""): scaled(every, 1.5), ("scale", cameras.THIN, ""): scaled(every, 1 + 0.5 * share),
+        ("steer", cameras.OWN, right): moved(spatial, 2.0), ("steer", cameras.OWN, "back"): moved(spatial, -2.0),
+        ("steer", cameras.ALL, right): moved(every, 2.0), ("steer", cameras.THIN, right): moved(every, 2.0 * share),
+    }  # fmt: skip
+    for key, scores in by_hand.items():
+        row = table.loc[key]
+        assert row["delta_log_prob"] == pytest.approx((scores.log_prob - intact.log_prob)[own].mean(), abs=1e-5), key
         assert row["right"] == pytest.approx(intact.correct[own].mean()) and row["n"] == own.sum()
         assert row["change"] == pytest.approx((scores.correct[own] * 1.0 - intact.correct[own]).mean())
-    beside = table["draws"] > 1
-    assert beside.any() and table.loc[beside, "p"].between(0, 1).all() and table.loc[~beside, "p"].isna().all()
-    drawn = [edit.heads for _, name, *_, edit in cameras._emphases(every, spatial, {}, {"scale": 1.5}, 4)
-             if name == cameras.OTHER]  # fmt: skip
-    assert len({*drawn}) == 4 and all(len(some) == len(spatial) and not set(some) & set(spatial) for some in drawn)
+        assert row["draws"] == 1 and np.isnan(row["p"])
+
+    cases = list(cameras._emphases(every, spatial, ahead, {"scale": 1.5, "steer": 2.0}, 2))
+    runs = {"scale": lambda heads: scaled(heads, 1.5), "steer": lambda vectors: move_heads(scorer, [vectors])[0]}
+    random = [("scale", cameras.OTHER, ""), ("steer", cameras.OTHER, right), ("steer", cameras.OWN, "random")]
+    for key in random:
+        drawn = [case[-1] for case in cases if case[:3] == key]
+        values = [(runs[key[0]](each).log_prob - intact.log_prob)[own].mean() for each in drawn]
+        row, mine = table.loc[key], table.loc[(key[0], cameras.OWN, right if key[0] == "steer" else "")]
+        assert row["draws"] == 2 == len(values) and row["delta_log_prob"] == pytest.approx(np.mean(values), abs=1e-5)
+        assert row["p"] == pytest.approx(single_case_p(mine["delta_log_prob"], values), rel=0.05)
+        if key[1] == cameras.OTHER:
+            assert all(len(some) == len(spatial) and not set(some) & set(spatial) for some in drawn)
+        else:
+            assert all(np.linalg.norm(some[head]) == pytest.approx(2 * np.linalg.norm(ahead[head]))
+                       for some in drawn for head in spatial)  # fmt: skip
+    assert len(table) == len(by_hand) + len(random)

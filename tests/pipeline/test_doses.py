@@ -9,6 +9,7 @@ from cogvsr_utils import paths
 from cogvsr_utils.dataset.scoring import judge
 from cogvsr_utils.functions import NAMES, SPATIAL
 from cogvsr_utils.models.answering import answer
+from cogvsr_utils.models.collateral import PICTURES, TEXT, side_effects
 from cogvsr_utils.models.head_edits import mask, scale
 from cogvsr_utils.models.recording import capture
 from cogvsr_utils.pipeline import doses
@@ -16,7 +17,7 @@ from cogvsr_utils.pipeline import experiment as experiments
 from cogvsr_utils.pipeline.emphasis import spatial_heads
 from cogvsr_utils.pipeline.experiment import Experiment
 from cogvsr_utils.pipeline.selection import IMPORTANCE, Rankings
-from cogvsr_utils.pipeline.sweeps import scorer_of
+from cogvsr_utils.pipeline.sweeps import scorer_of, some_items
 
 N_SCENES, FACTORS = 30, (0.0, 0.5, 2.0, 4.0)
 
@@ -107,3 +108,35 @@ def test_doses_are_run_as_they_are_named(small_set, vlm, monkeypatch, tmp_path):
     one_sided = capture(vlm, items, store=tmp_path / "again", answers=replies, progress=False)
     one_sided.index["correct"] = True
     assert set(doses.dosed.make(experiment, rankings=rankings, activations=one_sided).method) == {"ablate", "scale"}
+
+
+def test_side_effects_of_a_set_are_those_of_its_heads(small_set, vlm, monkeypatch):
+    monkeypatch.setattr(experiments, "_load_vlm", lambda model, quantize: vlm)
+    experiment = Experiment("nano-internvl", profile=FEW, source=str(small_set))
+    strength = np.random.default_rng(0).random((8, len(vlm.heads)))
+    rankings = Rankings(np.array(sorted(NAMES)), np.array(vlm.heads.pairs), {IMPORTANCE: strength})
+    table = doses.set_side_effects.make(experiment, rankings)
+    assert set(table["edit"]) == set(NAMES) and set(table["prompts"]) == {PICTURES, TEXT}
+    best = np.argsort(-strength[sorted(NAMES).index(NAMES[2])])[: round(0.1 * len(vlm.heads))]
+    some = some_items(experiment, "C", experiment.settings.ablation_items)
+    by_hand = side_effects(vlm, some, {NAMES[2]: mask([vlm.heads.pairs[at] for at in best])}, progress=False)
+    found = table[table["edit"] == NAMES[2]].reset_index(drop=True)
+    pd.testing.assert_frame_equal(found, by_hand, rtol=1e-4, atol=1e-6)
+
+
+def test_own_divergence_is_what_is_left_beside_heads_and_steps():
+    """Of a table of sums nothing is left, whatever moves more; what is added on the diagonal is."""
+    rng = np.random.default_rng(0)
+    heads, steps, extra = rng.random(8), rng.random(8), rng.random(8)
+    rows = [
+        {"edit": a, "function": b, "prompts": PICTURES, "kl": heads[i] + steps[j] + extra[i] * (a == b)}
+        for i, a in enumerate(NAMES) for j, b in enumerate(NAMES)
+    ]  # fmt: skip
+    found = doses.own_divergence(pd.DataFrame(rows).sample(frac=1, random_state=0))
+    assert found.index.tolist() == list(NAMES)
+    np.testing.assert_allclose(found["own"], heads + steps + extra)
+    others = [heads[[j for j in range(8) if j != i]].mean() + steps[i] for i in range(8)]
+    np.testing.assert_allclose(found["other heads"], others)
+    left = pd.DataFrame(rows).assign(kl=[heads[i] + steps[j] for i in range(8) for j in range(8)])
+    plain = doses.own_divergence(left)["beyond"]
+    np.testing.assert_allclose(found["beyond"] - plain, extra)

@@ -58,7 +58,8 @@ def made_up(good: bool) -> dict[str, pd.DataFrame]:
             "function": [*NAMES, DIFFERENCE] * 2, "statistic": ["elbow"] * 9 + ["depth"] * 9,
             "value": [*counts, -1.0] * 2, "refit_low": [*(counts - 0.1), -2.0] * 2,
             "refit_high": [*(counts + 0.1), -0.1] * 2, "scarcer": [*[""] * 8, "yes" if good else "open"] + [""] * 9}),
-        "crossed_effects": pd.DataFrame({"ranking": IMPORTANCE, "difference": -0.5 if good else 0.5, "q": [0.01] * 8}),
+        "crossed_effects": pd.DataFrame({"ranking": IMPORTANCE, "difference": -0.5 if good else 0.5,
+                                         "q": [0.01 if good else 0.5] * 8}),
         CONTROLS.name: pd.concat([own, *random]),
         "ablation_matrix": pd.DataFrame({"head_set": a, "function": b, "change": change[i, j]}
                                         for i, a in enumerate(NAMES) for j, b in enumerate(NAMES)),
@@ -69,8 +70,8 @@ def made_up(good: bool) -> dict[str, pd.DataFrame]:
         "latent_heads": pd.DataFrame({"latent": [good] * 3}),
         "latent_activation": pd.DataFrame({
             "method": [BOX, "steer", "steer"], "heads": [np.nan, "latent", "random"], "function": BOTH,
-            "delta_log_prob": [0.5, 0.5, 0.4 if good else 0.6], "low": 0.3, "high": 0.7, "beyond": 0.1,
-            "beyond_low": 0.05 if good else -0.05, "beyond_high": 0.2}),
+            "delta_log_prob": [0.5, 0.5, 0.4 if good else 0.6], "low": 0.3, "beyond": 0.1,
+            "beyond_low": 0.05 if good else -0.05}),
         "specific_damage-importance_paper": pd.DataFrame({"specific": ["yes" if good else "no"] * 8}),
         "camera_gains": pd.DataFrame({
             "method": ["scale", "scale", "steer"], "heads": [OWN, OTHER, OWN], "direction": ["", "", "towards right"],
@@ -97,7 +98,8 @@ def test_where_nothing_is_as_a_claim_says_and_something_its_opposite_it_is_contr
     stronger = bad[CONTROLS.name].assign(delta_log_prob=lambda t: t["delta_log_prob"].where(t["kind"] != "own", 0.5))
     scaled = bad["camera_gains"].assign(delta_log_prob=[-0.5, 0.0, 0.5], low=-0.8, high=-0.2, p=[np.nan, 0.01, np.nan])
     opposites = [(1, {"wording_transfer": words}), (4, dense), (5, {"cue_effects": cue}),
-                 (6, {CONTROLS.name: stronger}), (6, {"camera_gains": scaled})]  # fmt: skip
+                 (6, {CONTROLS.name: stronger}), (6, {"camera_gains": scaled}),
+                 (6, {"crossed_effects": bad["crossed_effects"].assign(q=0.01)})]  # fmt: skip
     for claim, table in opposites:
         assert verdicts_of(bad | table)[claim] == "contradicted"
         assert verdicts_of(good | table)[claim] == ("partly" if claim != 4 else "not supported"), (
