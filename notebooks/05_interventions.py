@@ -365,7 +365,9 @@ paragraph(f"From {aside:.1f} board squares aside, without any edit: {shares}." i
 # The primary outcome, with many draws: the log-probability of right answers to steps of Spatial Perception from there,
 # teacher-forced. *All heads, same total* have a strength so much smaller that its sum over heads is that of the spatial
 # ones. Random heads are none of the spatial ones, of any layer. p, by Crawford and Howell's t, is that the spatial
-# heads, or the real directions, are one of the random ones; q is over these rows.
+# heads, or the real directions, are one of the random ones; q is over these rows. Where many answers are wrong,
+# log-probability also rises when the model gets less sure of these: so the opposite sign, and how many more are right
+# (*change*, in points), stand beside it.
 
 # %% tags=["hide-input"]
 gains = measured.table(experiment, cameras.camera_gains) if recorded else pd.DataFrame()

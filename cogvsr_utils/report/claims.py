@@ -225,11 +225,11 @@ def _activation(experiment: Experiment, read: Reader) -> Finding:
 
 def _ablation(experiment: Experiment, read: Reader) -> Finding:
     """C7: does ablating a function's heads cost its steps more than random sets of each kind do? Is the damage specific
-    for most of the functions that can be tested, and for most beside steps in the same words? Are right answers to
-    steps of Spatial Perception likelier where spatial heads are scaled up, by more than where random heads are, from a
-    camera from which about 60 % of these steps are right? The opposite is that it costs less than random sets do, less
-    than other functions' steps in the same words for most, and that they are less likely, by more than with random
-    heads."""
+    for most of the functions that can be tested, and for most beside steps in the same words? From a camera from which
+    about 60 % of the steps of Spatial Perception are right, are more of them right where spatial heads are scaled up,
+    and right answers likelier, by more than where random heads are? Likelier alone they are also where the model gets
+    less sure of wrong ones. The opposite is that it costs less than random sets do, less than other functions' steps in
+    the same words for most, and that fewer are right and they are less likely, by more than with random heads."""
     kinds = ablation.all_against_controls(read(experiment, CONTROLS))
     controls = kinds.iloc[0]  # the hardest
     pooled = damage.pooled_damage(read(experiment, ablation.ablation_matrix))
@@ -245,19 +245,21 @@ def _ablation(experiment: Experiment, read: Reader) -> Finding:
         f"log-probability {controls['own']:+.2f}, accuracy {100 * pooled['own']:+.1f} points; specific "
         f"for {specific.sum()} of {len(specific)} functions, beside the same words for {(also < 0).sum()} of "
         f"{len(also)}; "
-        f"scaled up where {scaled['right']:.0%} are right {scaled['delta_log_prob']:+.3f}"
+        f"scaled up where {scaled['right']:.0%} are right {100 * scaled['change']:+.1f} points, "
+        f"{scaled['delta_log_prob']:+.3f}"
     )
     beside = (
         f"{controls['mean']:+.2f} for random sets (p {controls['p']:.3f}), {100 * pooled['other']:+.1f} for other "
-        f"steps; {random['delta_log_prob']:+.3f} with random heads scaled up (p {random['p']:.3f})"
+        f"steps; {100 * scaled['change_low']:+.1f} to {100 * scaled['change_high']:+.1f} points, and "
+        f"{random['delta_log_prob']:+.3f} with random heads scaled up (p {random['p']:.3f})"
     )
     worse = ((kinds["p"] < ALPHA) & (kinds["own"] < kinds["mean"])).all()
     better = ((kinds["p"] < ALPHA) & (kinds["own"] > kinds["mean"])).all()
     asked = [int(specific.mean() > 0.5)] if len(specific) else []
     asked += [int((also < 0).mean() > 0.5) - int((also > 0).mean() > 0.5)] if len(also) else []
     beyond = scaled["delta_log_prob"] - random["delta_log_prob"] if random["p"] < ALPHA else 0.0
-    gain = _sign(scaled["low"], scaled["high"])
-    return here, beside, [int(worse) - int(better), *asked, gain if gain * beyond > 0 else 0]
+    gains = {_sign(scaled["low"], scaled["high"]), _sign(scaled["change_low"], scaled["change_high"]), np.sign(beyond)}
+    return here, beside, [int(worse) - int(better), *asked, int(gains.pop()) if len(gains) == 1 else 0]
 
 
 CLAIMS = {

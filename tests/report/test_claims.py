@@ -76,7 +76,8 @@ def made_up(good: bool) -> dict[str, pd.DataFrame]:
         "camera_gains": pd.DataFrame({
             "method": ["scale", "scale", "steer"], "heads": [OWN, OTHER, OWN], "direction": ["", "", "towards right"],
             "function": SPATIAL[0], "right": 0.6, "delta_log_prob": [0.5, 0.1, -0.5], "low": [0.2, 0.0, -0.9],
-            "high": [0.8, 0.2, -0.2], "p": [np.nan, 0.01 if good else 0.4, np.nan]}),
+            "high": [0.8, 0.2, -0.2], "p": [np.nan, 0.01 if good else 0.4, np.nan],
+            "change": 0.05, "change_low": 0.02, "change_high": 0.08}),
     }  # fmt: skip
 
 
@@ -96,7 +97,8 @@ def test_where_nothing_is_as_a_claim_says_and_something_its_opposite_it_is_contr
     dense = {"refitted_spread": bad["refitted_spread"].replace({"scarcer": {"open": "no"}})}
     cue = bad["cue_effects"].assign(low=-0.1, high=-0.02)
     stronger = bad[CONTROLS.name].assign(delta_log_prob=lambda t: t["delta_log_prob"].where(t["kind"] != "own", 0.5))
-    scaled = bad["camera_gains"].assign(delta_log_prob=[-0.5, 0.0, 0.5], low=-0.8, high=-0.2, p=[np.nan, 0.01, np.nan])
+    scaled = bad["camera_gains"].assign(delta_log_prob=[-0.5, 0.0, 0.5], low=-0.8, high=-0.2, p=[np.nan, 0.01, np.nan],
+                                        change_low=-0.05, change_high=-0.01)  # fmt: skip
     opposites = [(1, {"wording_transfer": words}), (4, dense), (5, {"cue_effects": cue}),
                  (6, {CONTROLS.name: stronger}), (6, {"camera_gains": scaled}),
                  (6, {"crossed_effects": bad["crossed_effects"].assign(q=0.01)})]  # fmt: skip
@@ -107,6 +109,9 @@ def test_where_nothing_is_as_a_claim_says_and_something_its_opposite_it_is_contr
         )
     within = scaled.assign(p=[np.nan, 0.4, np.nan])  # no more than random heads do
     assert verdicts_of(bad | {"camera_gains": within})[6] == "not supported"
+    less_sure = good["camera_gains"].assign(change_low=-0.01)  # likelier, and no more of them right
+    assert verdicts_of(bad | {"camera_gains": less_sure})[6] == "not supported"
+    assert verdicts_of(bad | {"camera_gains": good["camera_gains"]})[6] == "partly"
 
 
 @pytest.mark.parametrize("name, claim", [("wording_transfer", 1), ("thresholds", 2), ("sparseness", 2),
