@@ -370,7 +370,8 @@ if gains:
         more = with_interval(own, "change", "change_low", "change_high", "+.1f", 100)["change"].iloc[0]
         lines.append({"model": name, "edit": method, "right": f"{own['right'].iloc[0]:.0%} of {own['n'].iloc[0]}"}
                      | dict(zip(own["heads"], own["delta_log_prob"], strict=True)) | {"more right": more})  # fmt: skip
-paragraph(none) if not lines else show(pd.DataFrame(lines).fillna("–"))
+columns = ["model", "edit", "right", cameras.OWN, cameras.OTHER, "random directions", cameras.THIN, "more right"]
+paragraph(none) if not lines else show(pd.DataFrame(lines).reindex(columns=columns).fillna("–"))
 
 # %% [markdown]
 # ## What else changes
@@ -389,17 +390,18 @@ for name, found in where_measured(doses.side_effects, families | seeds).items():
 paragraph(none) if not lines else show(pd.DataFrame(lines))
 
 # %% [markdown]
-# The heads of each function ablated in their turn. Divergence, means over the eight functions: on the function's own
-# steps, by its own heads and by the other functions'; and by its own heads on other functions' steps. Some steps move
-# more than others whatever is ablated, and some sets move everything, so last: for how many functions is it larger on
-# own steps with own heads than both would give together? A description, without a test.
+# The heads of each function ablated in their turn: the divergence on the function's own steps, and on all others', means
+# over the eight functions. Some steps move more than others whatever is ablated, and some sets move everything, so last:
+# for how many functions is it larger with own heads on own steps than both would give together? A description, without
+# a test.
 
 # %% tags=["hide-input"]
 lines = []
 for name, found in where_measured(doses.set_side_effects, families | seeds).items():
     apart = doses.own_divergence(found)
     beyond = f"{(apart['beyond'] > 0).sum()} of {len(apart)}"
-    lines.append({"model": name} | apart.drop(columns="beyond").mean().to_dict() | {"larger than both give": beyond})
+    means = {"own steps": apart["own"].mean(), "other steps": apart["other steps"].mean()}
+    lines.append({"model": name} | means | {"larger than both give": beyond})
 paragraph(none) if not lines else show(pd.DataFrame(lines))
 
 # %% [markdown]
