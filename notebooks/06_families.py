@@ -390,10 +390,10 @@ for name, found in where_measured(doses.side_effects, families | seeds).items():
 paragraph(none) if not lines else show(pd.DataFrame(lines))
 
 # %% [markdown]
-# The heads of each function ablated in their turn: the divergence on the function's own steps, and on all others', means
-# over the eight functions. Some steps move more than others whatever is ablated, and some sets move everything, so last:
-# for how many functions is it larger with own heads on own steps than both would give together? A description, without
-# a test.
+# The heads of each function ablated in their turn: the divergence on the function's own steps, and on all others',
+# means over the eight functions. Some steps move more than others whatever is ablated, and some sets move everything,
+# so last: for how many functions is it larger with own heads on own steps than both would give together? A description,
+# without a test.
 
 # %% tags=["hide-input"]
 lines = []

@@ -55,9 +55,10 @@ measured_note([experiment], activation.LATENT)
 # %% [markdown]
 # ## What a cue is
 #
-# The things that a question names are outlined (in the colour and stroke of training, in black, or with a broad stroke),
-# marked by a dot, or left while all else is made grey. The same boxes can also be written before the question. A placebo has them where nothing is, or on things that the question is not
-# about; in words, names can also change places.
+# The things that a question names are outlined (in the colour and stroke of training, in black, or with a broad
+# stroke), marked by a dot, or left while all else is made grey. The same boxes can also be written before the question.
+# A placebo has them where nothing is, or on things that the question is not about; in words, names can also change
+# places.
 #
 # What a mark means is learnt. The nano models were shown true cues in training beside six of the fifteen kinds of
 # question; what follows rests on the other kinds that name things. Their steps still share words with those of the six.
