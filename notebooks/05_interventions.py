@@ -171,7 +171,7 @@ show(cells[columns].replace({"head_set": SHORT}), percent=("chance", "replied", 
 # %% tags=["hide-input"]
 offered = measured.table(experiment, replies.chosen_steps)
 offered["heads"] = offered["head_set"].eq(replies.INTACT).map({True: "intact", False: "ablated"})
-cells = with_interval(offered, "change", form="+.1f", scale=100).set_index("function")
+cells = with_interval(offered, "change", "low", "high", "+.1f", 100).set_index("function")
 wide = offered.pivot(index="function", columns="heads", values=["chosen", "covered"])
 wide.columns = [f"{what}, {when}" for what, when in wide.columns]
 under = cells[cells["heads"] == "ablated"][["n", "majority", "change"]].rename(columns={"majority": "blind"})
@@ -374,8 +374,8 @@ gains = measured.table(experiment, cameras.camera_gains) if recorded else pd.Dat
 if recorded:
     gained = with_interval(gains[gains["function"] == SPATIAL[0]], "delta_log_prob", "low", "high", "+.3f")
     gained = with_interval(gained, "change", "change_low", "change_high", "+.1f", 100)
-    tested = gained["p"].notna()
-    gained.loc[tested, "q"] = false_discovery_rate(gained.loc[tested, "p"])
+    drawn = gained["p"].notna()
+    gained.loc[drawn, "q"] = false_discovery_rate(gained.loc[drawn, "p"])
 columns = ["method", "heads", "direction", "strength", "draws", "delta_log_prob", "change", "p", "q"]
 show(gained[columns].rename(columns={"delta_log_prob": "log-probability"}), digits=3) if recorded else paragraph(none)
 
