@@ -160,7 +160,8 @@ show(n_rising.assign(heads=len(heads) // len(SPATIAL)))
 
 # %% tags=["hide-input"]
 there = heads.assign(
-    smaller_rise=heads[["rise", "rise_over_none"]].min(1), smallest_patch=heads[["patch", "beyond", "above"]].min(1)
+    smaller_rise=heads[["rise", "rise_over_none"]].min(axis=1),
+    smallest_patch=heads[["patch", "beyond", "above"]].min(axis=1),
 )
 power = there.groupby("function", sort=False).agg(
     least_rise=("least_rise", "median"), largest_rise=("smaller_rise", "max"),
