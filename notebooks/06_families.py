@@ -354,7 +354,7 @@ paragraph(none) if not lines else show(
 # of right answers to steps of Spatial Perception (*right*: without edits, teacher-forced), beside as many random heads
 # and, for steering, random directions (means of their draws), and all heads at the same total strength. A dot marks
 # random ones of which the spatial heads are not one more (q below 0.05 over the table). Log-probability also rises when
-# a model gets less sure of wrong answers, so last: how many more are right, in points.
+# a model gets less sure of wrong answers, so beside it: how many more are right, in points.
 
 # %% tags=["hide-input"]
 lines = []
@@ -370,7 +370,7 @@ if gains:
         more = with_interval(own, "change", "change_low", "change_high", "+.1f", 100)["change"].iloc[0]
         lines.append({"model": name, "edit": method, "right": f"{own['right'].iloc[0]:.0%} of {own['n'].iloc[0]}"}
                      | dict(zip(own["heads"], own["delta_log_prob"], strict=True)) | {"more right": more})  # fmt: skip
-columns = ["model", "edit", "right", cameras.OWN, cameras.OTHER, "random directions", cameras.THIN, "more right"]
+columns = ["model", "edit", "right", cameras.OWN, "more right", cameras.OTHER, "random directions", cameras.THIN]
 paragraph(none) if not lines else show(pd.DataFrame(lines).reindex(columns=columns).fillna("–"))
 
 # %% [markdown]
