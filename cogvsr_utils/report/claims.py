@@ -258,8 +258,9 @@ def _ablation(experiment: Experiment, read: Reader) -> Finding:
     asked = [int(specific.mean() > 0.5)] if len(specific) else []
     asked += [int((also < 0).mean() > 0.5) - int((also > 0).mean() > 0.5)] if len(also) else []
     beyond = scaled["delta_log_prob"] - random["delta_log_prob"] if random["p"] < ALPHA else 0.0
-    gains = {_sign(scaled["low"], scaled["high"]), _sign(scaled["change_low"], scaled["change_high"]), np.sign(beyond)}
-    return here, beside, [int(worse) - int(better), *asked, int(gains.pop()) if len(gains) == 1 else 0]
+    signs = [np.sign(beyond), *(_sign(scaled[f"{each}low"], scaled[f"{each}high"]) for each in ("", "change_"))]
+    agreed = int(signs[0]) if len(set(signs)) == 1 else 0
+    return here, beside, [int(worse) - int(better), *asked, agreed]
 
 
 CLAIMS = {
