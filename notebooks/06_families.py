@@ -337,7 +337,7 @@ paragraph(none) if not sloped else show(
 # %% tags=["hide-input"]
 lines = {}
 edits = {"ablated, all tokens": (protocol.ablation_deviations, "case", protocol.HERE),
-         "ablated, answer's tokens": (protocol.ablation_deviations, "case", "at the last position"),
+         "ablated, answer's tokens": (protocol.ablation_deviations, "case", protocol.LAST),
          "scaled up": (emphasis.scaled, "split", "C"), "steered": (emphasis.steered, "split", "C")}  # fmt: skip
 for label, (result, column, value) in edits.items():
     for name, found in where_measured(result, families | seeds).items():

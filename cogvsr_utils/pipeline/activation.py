@@ -30,7 +30,7 @@ SCALE, ATTEND = 1.5, float(np.log(2))
 METHOD = "steer"  # of the three, the one that a claim rests on; named before any was run on the first model
 DRAWS = 40  # of random heads: none of them as far off is a two-sided p of 2/41
 TURNS = 5  # of timed answers
-BOTH = "both spatial functions"
+BOTH, ELSEWHERE = "both spatial functions", "the other functions"
 
 
 @result(splits=(SELECTION, TEST), gpu=True)
@@ -40,7 +40,8 @@ def latent_activation(experiment: Experiment, latent_heads: pd.DataFrame) -> pd.
     answers), or attending more to the picture; beside ``DRAWS`` sets of as many random heads of the same layers. Where
     no head is latent, the heads that come nearest, as many as are taken for a function.
 
-    Columns: method, heads (latent, nearest or random; none for cues), k, draw, function (or ``BOTH``), n, change of
+    Columns: method, heads (latent, nearest or random; none for cues), k, draw, function (or ``BOTH``, or ``ELSEWHERE``,
+    the steps of the other six), n, change of
     log-probability with low and high (95 % over scenes); for the chosen heads also ``beyond`` the mean of the random
     ones, step by step, with its own interval. No random rows where a layer has too few other heads, no attention where
     no head reads the picture in line.
@@ -133,15 +134,18 @@ def chosen_heads(table: pd.DataFrame) -> tuple[str, list[tuple[int, int]]]:
 
 
 def reading_heads(vlm: VLM, heads: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
-    """Those of the heads that read pictures in line, and whose attention to them can be edited."""
-    in_line = set(vlm.heads.table.query("kind == 'self'")[["layer", "head"]].itertuples(index=False, name=None))
-    return [head for head in heads if head in in_line] if vlm.image_token_id is not None else []
+    """The heads, where the model reads pictures in line with the text. None where it does so through cross-attention:
+    other heads have a single placeholder to attend to there, and no score in those of cross-attention is another
+    column's than the picture's, so that adding to all of them changes nothing."""
+    return [] if vlm.image_token_id is None or vlm.heads.cross else list(heads)
 
 
 def _effects(change: np.ndarray, index: pd.DataFrame, beside: np.ndarray | None = None, **row) -> list[dict]:
-    """A row a function, and one of both spatial ones: the mean ``change`` (steps,) and that beyond others."""
+    """A row a function, one of both spatial ones and one of the others: the mean ``change`` (steps,), and beyond what
+    it is beside."""
     group, rows = index["group_id"].to_numpy(), []
-    for name, functions in (*((name, [name]) for name in NAMES), (BOTH, list(SPATIAL))):
+    several = ((BOTH, list(SPATIAL)), (ELSEWHERE, [name for name in NAMES if name not in SPATIAL]))
+    for name, functions in (*((name, [name]) for name in NAMES), *several):
         own = index["function"].isin(functions).to_numpy()
         if own.any():
             cell = dict(zip(("delta_log_prob", "low", "high"), clustered_mean(change[own], group[own]), strict=True))

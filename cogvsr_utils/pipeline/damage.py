@@ -142,9 +142,9 @@ def specific_damage(experiment: Experiment, way: str, set_ablations: SetAblation
     too: the same difference within each scene that has both, Student's t. Both ways for the first part alone, against
     0. ``p`` is the largest of the four, two-sided, ``q`` it over the functions that can be tested.
 
-    Columns: function, n (own steps), wordings, scenes; own, other_steps, other_sets (mean changes); difference with low
-    and high (95 % over wordings); p, q, and specific: yes, no, or "not tested" with fewer than four wordings or two
-    scenes.
+    Columns: function, n (own steps), wordings, scenes; own, other_steps, other_sets (mean changes), the first with
+    own_low and own_high (95 % over scenes); difference with low and high (95 % over wordings); p, q, and specific: yes,
+    no, or "not tested" with fewer than four wordings or two scenes.
     """
     delta, rows = set_ablations.log_prob[1:] - set_ablations.log_prob[0], []  # (sets, steps)
     function = set_ablations.function
@@ -159,13 +159,14 @@ def specific_damage(experiment: Experiment, way: str, set_ablations: SetAblation
                "scenes": len(set(set_ablations.group[here]))}  # fmt: skip
         counted = here | (own_set != set_ablations.sets[number])  # not the steps of functions with the same set
         if set_ablations.sets[number] and here.any() and (counted & ~here).any():
-            row |= {"own": delta[number, here].mean(), "other_steps": delta[number, counted & ~here].mean(),
-                    "other_sets": others[here].mean()}  # fmt: skip
+            row |= {"other_steps": delta[number, counted & ~here].mean(), "other_sets": others[here].mean()}
+            ends = clustered_mean(delta[number, here], set_ablations.group[here])
+            row |= dict(zip(("own", "own_low", "own_high"), ends, strict=True))
             parts = (beyond, here, function, set_ablations.wording, set_ablations.group)
             row |= _interaction(*(part[counted] for part in parts))
         rows.append(row)
-    table = pd.DataFrame(rows, columns=["function", "n", "wordings", "scenes", "own", "other_steps", "other_sets",
-                                        "difference", "low", "high", "p"])  # fmt: skip
+    table = pd.DataFrame(rows, columns=["function", "n", "wordings", "scenes", "own", "own_low", "own_high",
+                                        "other_steps", "other_sets", "difference", "low", "high", "p"])  # fmt: skip
     tested = table["p"].notna()
     table.loc[tested, "q"] = false_discovery_rate(table.loc[tested, "p"]) if tested.any() else np.nan
     worse = (table["difference"] < 0) & (table["own"] < table["other_sets"])

@@ -23,13 +23,14 @@ from cogvsr_utils.dataset.splits import FOLDS, SELECTION
 from cogvsr_utils.functions import NAMES, SPATIAL
 from cogvsr_utils.models.activations import HeadActivations
 from cogvsr_utils.pipeline.cues import BOX, MISPLACED, NONE, cued, never_cued
-from cogvsr_utils.pipeline.experiment import Experiment
+from cogvsr_utils.pipeline.experiment import Experiment, n_top
 from cogvsr_utils.pipeline.recordings import answers
 from cogvsr_utils.pipeline.store import result
 from cogvsr_utils.stats import ALPHA, max_t_test, sign_flip_test
 
 CUES = (NONE, BOX, f"box, {MISPLACED}")
 A = (SELECTION,)
+SUREST = 1 - 1e-5  # probability; single precision hardly tells higher ones apart
 POWER = 0.8  # the share of data sets in which what is said to be found is found
 
 
@@ -86,9 +87,12 @@ def attribution_check(experiment: Experiment, over_none: PatchedHeads, over_plac
     """How well integrated gradients predict what patching a head from the run with true boxes changes, in the run
     without boxes and in that with misplaced ones.
 
-    Columns: patched_into (the run), function, n, spearman over heads, and two ways in which nothing is left to change:
-    certain (the share of steps whose right answer has a probability above 0.99), settled (the share of heads' attention
-    that has one weight above 0.99 where answers are predicted, so that its softmax passes no gradient on).
+    Columns: patched_into (the run), function, n; spearman over heads; signs, the share of the tenth of the heads that
+    change most whose direction is predicted; slope, how much of what is predicted comes (least squares through 0), both
+    in log-odds of whole answers, whose probability is taken for ``SUREST`` where it is above; and two ways in which
+    nothing is left to change: certain (the share of steps whose right answer has a probability above 0.99), settled
+    (the share of heads' attention that has one weight above 0.99 where answers are predicted, so that its softmax
+    passes no gradient on).
     """
     from scipy.stats import spearmanr
 
@@ -102,11 +106,21 @@ def attribution_check(experiment: Experiment, over_none: PatchedHeads, over_plac
             own = exact.function == name
             if own.any():
                 change = (exact.patched - exact.intact)[:, own].mean(1)
+                odds = (_log_odds(exact.patched) - _log_odds(exact.intact))[:, own].mean(1)
+                most = np.argsort(-np.abs(odds))[: n_top(len(odds))]
                 rows.append({"patched_into": cue, "function": name, "n": int(own.sum()),
                              "spearman": spearmanr(guess, change).statistic,
+                             "signs": (np.sign(guess[most]) == np.sign(odds[most])).mean(),
+                             "slope": guess @ odds / (guess @ guess),
                              "certain": (exact.intact[own] > np.log(0.99)).mean(),
                              "settled": settled[own].mean()})  # fmt: skip
     return pd.DataFrame(rows)
+
+
+def _log_odds(log_prob: np.ndarray) -> np.ndarray:
+    """Log-odds of answers with these log-probabilities, of the surest ones those of ``SUREST``."""
+    bounded = np.minimum(log_prob, np.log(SUREST))
+    return bounded - np.log1p(-np.exp(bounded))
 
 
 def _settled(scorer) -> np.ndarray:

@@ -4,6 +4,7 @@ planted_effects      what ablating each function's planted heads does, beside as
 planted_parts        what ablating one of them, all but one, and all does to the function's own steps
 finder_scores        every way of finding heads beside the truth
 planted_sparsity     how sparse the paper's importance says that they are
+planted_pairs        which pairs of functions their planted heads tell apart
 PLANTED              the results that only a planted model has
 """
 
@@ -16,6 +17,8 @@ from cogvsr_utils.checks.known_heads import planted_truth, score_heads
 from cogvsr_utils.dataset.splits import SELECTION, TEST
 from cogvsr_utils.functions import NAMES
 from cogvsr_utils.models.activations import HeadActivations
+from cogvsr_utils.pipeline.damage import TRUTH, SetAblations, set_ablations
+from cogvsr_utils.pipeline.dissociation import double_dissociations
 from cogvsr_utils.pipeline.experiment import Experiment
 from cogvsr_utils.pipeline.recordings import activations
 from cogvsr_utils.pipeline.selection import HeadSets, JointProbe, Rankings, SingleProbes, greedy_sets
@@ -130,7 +133,13 @@ def planted_sparsity(experiment: Experiment, activations: HeadActivations, netwo
     return scarcity(network_probe.importance, network_probe.null, network_probe.bootstrap, functions, layers)
 
 
-PLANTED = (planted_effects, planted_parts, finder_scores, planted_sparsity)
+@result(needs={"set_ablations": set_ablations[TRUTH]})
+def planted_pairs(experiment: Experiment, set_ablations: SetAblations) -> pd.DataFrame:
+    """``dissociation.double_dissociations`` of the planted heads: every pair of functions, from both sides."""
+    return double_dissociations.make(experiment, set_ablations)
+
+
+PLANTED = (planted_effects, planted_parts, finder_scores, planted_sparsity, planted_pairs)
 
 
 def _first(values: np.ndarray, n: int) -> np.ndarray:

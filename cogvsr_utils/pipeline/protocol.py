@@ -29,7 +29,8 @@ from cogvsr_utils.stats import elbow, top_mask
 
 STEPS_AT_ONCE = 32  # of the paper's probe, where its predecessor's code takes one: that would take hours
 OPTIMIZER = paper.PROBE | {"standardize": True, "batch_size": STEPS_AT_ONCE}
-HERE, TOGETHER = "as in this book", "these together"  # two cases
+HERE, LAST, TOGETHER = "as in this book", "at the last position", "these together"  # three cases
+BESIDE = f"{LAST}, beside all tokens"
 
 
 @dataclass(frozen=True)
@@ -104,22 +105,25 @@ def ablation_deviations(
 ) -> pd.DataFrame:
     """All of C answered with the spatial heads ablated: which they are, how many, and at which tokens.
 
-    Columns: those of ``accuracy.compare``, case, heads (how many are ablated), scope (of the edit).
+    Columns: those of ``accuracy.compare`` with no ablation, case, heads (how many are ablated), scope (of the edit).
+    In the case ``BESIDE`` the same heads are compared in two scopes, ``accuracy_before`` being that with the edit at
+    all tokens.
     """
     from cogvsr_utils.models.answering import answer
     from cogvsr_utils.models.head_edits import mask
 
     here, frames = Importance(rankings.functions, rankings.scores[IMPORTANCE], np.array(np.nan)), []
-    tenth = _spatial_heads(here, rankings.heads, n_top(len(rankings.heads)))
+    tenth, replies = _spatial_heads(here, rankings.heads, n_top(len(rankings.heads))), {}
     cases = {
         HERE: (tenth, "all"),
         "heads before the elbow": (_spatial_heads(here, rankings.heads), "all"),
-        "at the last position": (tenth, paper.SCOPE),
+        LAST: (tenth, paper.SCOPE),
         TOGETHER: (_spatial_heads(paper_importance, rankings.heads), paper.SCOPE),
     }
     for case, (heads, scope) in cases.items():
-        replies = judge(answer(experiment.vlm, experiment.items(TEST), edits=mask(heads, scope=scope)))
-        frames.append(compare(replies, answers).assign(case=case, heads=len(heads), scope=scope))
+        replies[case] = judge(answer(experiment.vlm, experiment.items(TEST), edits=mask(heads, scope=scope)))
+        frames.append(compare(replies[case], answers).assign(case=case, heads=len(heads), scope=scope))
+    frames.append(compare(replies[LAST], replies[HERE]).assign(case=BESIDE, heads=len(tenth), scope=paper.SCOPE))
     return pd.concat(frames, ignore_index=True)
 
 

@@ -61,6 +61,7 @@ def test_what_is_specific_is_found_and_what_only_looks_so_is_not():
     assert table["specific"].tolist() == ["yes"] * 4 + ["no"] * 4
     assert table["own"][4] == pytest.approx(-4, abs=0.1) and table["q"][7] < 0.05 < table["difference"][7]
     assert table["difference"][:4].tolist() == pytest.approx([-1] * 4, abs=0.2)
+    assert (table["own_low"] < table["own"]).all() and (table["own"] < table["own_high"]).all()
     assert (table["low"] < table["difference"]).all() and (table["difference"] < table["high"]).all()
 
 

@@ -17,6 +17,7 @@ from cogvsr_utils.functions import NAMES, SPATIAL
 from cogvsr_utils.models.activations import HeadActivations
 from cogvsr_utils.models.head_edits import scale
 from cogvsr_utils.models.head_map import HeadMap
+from cogvsr_utils.models.loading import load_vlm
 from cogvsr_utils.models.scorer import TeacherForcedScorer
 from cogvsr_utils.models.vlm import attention_switched
 from cogvsr_utils.pipeline import activation, cues, latent
@@ -295,7 +296,29 @@ def test_gradients_and_patches_agree(experiment, vlm):
     check = latent.attribution_check.make(experiment, exact, beyond)
     by_run = check.groupby("patched_into")["spearman"].mean()
     assert set(by_run.index) == {NONE, "box, misplaced"} and (by_run > 0.3).all()
-    assert check[["certain", "settled"]].stack().between(0, 1).all()
+    assert check[["certain", "settled", "signs"]].stack().between(0, 1).all()
+    assert check["signs"].mean() > 0.6, "the direction of what changes most is predicted better than by a coin"
+    own = exact.function == SPATIAL[0]
+    odds = [
+        np.log(p / (1 - p)) for p in np.exp([exact.patched[:, own], np.tile(exact.intact[own], (len(vlm.heads), 1))])
+    ]
+    unsure = (exact.intact[own] < np.log(0.9999)) & (exact.patched[:, own] < np.log(0.9999)).all(0)
+    found = latent._log_odds(exact.patched[:, own]) - latent._log_odds(exact.intact[own])
+    np.testing.assert_allclose(found[:, unsure], (odds[0] - odds[1])[:, unsure], rtol=1e-3, atol=1e-3)
+
+
+def test_how_much_of_what_gradients_predict_comes_is_told_in_their_own_unit(monkeypatch):
+    """Made-up patching that changes log-odds by twice what is predicted."""
+    rng, heads = np.random.default_rng(0), 20
+    guess, intact = rng.normal(size=(len(NAMES), heads)) / 10, rng.uniform(-2, 2, 4 * len(NAMES))
+    function = np.repeat(NAMES, 4)
+    odds = intact + 2 * guess[np.repeat(np.arange(len(NAMES)), 4)].T  # (heads, steps)
+    exact = PatchedHeads(-np.logaddexp(0, -intact), -np.logaddexp(0, -odds), function, function)
+    monkeypatch.setattr(latent, "runs_of", lambda experiment, cue: (None, None))
+    monkeypatch.setattr(latent, "_settled", lambda target: np.zeros(len(function)))
+    monkeypatch.setattr("cogvsr_utils.models.patching.path_attribution", lambda *runs: guess)
+    table = latent.attribution_check.make(None, exact, exact)
+    assert table["slope"].to_numpy() == pytest.approx(2) and (table["signs"] == 1).all()
 
 
 def test_settled_attention_is_counted_where_answers_are_predicted(vlm, items):
@@ -337,11 +360,21 @@ def test_edits_of_latent_heads_are_those_of_the_table(experiment, vlm):
         own = effects.loc[(method, "latent", 0, BOTH)]
         random = [effects.loc[(method, "random", draw, BOTH), "delta_log_prob"] for draw in range(activation.DRAWS)]
         assert own["beyond"] == pytest.approx(own["delta_log_prob"] - np.mean(random), abs=1e-6)
+    others = ~np.isin(scorer.index["function"], list(SPATIAL))
+    change_there = (scorer.score(scale(heads, activation.SCALE)).log_prob - scorer.score().log_prob)[others].mean()
+    elsewhere = effects.loc[("scale", "latent", 0, activation.ELSEWHERE)]
+    assert elsewhere["delta_log_prob"] == pytest.approx(change_there, abs=1e-5) and elsewhere["n"] == others.sum()
     assert not vlm.active_edits
     assert items and not {item.subset for item in items} & set(CUED)
     seconds = activation.activation_seconds.make(experiment).set_index("method")
     assert list(seconds.index) == ["nothing", "scale", "steer", "attend"] and (seconds["n"] == len(items)).all()
     assert seconds.loc["nothing", "ratio"] == 1 and (seconds["seconds"] > 0).all()
+
+
+def test_no_head_is_made_to_attend_to_a_picture_that_it_reads_through_cross_attention(vlm):
+    crossing = load_vlm("nano-mllama")
+    assert activation.reading_heads(crossing, crossing.heads.pairs) == []
+    assert activation.reading_heads(vlm, vlm.heads.pairs[:3]) == vlm.heads.pairs[:3]
 
 
 def test_a_whole_layer_leaves_no_random_heads_beside_it(experiment, vlm):

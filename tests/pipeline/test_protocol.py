@@ -123,6 +123,10 @@ def test_spatial_heads_are_ablated_as_each_case_says(small_set, vlm, monkeypatch
     k = n_top(len(pairs))
     assert by_case.loc[protocol.HERE, "heads"] == 2 * k - len(set(range(k)) - {5, 30})  # ties are taken in order
     assert by_case.loc[protocol.HERE, "scope"] == by_case.loc["heads before the elbow", "scope"] == "all"
+    beside = table[table["case"] == protocol.BESIDE].set_index("function")
+    for case, column in ((protocol.HERE, "accuracy_before"), (protocol.LAST, "accuracy_after")):
+        alone = table[table["case"] == case].set_index("function")["accuracy_after"]
+        assert np.allclose(beside[column], alone[beside.index])
     few = by_case.loc[protocol.TOGETHER]
     tops = (np.argsort(-strength[f], kind="stable")[: elbow(strength[f])] for f in spatial)
     chosen = {pairs[i] for top in tops for i in top}
