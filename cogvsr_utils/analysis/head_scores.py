@@ -16,12 +16,13 @@ COLUMNS = {
     "layer": "layer of the text decoder, from 0",
     "head": "query head of the layer, from 0; heads of cross-attention are numbered on",
     "importance": "the paper's: gradient × activation of the joint probe, mean over held-out steps, signed",
-    "selected": "share of probe seeds and resampled scenes with the head among the function's top tenth by importance",
+    "selected": "share of probe seeds and resampled scenes with the head among the function's top tenth by the "
+    "importance of the probe that stops early",
     "auroc": "how well a linear probe on this head alone tells the function's steps from all others; 0.5 is chance",
     "binary_accuracy": "accuracy of CogVision's probe: the function's steps against as many of others; 0.5 is chance",
     "gain": "AUROC of the text's prediction and the head together less that of the text's alone "
     "(words of step, question and answer, step index)",
-    "selectivity": "accuracy of the head's probe less its accuracy with a random function for every answer "
+    "selectivity": "accuracy of the head's probe less its accuracy with a random function for every wording "
     "(one value a head)",
     "p": "share of heads and permutations, within the function, whose correlation with the text's errors is as large "
     "when these are shuffled within the step index",

@@ -21,6 +21,7 @@ from cogvsr_utils.analysis.head_probes import check_probe_data
 from cogvsr_utils.dataset.splits import FOLDS, split_groups
 
 PROTOCOLS = ("paper", "strict")
+DRAWS = 100  # of groups, before one that has every function on both sides is given up
 PATIENCE = 10  # epochs without a better loss on kept-out groups, before strict stops
 
 
@@ -78,11 +79,10 @@ class FunctionProbe:
         self.classes_, code = np.unique(y, return_inverse=True)
         self.read_ = _group_sample(groups, self.held_out, self.seed)
         fit = ~self.read_
-        for name in self.classes_.tolist():
-            if not ((y == name) & fit).any() or not ((y == name) & self.read_).any():
-                raise ValueError(
-                    f"{name!r} has no steps on one side of the split by groups; expected it in more groups"
-                )
+        if one_sided := _one_sided(y, self.read_):
+            raise ValueError(
+                f"{one_sided[0]!r} has no steps on one side of the split by groups; expected it in more groups"
+            )
         x = torch.as_tensor(np.asarray(x, dtype=np.float32))
         self.mean_, self.std_ = torch.zeros_like(x[0]), torch.ones_like(x[0])
         if self.standardize:
@@ -197,8 +197,9 @@ def refitted_importance(
     """Importance (fits, functions, heads) of the paper's probe, each time fitted anew: to groups drawn with
     replacement, with another split of them into those fitted to and those read, from another initialisation.
 
-    Arguments are those of ``FunctionProbe.fit``. What other groups would have said is in how much these fits differ;
-    reading one fitted probe on resampled groups leaves the fitting out.
+    Arguments are those of ``FunctionProbe.fit``. A draw in which a function is not on both sides is drawn again. What other groups would have said is in how much these fits differ;
+    reading one fitted probe on resampled groups leaves the fitting out. Raises ValueError where no draw has every
+    function on both sides.
 
     >>> rng = np.random.default_rng(0)
     >>> x, y = rng.normal(size=(60, 4, 3)), np.tile(["Math Reasoning", "Knowledge Recall"], 30)
@@ -208,9 +209,18 @@ def refitted_importance(
     rng, (names, code) = np.random.default_rng(seed), np.unique(np.asarray(groups), return_inverse=True)
     y, fits = np.asarray(y), []
     for number in tqdm(range(n_fits), desc="refits"):
-        drawn = rng.integers(len(names), size=len(names))
-        rows = np.concatenate([np.flatnonzero(code == group) for group in drawn])
         probe = FunctionProbe("paper", seed=seed + number + 1)
+        for _ in range(DRAWS):
+            drawn = rng.integers(len(names), size=len(names))
+            rows = np.concatenate([np.flatnonzero(code == group) for group in drawn])
+            read = _group_sample(code[rows], probe.held_out, probe.seed)
+            if len(np.unique(y[rows])) == len(np.unique(y)) and not _one_sided(y[rows], read):
+                break
+        else:
+            raise ValueError(
+                f"in {DRAWS} draws of {len(names)} groups none had every function on both sides of the split; expected "
+                "functions in more groups"
+            )
         fits.append(probe.fit(x[rows], y[rows], code[rows], layers).importance_)
     return np.stack(fits)
 
@@ -223,6 +233,11 @@ class _Network(nn.Module):
 
     def forward(self, inputs):
         return self.head(self.project(inputs).flatten(1))
+
+
+def _one_sided(y: np.ndarray, read: np.ndarray) -> list:
+    """The labels that are not both among the steps that are read and among the others."""
+    return sorted(set(np.unique(y)) - (set(y[read]) & set(y[~read])))
 
 
 def _group_sample(groups: np.ndarray, share: float, seed: int) -> np.ndarray:

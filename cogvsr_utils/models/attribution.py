@@ -80,7 +80,7 @@ def image_attention(scorer: TeacherForcedScorer, functions: Sequence[str]) -> np
     count = np.zeros(len(label))
     kinds = vlm.heads.table.groupby("module", sort=False)["kind"].first()
     with attention_switched(vlm, "eager"):
-        for inputs, (row, token), owner in scorer.batches:
+        for inputs, (row, token), owner in scorer.batches_for_gradients():  # or maps, of which there are as many
             if "pixel_values" not in inputs:  # then nothing goes to a picture
                 np.add.at(count, owner, 1)
                 continue
@@ -117,7 +117,7 @@ def output_norms(scorer: TeacherForcedScorer) -> np.ndarray:
     vlm, n_tokens = scorer.vlm, 0
     total = torch.zeros(len(vlm.heads), device=vlm.device)
     squares = _written(vlm)
-    for inputs, *_ in scorer.batches:
+    for inputs, *_ in scorer.batches_for_gradients():
         real = inputs["attention_mask"].flatten().nonzero().flatten()  # (tokens,)
         x = read_heads(vlm, inputs, real, torch.arange(len(real)), len(real))  # (tokens, width)
         for name, part in vlm.heads.table.groupby("module", sort=False):

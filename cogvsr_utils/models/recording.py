@@ -200,8 +200,8 @@ class _Reader:
     reading: Reading
 
     def measured_batch_size(self) -> int:
-        """How many of the longest chats fit into the device's memory; 16 on a CPU."""
-        if self.vlm.device.type == "cpu":
+        """How many of the longest chats fit into a GPU's memory; 16 elsewhere."""
+        if self.vlm.device.type != "cuda":
             return CPU_BATCH
         ordered = sorted((i for i in range(len(self.items)) if self.items[i].steps), key=self._order)
         bare = self.items[ordered[-1]].image is None

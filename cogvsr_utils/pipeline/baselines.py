@@ -169,14 +169,14 @@ def _embeddings(experiment: Experiment, items: list[Item], index, batch_size: in
     """Mean input embedding (steps, width) of the tokens that predict each step's reply; 0 where it was not located."""
     import torch
 
+    from cogvsr_utils.models.batching import batched
     from cogvsr_utils.models.chat import step_replies
     from cogvsr_utils.models.positions import encode_chats, group_steps
 
     vlm, replies, found = experiment.vlm, step_replies(index), {}
     embed = vlm.model.get_input_embeddings()
-    items = [item for item in items if len(replies.get(item.uid, ())) == len(item.steps)]
-    for first in range(0, len(items), batch_size):
-        some = items[first : first + batch_size]
+    items = [item for item in items if item.steps and len(replies.get(item.uid, ())) == len(item.steps)]
+    for some in batched(items, batch_size, lambda item: item.image is None):
         inputs, places = encode_chats(vlm, some, replies)
         steps, owner = group_steps(places)
         with torch.inference_mode():

@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 
 
 def scorer_of(experiment: Experiment, split: str, n: int, function: str | None = None) -> TeacherForcedScorer:
-    """A teacher-forced scorer of ``n`` items of a split, drawn at random.
+    """A teacher-forced scorer of ``n`` items of a split, drawn at random, and of one more for each function that they
+    lack.
 
     With a function, of items that ask for it, each up to the last step that does: what comes after cannot change it.
     """
@@ -34,13 +35,22 @@ def scorer_of(experiment: Experiment, split: str, n: int, function: str | None =
     if function:
         last = [max((i for i, s in enumerate(x.steps) if s.function == function), default=-1) for x in items]
         items = [replace(x, steps=x.steps[: i + 1]) for x, i in zip(items, last, strict=True) if i >= 0]
-    return TeacherForcedScorer(experiment.vlm, items[:n])
+        return TeacherForcedScorer(experiment.vlm, items[:n])
+    return TeacherForcedScorer(experiment.vlm, with_every_function(items, n))
 
 
 def some_items(experiment: Experiment, split: str, n: int | None = None) -> list[Item]:
     """``n`` items of a split, drawn at random; all of them, in random order, where no number is given."""
     items = experiment.items(split)
     return [items[i] for i in np.random.default_rng(0).permutation(len(items))[:n]]
+
+
+def with_every_function(items: list[Item], n: int) -> list[Item]:
+    """The first ``n`` items, and of each function that none of them asks for the first item that does."""
+    asked = [{step.function for step in item.steps} for item in items]
+    missing = set(NAMES) - set().union(*asked[:n])
+    first = {name: next((i for i, each in enumerate(asked) if name in each), None) for name in missing}
+    return items[:n] + [items[i] for i in sorted(set(first.values()) - {None})]
 
 
 def ablate_each_head(experiment: Experiment, split: str, edits: Callable | None = None) -> HeadAblations:

@@ -90,6 +90,14 @@ def test_refits_differ_as_much_as_probes_of_new_data_do():
     assert 0.5 < np.mean(spread) / np.std(found, axis=0, ddof=1).mean() < 2
 
 
+def test_refits_draw_again_where_a_function_is_missing_and_give_up_where_it_cannot_be_there():
+    rng, y = np.random.default_rng(0), np.array([CLASSES[0]] * 40 + [CLASSES[1]] * 3)  # the second in few groups
+    x, groups = rng.normal(size=(43, N_HEADS, DIM)), np.arange(43)
+    assert refitted_importance(x, y, groups, LAYERS, n_fits=8).shape == (8, 2, N_HEADS)
+    with pytest.raises(ValueError, match="none had every function on both sides"):
+        refitted_importance(x[:41], y[:41], groups[:41], LAYERS, n_fits=1)
+
+
 def test_importance_is_gradient_times_activation(planted):
     """Numerically: moving one head's 64 codes by a factor moves the score by gradient x activation."""
     import torch

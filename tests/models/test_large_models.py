@@ -142,9 +142,10 @@ def test_gradients_of_few_chats_at_once_come_to_those_of_all(vlm, items, monkeyp
     found = []
     for batches in (scorer.batches, parts):
         monkeypatch.setattr(scorer, "batches_for_gradients", lambda batches=batches: batches)
-        found.append(attribution_patching(scorer, NAMES))
-    np.testing.assert_allclose(*found, atol=1e-4)
-    assert found[0].any()
+        found.append([attribution_patching(scorer, NAMES), image_attention(scorer, NAMES), output_norms(scorer)])
+    for whole, by_parts in zip(*found, strict=True):
+        np.testing.assert_allclose(whole, by_parts, atol=1e-4)
+        assert np.nan_to_num(whole).any()
 
 
 def test_a_step_without_tokens_is_left_out_not_right(vlm, items, caplog):

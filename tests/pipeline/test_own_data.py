@@ -2,15 +2,17 @@
 
 import runpy
 import shutil
+from dataclasses import replace
 
 import pytest
 from own_data import FEW, write_own_data
 
 from cogvsr_utils import paths
-from cogvsr_utils.dataset.jsonl import check_items
+from cogvsr_utils.dataset.jsonl import check_items, read_items
 from cogvsr_utils.functions import NAMES
 from cogvsr_utils.paths import ROOT
 from cogvsr_utils.pipeline import experiment as experiments
+from cogvsr_utils.pipeline.sweeps import with_every_function
 from cogvsr_utils.report.runner import run_notebook
 
 SNIPPETS = ROOT / "book" / "snippets"
@@ -44,6 +46,14 @@ def test_from_the_file_to_the_tables(at_home, capsys):
     matrix = found["ablation"].ablation_matrix(experiment)
     assert len(matrix) == 8 * 9 and matrix["change"].between(-1, 1).all()
     assert "[72 rows" in capsys.readouterr().out
+
+
+def test_a_function_that_is_rare_is_not_missed_by_a_draw(source):
+    items = [replace(i, steps=[s for s in i.steps if s.function != NAMES[5]]) for i in read_items(source)]
+    items[-1] = read_items(source)[-1]  # which alone asks for it
+    some = with_every_function(items, 4)
+    assert some[:4] == items[:4] and some[4:] == items[-1:]
+    assert with_every_function(items[:-1], 4) == items[:4]
 
 
 def test_the_page_on_the_data_shows_it(at_home):
