@@ -197,9 +197,9 @@ def refitted_importance(
     """Importance (fits, functions, heads) of the paper's probe, each time fitted anew: to groups drawn with
     replacement, with another split of them into those fitted to and those read, from another initialisation.
 
-    Arguments are those of ``FunctionProbe.fit``. A draw in which a function is not on both sides is drawn again. What other groups would have said is in how much these fits differ;
-    reading one fitted probe on resampled groups leaves the fitting out. Raises ValueError where no draw has every
-    function on both sides.
+    Arguments are those of ``FunctionProbe.fit``. What other groups would have said is in how much these fits differ;
+    reading one fitted probe on resampled groups leaves the fitting out. A draw in which a function is not on both sides
+    is drawn again; raises ValueError where none has all of them.
 
     >>> rng = np.random.default_rng(0)
     >>> x, y = rng.normal(size=(60, 4, 3)), np.tile(["Math Reasoning", "Knowledge Recall"], 30)
