@@ -69,13 +69,13 @@ def clustered_wilson(correct: ArrayLike, groups: ArrayLike) -> tuple[float, floa
     return float(share), float(low), float(high)
 
 
-def percentile_interval(draws: ArrayLike, axis: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """Lower and upper end of the middle 95 % of ``draws`` along ``axis``.
+def percentile_interval(draws: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
+    """Lower and upper end of the middle 95 % of ``draws`` (draws, ...).
 
     >>> [float(end) for end in percentile_interval(np.arange(101.0))]
     [2.5, 97.5]
     """
-    low, high = np.quantile(np.asarray(draws, dtype=float), [ALPHA / 2, 1 - ALPHA / 2], axis=axis)
+    low, high = np.quantile(np.asarray(draws, dtype=float), [ALPHA / 2, 1 - ALPHA / 2], axis=0)
     return low, high
 
 

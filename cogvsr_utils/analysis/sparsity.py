@@ -299,10 +299,10 @@ def overlap(table: pd.DataFrame, k: int, bootstrap: np.ndarray, functions: Seque
     return pd.DataFrame(rows)
 
 
-def _within_layers(tops: np.ndarray, layers: np.ndarray, n: int = 2000, seed: int = 0) -> np.ndarray:
-    """Sets of heads ``tops`` (functions, heads), each moved at random within its layers: (n, functions, heads).
-    ``layers`` (heads,) do not fall."""
-    keys = layers + np.random.default_rng(seed).random((n, *tops.shape), dtype=np.float32)
+def _within_layers(tops: np.ndarray, layers: np.ndarray) -> np.ndarray:
+    """Sets of heads ``tops`` (functions, heads), each moved at random within its layers, 2,000 times: (n, functions,
+    heads). ``layers`` (heads,) do not fall."""
+    keys = layers + np.random.default_rng(0).random((2000, *tops.shape), dtype=np.float32)
     return np.take_along_axis(tops[None], keys.argsort(2), axis=2)
 
 

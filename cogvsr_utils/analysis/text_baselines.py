@@ -105,7 +105,7 @@ def ridge_classifier(n_columns: int) -> Pipeline:
     return make_pipeline(StandardScaler(), RidgeClassifier(alpha=max(10, n_columns)))
 
 
-def text_predictions(items: list[Item], index: pd.DataFrame, n_splits: int = 5, seed: int = 0) -> np.ndarray:
+def text_predictions(items: list[Item], index: pd.DataFrame) -> np.ndarray:
     """The function that the text alone predicts: (steps, functions in sorted order), 1 for it and 0 for others.
 
     Words and pairs of words of the step's question, its answer and the main question, and the step index, through a
@@ -117,9 +117,7 @@ def text_predictions(items: list[Item], index: pd.DataFrame, n_splits: int = 5, 
     text = step_texts(items).loc[list(zip(index["uid"], index["step"], strict=True))]
     label = index["function"].to_numpy()
     model = LogisticRegression(C=10.0, max_iter=500)
-    predicted = cross_validated(
-        model, word_features(text["all"]), label, index["group_id"], n_splits=n_splits, seed=seed
-    )
+    predicted = cross_validated(model, word_features(text["all"]), label, index["group_id"])
     return (predicted[:, None] == np.unique(label)).astype(np.float32)
 
 

@@ -114,8 +114,9 @@ def _read(vlm: VLM, items: list[Item], replies, side: str = "right", offset: int
 
 
 @torch.inference_mode()
-def _generated(vlm: VLM, item: Item, n_tokens: int = 3) -> tuple[torch.Tensor, torch.Tensor]:
+def _generated(vlm: VLM, item: Item) -> tuple[torch.Tensor, torch.Tensor]:
     """Head inputs (tokens, width) of the first reply's tokens, during generation and in one pass over the same text."""
+    n_tokens = 3
     prompt = vlm.render(conversation(item, [], 0), prompt=True)
     inputs, seen = vlm.encode([prompt], [open_image(item)]), {}
 

@@ -53,14 +53,13 @@ def probe_benchmark(
     return pd.DataFrame(rows)
 
 
-def permutation_minutes(
-    n_steps: int = 2000, n_heads: int = 1024, head_dim: int = 128, few: int = 8, more: int = 24
-) -> float:
+def permutation_minutes() -> float:
     """CPU minutes of 1,000 permutations of the max-statistic over all heads and eight functions, at a 7B model's shape.
 
-    ``few`` and ``more`` are run at the full size; what the further ones took is scaled, what all share is counted once.
+    A few are run at the full size; what the further ones took is scaled, what all share is counted once.
     """
-    x, y, groups = _drawn(n_steps, n_heads, head_dim)
+    n_steps, few, more = 2000, 8, 24
+    x, y, groups = _drawn(n_steps, n_heads=1024, head_dim=128)
 
     def minutes(n):
         start = time.process_time()

@@ -73,16 +73,14 @@ def _map(function, indices, label):
         return tuple(zip(*rows, strict=True))
 
 
-def load_scenes(
-    folder: Path, n_scenes: int, start: int = 0
-) -> tuple[np.ndarray, np.ndarray, tuple[str, ...], tuple[SceneView, ...]]:
+def load_scenes(folder: Path, n_scenes: int) -> tuple[np.ndarray, np.ndarray, tuple[str, ...], tuple[SceneView, ...]]:
     """Images (n, 64, 64, 3) uint8, targets (n, 64, targets) int8, views and scene_views of ``n_scenes`` training
     scenes.
 
     Images and targets are kept in ``folder``; scenes and scene_views are exact and quick to draw again.
     """
-    indices = range(start, start + n_scenes)
-    kept = folder / f"scenes_{start}_{n_scenes}_{len(TARGETS)}.npz"
+    indices = range(n_scenes)
+    kept = folder / f"scenes_{n_scenes}_{len(TARGETS)}.npz"
     if not kept.exists():
         images, targets = (np.stack(column) for column in _map(_picture, indices, "render"))
         with replacing(kept) as partial:

@@ -56,12 +56,12 @@ class Muon(torch.optim.Optimizer):
                     p.mul_(1 - group["lr"] * group["weight_decay"]).add_(update, alpha=-scale)
 
 
-def _orthogonal(x: torch.Tensor, steps: int = 5) -> torch.Tensor:
+def _orthogonal(x: torch.Tensor) -> torch.Tensor:
     """Nearest semi-orthogonal matrices of a stack (n, rows, columns), by Newton-Schulz iteration."""
     tall = x.shape[-2] > x.shape[-1]
     x = x.mT if tall else x
     x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)
-    for _ in range(steps):
+    for _ in range(5):
         gram = x @ x.mT
         x = 3.4445 * x + (-4.7750 * gram + 2.0315 * gram @ gram) @ x
     return x.mT if tall else x

@@ -45,7 +45,6 @@ def probe_baselines(
     untrained: HeadActivations,
     grey: HeadActivations,
     other: HeadActivations,
-    seed: int = 0,
 ) -> pd.DataFrame:
     """How well a step's function is predicted from all heads together, and from everything else.
 
@@ -55,7 +54,7 @@ def probe_baselines(
     control task gives every wording a random function (Hewitt and Liang, arXiv 1909.03368); the last row shuffles
     labels among steps of the same index.
     """
-    return _baselines(experiment, experiment.items(SELECTION), activations, untrained, grey, other, seed)
+    return _baselines(experiment, experiment.items(SELECTION), activations, untrained, grey, other)
 
 
 @result(
@@ -74,13 +73,12 @@ def crossed_baselines(
     untrained: HeadActivations,
     grey: HeadActivations,
     other: HeadActivations,
-    seed: int = 0,
 ) -> pd.DataFrame:
     """The same as ``probe_baselines`` where the wording does not tell the function."""
-    return _baselines(experiment, experiment.items(CROSSED[SELECTION]), activations, untrained, grey, other, seed)
+    return _baselines(experiment, experiment.items(CROSSED[SELECTION]), activations, untrained, grey, other)
 
 
-def _baselines(experiment, items, activations, untrained, grey, other, seed) -> pd.DataFrame:
+def _baselines(experiment, items, activations, untrained, grey, other) -> pd.DataFrame:
     from sklearn.metrics import balanced_accuracy_score
 
     index = activations.index
@@ -90,7 +88,7 @@ def _baselines(experiment, items, activations, untrained, grey, other, seed) -> 
     wording = wordings(items).loc[list(zip(index["uid"], index["step"], strict=True))].to_numpy()
     layers, x = activations.heads.table["layer"].to_numpy(), activations.by_head()  # (steps, heads, head_dim)
     layer_means = np.stack([x[:, layers == layer].mean(1) for layer in np.unique(layers)], axis=1)
-    shuffled = shuffle_within(label, index["step"], np.random.default_rng(seed))
+    shuffled = shuffle_within(label, index["step"], np.random.default_rng(0))
     rows = [
         ("majority", None, label, "the commonest function"),
         ("step index", _dense(text["position"]), label, "which step of the chain it is"),
@@ -103,7 +101,7 @@ def _baselines(experiment, items, activations, untrained, grey, other, seed) -> 
         ("other picture", _rows_of(other, index), label, "all heads, another item's picture"),
         ("layer means", layer_means, label, "a mean a layer"),
         ("all heads", x, label, "the activations themselves"),
-        ("control task", x, random_functions(wording, names, seed), "all heads, a random function a wording"),
+        ("control task", x, random_functions(wording, names), "all heads, a random function a wording"),
         ("shuffled labels", x, shuffled, "all heads, labels shuffled within the step index"),
     ]  # fmt: skip
     out, on_held = [], {}
@@ -165,7 +163,7 @@ def _rows_of(other: HeadActivations, index) -> np.ndarray:
     return other.by_head()[[place[key] for key in zip(index["uid"], index["step"], strict=True)]]
 
 
-def _embeddings(experiment: Experiment, items: list[Item], index, batch_size: int = 64) -> np.ndarray:
+def _embeddings(experiment: Experiment, items: list[Item], index) -> np.ndarray:
     """Mean input embedding (steps, width) of the tokens that predict each step's reply; 0 where it was not located."""
     import torch
 
@@ -176,7 +174,7 @@ def _embeddings(experiment: Experiment, items: list[Item], index, batch_size: in
     vlm, replies, found = experiment.vlm, step_replies(index), {}
     embed = vlm.model.get_input_embeddings()
     items = [item for item in items if item.steps and len(replies.get(item.uid, ())) == len(item.steps)]
-    for some in batched(items, batch_size, lambda item: item.image is None):
+    for some in batched(items, 64, lambda item: item.image is None):
         inputs, places = encode_chats(vlm, some, replies)
         steps, owner = group_steps(places)
         with torch.inference_mode():

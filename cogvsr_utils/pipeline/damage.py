@@ -206,14 +206,14 @@ def _interaction(beyond, here, function, wording, group) -> dict[str, float]:
             "p": float(max(by_wordings, tests.ttest_1samp(within, 0).pvalue, *first))}  # fmt: skip
 
 
-def pooled_damage(matrix: pd.DataFrame, seed: int = 0) -> dict[str, float]:
+def pooled_damage(matrix: pd.DataFrame) -> dict[str, float]:
     """Is the damage specific? From ``ablation_matrix``: the mean change of each function's own steps (``own``), of
     other functions' (``other``), their ``difference``, and the one-sided ``p`` of it over random pairings of sets with
     functions.
     """
     names = [name for name in NAMES if name in set(matrix["head_set"])]
     change = matrix.pivot(index="head_set", columns="function", values="change").loc[names, names].to_numpy()
-    rng, rows = np.random.default_rng(seed), np.arange(len(names))
+    rng, rows = np.random.default_rng(0), np.arange(len(names))
     own, other = change.diagonal().mean(), change[~np.eye(len(names), dtype=bool)].mean()
     pairings = np.array([change[rows, rng.permutation(len(names))].mean() for _ in range(N_PAIRINGS)])
     p = (1 + (pairings <= own).sum()) / (1 + N_PAIRINGS)

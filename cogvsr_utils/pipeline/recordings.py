@@ -96,9 +96,9 @@ def _control(experiment: Experiment, split: str, case: str, answers: pd.DataFram
     return capture(vlm, items, store=store, answers=answers)
 
 
-def _other_pictures(items: list[Item], seed: int = 0) -> list[Item]:
+def _other_pictures(items: list[Item]) -> list[Item]:
     """The items, each with another item's picture."""
-    turn = np.random.default_rng(seed).permutation(len(items))
+    turn = np.random.default_rng(0).permutation(len(items))
     partner = dict(zip(turn, np.roll(turn, 1), strict=True))
     return [
         replace(item, image=items[partner[i]].image, mirror=items[partner[i]].mirror) for i, item in enumerate(items)

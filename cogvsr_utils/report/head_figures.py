@@ -95,18 +95,18 @@ def attention_figure(item: Item, heads: np.ndarray, lines: dict[str, np.ndarray]
     return finish(figure)
 
 
-def family_maps(tables: dict[str, pd.DataFrame], column: str = "auroc") -> Figure:
-    """Layer x head maps, a row a model and a column a function; ``tables`` maps a model's name to its head table."""
+def family_maps(tables: dict[str, pd.DataFrame]) -> Figure:
+    """Layer x head maps of AUROC, a row a model, a column a function; ``tables`` maps a model's name to its head table."""
     size = (1.3 * len(NAMES) + 1.2, 1.5 * len(tables) + 0.4)
     figure, axes = plt.subplots(len(tables), len(NAMES), figsize=size, squeeze=False, layout="constrained")
     for row, (name, table) in zip(axes, tables.items(), strict=True):
-        picture = _draw(row, table, NAMES, column)
+        picture = _draw(row, table, NAMES, "auroc")
         for axis in row:
             layers, heads = table["layer"].max(), table["head"].max()
             axis.set(xticks=[0, heads], yticks=[0, layers])
             axis.tick_params(labelsize=7, length=2)
         row[0].set_ylabel(f"{name}\nlayer", fontsize=8)
-        figure.colorbar(picture, ax=row, label=SCALES[column].label, shrink=0.9)
+        figure.colorbar(picture, ax=row, label=SCALES["auroc"].label, shrink=0.9)
     for axis, function in zip(axes[0], NAMES, strict=True):
         axis.set_title(SHORT[function], color=DARK, fontsize=9)
     for axis in axes[-1]:
