@@ -11,7 +11,6 @@ shuffled(boxes)                     a placebo: the same names and boxes, each na
 A box is (left, top, right, bottom) in shares of the picture, so that it holds at any size.
 """
 
-import io
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -20,7 +19,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw
 
-from cogvsr_utils.dataset.images import open_image
+from cogvsr_utils.dataset.images import open_image, png
 from cogvsr_utils.dataset.items import Item
 from cogvsr_utils.files import read_json, read_whole
 
@@ -119,9 +118,7 @@ def drawn(
     to stand in words as well is written first. Raises ValueError for another mark, a colour or stroke out of range, and
     for a picture that cannot be read.
 
-    >>> picture = io.BytesIO()
-    >>> Image.new("RGB", (8, 8)).save(picture, "PNG")
-    >>> item = Item("1", "mine", "1", "Is it red?", "yes", "yesno", [], image=picture.getvalue())
+    >>> item = Item("1", "mine", "1", "Is it red?", "yes", "yesno", [], image=png(Image.new("RGB", (8, 8))))
     >>> marked = drawn([item], {"1": [("cat", (0.25, 0.25, 0.75, 0.75))]}, "mask")[0]
     >>> [open_image(marked).getpixel(place) for place in ((0, 0), (4, 4))]
     [(128, 128, 128), (0, 0, 0)]
@@ -133,9 +130,8 @@ def drawn(
     marked = []
     for item in items:
         if places := _boxes_of(item, boxes):
-            file = io.BytesIO()
-            _mark(open_image(item), [box for _, box in places], mark, color, stroke).save(file, "PNG")
-            marked.append(replace(item, image=file.getvalue(), mirror=False))
+            shown = _mark(open_image(item), [box for _, box in places], mark, color, stroke)
+            marked.append(replace(item, image=png(shown), mirror=False))
     return marked
 
 

@@ -3,6 +3,7 @@
 open_image(item)       the picture as an RGB PIL image
 image_size(item)       its width and height, without decoding it
 image_bytes(item)      its file's content
+png(picture)           a PIL image as such content
 grey_pictures(items)   the items with grey pictures of the same size
 items_digest(items)    sixteen characters that change with the data, pictures included
 
@@ -71,11 +72,16 @@ def grey_pictures(items: Sequence[Item]) -> list[Item]:
     from PIL import Image
 
     def grey(item):
-        file = BytesIO()
-        Image.new("RGB", image_size(item), (128, 128, 128)).save(file, "PNG")
-        return replace(item, image=file.getvalue(), mirror=False)
+        return replace(item, image=png(Image.new("RGB", image_size(item), (128, 128, 128))), mirror=False)
 
     return [item if item.image is None else grey(item) for item in items]
+
+
+def png(picture: Image) -> bytes:
+    """What a file of the picture would hold."""
+    file = BytesIO()
+    picture.save(file, "PNG")
+    return file.getvalue()
 
 
 def items_digest(items: list[Item]) -> str:

@@ -6,7 +6,6 @@ manifest()         what lmms-eval looks for under the entry point ``lmms_eval.mo
 lmms-eval's prompts are given as they are. https://github.com/EvolvingLMMs-Lab/lmms-eval
 """
 
-import io
 import logging
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,7 +13,7 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from cogvsr_utils.dataset.images import open_image
+from cogvsr_utils.dataset.images import open_image, png
 from cogvsr_utils.dataset.items import Item
 from cogvsr_utils.models.batching import batched, in_halves
 from cogvsr_utils.models.generation import CachedGeneration
@@ -140,9 +139,7 @@ def _png(picture) -> str | bytes:
     """A picture's path, or the content of a PIL image as a file."""
     if isinstance(picture, str):
         return picture
-    file = io.BytesIO()
-    picture.convert("RGB").save(file, "PNG")
-    return file.getvalue()
+    return png(picture.convert("RGB"))
 
 
 def _cut(reply: str, until: str | Sequence[str] | None) -> str:

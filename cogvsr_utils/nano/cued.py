@@ -7,7 +7,6 @@ evaluation. Since most of these can be answered without a cue, two more sorts gi
 "the marked object", and questions beside a grey picture, whose answer is in the written places alone.
 """
 
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from multiprocessing import Pool
@@ -17,7 +16,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from cogvsr_utils.dataset import cues
-from cogvsr_utils.dataset.images import open_image
+from cogvsr_utils.dataset.images import open_image, png
 from cogvsr_utils.dataset.items import Item, Step
 from cogvsr_utils.dataset.synth.build import SIZE
 from cogvsr_utils.dataset.synth.questions import CUED, AskedQuestion
@@ -77,7 +76,7 @@ def _draw(index: int) -> tuple[Chat, np.ndarray, np.ndarray, SceneView]:
     things = [{"color": thing.color, "shape": thing.shape, "box": box and tuple(box)} for thing, box in places]
     direct = sort == "grey" or (sort == "chain" and rng.random() < DIRECT)
     item = Item("", "synth", "", asked.question, asked.answer, "", [] if direct else asked.steps,
-                image=_png(picture), meta={"things": things})  # fmt: skip
+                image=png(Image.fromarray(picture)), meta={"things": things})  # fmt: skip
     named, _ = cues.boxes_asked_about([item])
     if marked is not None:
         named = {"": [("", things[scene.things.index(marked)]["box"])]}
@@ -109,9 +108,3 @@ def _about(thing: Thing, rng: np.random.Generator) -> AskedQuestion:
              (f"Which row is the {name} in?", str(thing.row))]  # fmt: skip
     steps = [Step(*asked[i], "closed", None, "") for i in rng.permutation(len(asked))]
     return AskedQuestion("How many objects are marked?", "1", "int", None, steps, [])
-
-
-def _png(picture: np.ndarray) -> bytes:
-    file = io.BytesIO()
-    Image.fromarray(picture).save(file, "PNG")
-    return file.getvalue()

@@ -96,7 +96,7 @@ def attention_figure(item: Item, heads: np.ndarray, lines: dict[str, np.ndarray]
 
 
 def family_maps(tables: dict[str, pd.DataFrame]) -> Figure:
-    """Layer x head maps of AUROC, a row a model, a column a function; ``tables`` maps a model's name to its head table."""
+    """Maps of AUROC, a row a model, a column a function; ``tables`` maps a model's name to its head table."""
     size = (1.3 * len(NAMES) + 1.2, 1.5 * len(tables) + 0.4)
     figure, axes = plt.subplots(len(tables), len(NAMES), figsize=size, squeeze=False, layout="constrained")
     for row, (name, table) in zip(axes, tables.items(), strict=True):

@@ -9,11 +9,11 @@ what is closer to the camera do, so those kinds are left out.
 
 from collections.abc import Sequence
 from dataclasses import replace
-from io import BytesIO
 
 import numpy as np
 from PIL import Image
 
+from cogvsr_utils.dataset.images import png
 from cogvsr_utils.dataset.items import Item
 from cogvsr_utils.dataset.synth.rendering import boxes, render
 from cogvsr_utils.dataset.synth.scenes import Scene, Thing
@@ -58,9 +58,9 @@ def _scene(item: Item, shift: float) -> Scene:
 def _drawn(item: Item, scene: Scene, size: int) -> Item:
     """The item with its scene's picture, and the boxes of the things on it."""
     image, owner = render(scene, size)
-    file = BytesIO()
-    Image.fromarray(image).save(file, "PNG")
     seen = zip(item.meta["things"], boxes(owner, len(scene.things)), strict=True)
     return replace(
-        item, image=file.getvalue(), meta=item.meta | {"things": [thing | {"box": box} for thing, box in seen]}
+        item,
+        image=png(Image.fromarray(image)),
+        meta=item.meta | {"things": [thing | {"box": box} for thing, box in seen]},
     )
