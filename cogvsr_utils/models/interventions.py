@@ -34,13 +34,15 @@ log = logging.getLogger(__name__)
 
 class Fired(Counter):
     """How often edits of each scope fired, by scope; ``without`` counts the chats in which no token was in a scope, by
-    scope, ``chats`` those that carried an edit of it, and ``attention`` how often edits of attention fired."""
+    scope, ``chats`` those that carried an edit of it, ``attention`` how often edits of attention fired, and ``places``
+    the projections at which edits of heads did, each with its scope."""
 
     def __init__(self):
         super().__init__()
         self.without: Counter[str] = Counter()
         self.chats: Counter[str] = Counter()
         self.attention: Counter[str] = Counter()
+        self.places: set[tuple[str, str]] = set()
 
 
 def edit_from_json(text: str) -> AnyEdit:
@@ -139,7 +141,7 @@ def _heads_edited(vlm: VLM, per_row: list[list[Edit]], fired: Fired) -> Iterator
 
     def hook_for(name, columns):
         here = [(scope, *plan[name]) for scope, plan in plans if name in plan]
-        return _edit_hook(here, state, tokens, fired) if here else None
+        return _edit_hook(here, name, state, tokens, fired) if here else None
 
     active = vlm.active_edits
     with followed(vlm, prompt) as state, projection_hooks(vlm, hook_for):
@@ -151,6 +153,9 @@ def _heads_edited(vlm: VLM, per_row: list[list[Edit]], fired: Fired) -> Iterator
     silent = [scope for scope in scopes if not fired[scope] or 0 < fired.chats[scope] == fired.without[scope]]
     if silent:
         raise RuntimeError(f"edits of scope {silent} never fired: nothing inside the block ran such tokens")
+    for edit in (edit for row in per_row for edit in row):
+        if not any((edit.scope, name) in fired.places for name, *_ in vlm.heads.locate(edit.heads)):
+            raise RuntimeError(f"edits of heads {list(edit.heads)!s:.100} never fired: their layers did not run")
     for scope, n in (+fired.without).items():
         log.warning("edits of scope %r had no token in %d of %d chats", scope, n, fired.chats[scope])
 
@@ -205,7 +210,7 @@ def _affine(vlm, per_row, scope):
     return plan
 
 
-def _edit_hook(plans, state: Pass, marked: dict[str, torch.Tensor], fired: Fired):
+def _edit_hook(plans, name: str, state: Pass, marked: dict[str, torch.Tensor], fired: Fired):
     def hook(module, args):
         x = args[0]
         for scope, factor, shift in plans:
@@ -215,6 +220,7 @@ def _edit_hook(plans, state: Pass, marked: dict[str, torch.Tensor], fired: Fired
             if len(factor) not in (1, x.shape[0]):
                 raise ValueError(f"edits for {len(factor)} rows, but the batch has {x.shape[0]}")
             fired[scope] += 1
+            fired.places.add((scope, name))
             x = torch.where(tokens, x * factor.to(x.dtype) + shift.to(x.dtype), x)
         return (x, *args[1:])
 

@@ -218,6 +218,17 @@ def test_an_edit_that_never_fires_is_an_error(vlm):
         pass
 
 
+def test_each_edit_has_to_fire_whatever_others_do(asked):
+    """Where no chat has a picture, heads of cross-attention do not run."""
+    vlm = load_vlm("nano-mllama")
+    kinds = vlm.heads.table.groupby("kind")[["layer", "head"]].first()
+    own, cross = (mask([tuple(map(int, kinds.loc[kind]))]) for kind in ("self", "cross"))
+    text = [replace(item, image=None) for item in asked[:2]]
+    with pytest.raises(RuntimeError, match="never fired: their layers did not run"):
+        answer(vlm, text, edits=[own, cross], progress=False)
+    assert len(answer(vlm, asked[:1], edits=[own, cross], progress=False)) == len(asked[0].steps) + 1
+
+
 @pytest.fixture(scope="module")
 def captured(vlm, asked, tmp_path_factory):
     """Activations of the same chats at three positions."""
