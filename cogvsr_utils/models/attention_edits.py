@@ -19,8 +19,8 @@ from cogvsr_utils.models.head_edits import pairs_of
 from cogvsr_utils.models.vlm import VLM
 
 OPERATIONS = ("add", "boost", "multiply", "redistribute")
-TARGETS = ("image", "elsewhere")
-SCOPES = ("all", "prompt_last", "answer")
+TARGETS = ("image", "question", "words", "elsewhere")
+SCOPES = ("all", "question", "prompt_last", "answer")
 NEUTRAL = {"add": 0.0, "boost": 0.0, "multiply": 1.0, "redistribute": 1.0}
 Head = tuple[int, int]
 
@@ -31,14 +31,16 @@ class Attend:
 
     ``operation`` changes a score s before the softmax: ``add`` to s + amount; ``boost`` to s + amount · abs(s);
     ``multiply`` to amount · s; or, after it, ``redistribute``: sinks keep the share ``amount`` of their weight, and
-    what they lose goes to the picture's other tokens as these have. Keys are those of the picture (``image``) or all
-    others (``elsewhere``); ``tokens``, where given, weighs the amount for each of the picture's tokens. ``reading``,
-    where given, redistributes only from tokens from which a head gives at least the first share of its attention to the
-    picture, and at most the second share of that to the picture's sinks. Scopes are those of ``head_edits.Edit``:
-    ``all``, ``prompt_last``, ``answer``.
+    what they lose goes to the picture's other tokens as these have. Keys are those of the picture (``image``), of what
+    the user's turns say (``question``), of some ``words`` wherever the prompt has them, or all but these words, without
+    words all but the picture's (``elsewhere``); ``tokens``, where given, weighs the amount for each of the picture's
+    tokens. ``reading``, where given, redistributes only from tokens from which a head gives at least the first share of
+    its attention to the picture, and at most the second share of that to the picture's sinks. Scopes are those of
+    ``head_edits.Edit``: ``all``, ``question``, ``prompt_last``, ``answer``.
 
-    Scopes other than ``all`` need ``generate``, which knows where a prompt ends. Raises ValueError for another
-    operation, target or scope, for heads that are none or twice, and for numbers that are not finite.
+    Scopes other than ``all`` and ``question`` need ``generate``, which knows where a prompt ends. Raises ValueError for
+    another operation, target or scope, for heads that are none or twice, for numbers that are not finite, and for words
+    that go with another target, or are missing.
     """
 
     heads: tuple[Head, ...]
@@ -48,6 +50,7 @@ class Attend:
     scope: str = "all"
     tokens: tuple[float, ...] = ()
     reading: tuple[float, ...] = ()
+    words: str = ""
 
     def __post_init__(self):
         for name, known in (("operation", OPERATIONS), ("to", TARGETS), ("scope", SCOPES)):
@@ -64,6 +67,8 @@ class Attend:
             raise ValueError(f"reading is {self.reading}; expected two shares, of attention that is redistributed")
         if self.tokens and (self.to != "image" or self.operation == "redistribute"):
             raise ValueError("weights of the picture's tokens go with scores of the picture alone")
+        if self.to != "elsewhere" and bool(self.words) != (self.to == "words"):
+            raise ValueError(f"to is {self.to!r} with the words {self.words!r}; expected words for 'words' alone")
 
     @property
     def neutral(self) -> bool:
@@ -96,21 +101,32 @@ def attend(
     scope: str = "all",
     tokens: Iterable[float] = (),
     reading: Iterable[float] = (),
+    words: str = "",
 ) -> Attend:
     """An edit of what heads attend to; see ``Attend``.
 
     >>> edit = attend([(5, 0), (5, 1)], "multiply", 1.5)
     >>> edit.to, edit.neutral, attend([(5, 0)], "multiply", 1).neutral
     ('image', False, True)
+    >>> attend([(5, 0)], "add", 0.7, to="words", words="left of").words
+    'left of'
     """
     return Attend(
-        pairs_of(heads), operation, float(amount), to, scope, tuple(map(float, tokens)), tuple(map(float, reading))
+        pairs_of(heads),
+        operation,
+        float(amount),
+        to,
+        scope,
+        tuple(map(float, tokens)),
+        tuple(map(float, reading)),
+        words,
     )
 
 
-def pasta(heads: Iterable[Head], alpha: float = 0.01) -> Attend:
-    """PASTA (arXiv 2311.02262): log alpha on the scores of all that is not highlighted, here the picture."""
-    return attend(heads, "add", math.log(alpha), to="elsewhere")
+def pasta(heads: Iterable[Head], alpha: float = 0.01, words: str = "") -> Attend:
+    """PASTA (arXiv 2311.02262): log alpha on the scores of all that is not highlighted: the ``words``, by default the
+    picture."""
+    return attend(heads, "add", math.log(alpha), to="elsewhere", words=words)
 
 
 def pai(vlm: VLM, alpha: float = 0.2, first_layer: int = 2) -> Attend:

@@ -17,11 +17,12 @@ from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 from cogvsr_utils.models.attention import attention_module, sink_tokens
 from cogvsr_utils.models.attention_edits import Attend
 from cogvsr_utils.models.blocks import decoder_blocks
-from cogvsr_utils.models.passes import Pass, followed
+from cogvsr_utils.models.passes import Pass, followed, question_tokens, word_tokens
 from cogvsr_utils.models.vlm import VLM, attention_switched
 
 log = logging.getLogger(__name__)
 NAME = "cogvsr_attending"  # of the attention function while edits run
+ONE_TEXT = ("all", "question")  # scopes that need no end of the prompt
 
 
 @contextmanager
@@ -52,20 +53,30 @@ def attending(
     if vlm.image_token_id is None and any(edit.to == "image" for edit in every):
         raise ValueError(f"{vlm.name} has no image token; expected a model that reads pictures in line")
     crossing = set(vlm.heads.table.query("kind == 'cross'")[["layer", "head"]].itertuples(index=False, name=None))
-    if any((edit.tokens or edit.operation == "redistribute") and crossing & set(edit.heads) for edit in every):
-        raise ValueError(
-            "sinks and weights of tokens are not known of cross-attention; expected heads of self-attention"
-        )
+    for edit in every:
+        of_text = edit.to == "question" or edit.words or edit.scope == "question"
+        if crossing & set(edit.heads) and (edit.tokens or edit.operation == "redistribute" or of_text):
+            raise ValueError(
+                "sinks, weights of tokens, questions and words are not known of cross-attention; expected heads of "
+                "self-attention"
+            )
     if NAME in AttentionInterface._global_mapping:
         raise RuntimeError("attention edits inside others; expected all of them in one list")
     fired: Counter = Counter()
     if not every:
         yield fired
         return
-    chats: Counter[bool] = Counter()  # with a picture, and without
+    chats = {edit.words: Counter() for edit in every}  # that have the words, or a picture, and that have not
+    asks = any("question" in (edit.to, edit.scope) for edit in every)
 
     def prompt():
-        chats.update((running.ids == vlm.image_token_id).any(1).tolist())
+        ids = running.ids
+        for words, counts in chats.items():
+            if words:
+                state.marked[words] = word_tokens(vlm, ids, words)
+            counts.update((state.marked[words] if words else state.pictures()).any(1).tolist())
+        if asks:
+            state.questions = question_tokens(vlm, ids)
 
     with ExitStack() as stack:
         running = stack.enter_context(followed(vlm, prompt))
@@ -77,11 +88,12 @@ def attending(
         stack.callback(vlm.active_edits.pop)
         yield fired
     silent = {edit.scope for edit in every} - set(fired)
-    if any(edit.to == "image" for edit in every):
-        if chats[False] and not chats[True]:
-            raise RuntimeError("attention edits of pictures never fired: no chat inside has a picture")
-        if chats[False]:
-            log.warning("attention edits of pictures had none in %d of %d chats", chats[False], chats.total())
+    for words, counts in chats.items():
+        what = f"the words {words!r}" if words else "pictures"
+        if counts[False] and (words or any(edit.to == "image" for edit in every)):
+            if not counts[True]:
+                raise RuntimeError(f"attention edits of {what} never fired: no chat inside has any")
+            log.warning("attention edits of %s had none in %d of %d chats", what, counts[False], counts.total())
     if silent:
         raise RuntimeError(f"attention edits of scope {sorted(silent)} never fired: nothing inside ran such tokens")
 
@@ -127,6 +139,8 @@ class _State:
         self.finds_sinks = any(edit.operation == "redistribute" for edits in per_row for edit in edits)
         self.layers = {id(attention_module(vlm, r.module)): r.layer for r in table.itertuples()}
         self.sinks: dict[int, torch.Tensor] = {}  # by layer: (rows, keys)
+        self.marked: dict[str, torch.Tensor] = {}  # of the running prompt, by words: (rows, tokens)
+        self.questions: torch.Tensor | None = None  # (rows, tokens)
 
     def layer(self, number: int) -> Callable:
         """A hook of a block: which of the tokens that it is given are sinks."""
@@ -153,12 +167,12 @@ class _State:
             raise ValueError(f"attention edits for {self.n_rows} rows, but the batch has {len(query)}")
         out = out.clone()
         for row in range(self.n_rows):
+            some = slice(None) if self.n_rows == 1 else slice(row, row + 1)
             edits = [
                 (edit, heads)
                 for number, edit, heads in plan
-                if number == row and self._queries(edit.scope, query) is not None
+                if number == row and self._queries(edit.scope, query, some) is not None
             ]
-            some = slice(None) if self.n_rows == 1 else slice(row, row + 1)
             self.fired.update(edit.scope for edit, _ in edits)
             for heads, own in _by_heads([(edit, heads) for edit, heads in edits if not edit.neutral]):
                 given = (module, query, key, value, attention_mask, kwargs)
@@ -179,31 +193,37 @@ class _State:
             target, strength = self._keys(module, edit, scores.shape[-1], rows)
             changed = {"add": lambda s, a: s + a, "boost": lambda s, a: s + a * s.abs(),
                        "multiply": lambda s, a: s * (1 + a)}[edit.operation](scores, strength)  # fmt: skip
-            scores = torch.where(target & self._queries(edit.scope, query)[..., None], changed, scores)
+            scores = torch.where(target & self._queries(edit.scope, query, rows), changed, scores)
         weights = (scores + visible).softmax(-1)
         for edit in edits:
             if edit.operation == "redistribute":
                 weights = self._redistributed(module, edit, weights, rows, query)
         return (weights.to(v.dtype) @ v).transpose(1, 2)
 
-    def _queries(self, scope: str, query: torch.Tensor) -> torch.Tensor | None:
-        """Queries in scope, (queries,), None for none."""
+    def _queries(self, scope: str, query: torch.Tensor, rows) -> torch.Tensor | None:
+        """Queries in scope, (rows or 1, 1, queries, 1), None for none."""
         n = query.shape[2]
-        if scope != "all" and not self.running.generating:
-            raise ValueError(f"scope {scope!r} outside generate, where no prompt ends; expected scope 'all'")
+        if scope not in ONE_TEXT and not self.running.generating:
+            raise ValueError(f"scope {scope!r} outside generate, where no prompt ends; expected one of {ONE_TEXT}")
         if scope == "all" or (scope == "answer" and not self.running.prefill):
-            return torch.ones(n, dtype=torch.bool, device=query.device)
+            return torch.ones((1, 1, n, 1), dtype=torch.bool, device=query.device)
         if not self.running.prefill:
             return None
-        last = torch.zeros(n, dtype=torch.bool, device=query.device)
-        last[-1] = True
+        if scope == "question":
+            return self.questions[rows][:, None, -n:, None]
+        last = torch.zeros((1, 1, n, 1), dtype=torch.bool, device=query.device)
+        last[:, :, -1] = True
         return last
 
     def _image(self, module, n_keys: int, rows) -> torch.Tensor:
         """Keys of the picture, (rows, keys)."""
         if id(module) in self.cross:
             return torch.ones((1, n_keys), dtype=torch.bool, device=self.running.ids.device)
-        return self._keys_of((self.running.ids == self.vlm.image_token_id)[rows], n_keys)
+        return self._keys_of(self.pictures()[rows], n_keys)
+
+    def pictures(self) -> torch.Tensor:
+        """The picture's tokens of the running prompt, (rows, tokens)."""
+        return self.running.ids == (-1 if self.vlm.image_token_id is None else self.vlm.image_token_id)
 
     def _keys_of(self, tokens: torch.Tensor, n_keys: int) -> torch.Tensor:
         """Marks of the prompt's tokens (rows, tokens) as marks of keys: (rows, keys), the last of all tokens so far."""
@@ -212,6 +232,7 @@ class _State:
     def _keys(self, module, edit: Attend, n_keys: int, rows) -> tuple[torch.Tensor, torch.Tensor]:
         """Keys that an edit changes, and by how much: (rows, 1, 1, keys) each."""
         image = self._image(module, n_keys, rows)
+        about = self._keys_of(self.marked[edit.words][rows], n_keys) if edit.words else image
         amount = edit.amount - 1 if edit.operation == "multiply" else edit.amount
         strength = torch.full(image.shape, amount, device=image.device)
         if edit.tokens:
@@ -219,7 +240,9 @@ class _State:
             if (counts != len(edit.tokens)).any():
                 raise ValueError(f"{len(edit.tokens)} weights for pictures of {counts.tolist()} tokens")
             strength[image] *= torch.tensor(edit.tokens, device=image.device).repeat(len(image))
-        target = image if edit.to == "image" else ~image
+        if edit.to == "question":
+            about = self._keys_of(self.questions[rows], n_keys)
+        target = ~about if edit.to == "elsewhere" else about
         return target[:, None, None], strength[:, None, None]
 
     def _visible(self, module, scores, mask, rows, heads) -> torch.Tensor:
@@ -252,7 +275,7 @@ class _State:
             least, most = edit.reading
             picture = (weights * seen).sum(-1, keepdim=True)
             moved = torch.where((picture >= least) & (picture - total <= most * picture), moved, weights)
-        return torch.where(self._queries(edit.scope, query)[:, None], moved, weights)
+        return torch.where(self._queries(edit.scope, query, rows), moved, weights)
 
 
 def _by_heads(edits: list[tuple[Attend, list[int]]]) -> Iterator[tuple[list[int], list[Attend]]]:

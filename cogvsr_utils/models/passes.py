@@ -2,6 +2,7 @@
 
 followed(vlm, prompt)      inside, a ``Pass`` follows every pass of the model
 question_tokens(vlm, ids)  which tokens of a chat the user's turns consist of
+word_tokens(vlm, ids, words)   which are some words
 """
 
 from __future__ import annotations
@@ -95,6 +96,25 @@ def question_tokens(vlm: VLM, ids: torch.Tensor) -> torch.Tensor:
     marks = {number for number, token in added if token.special} - {vlm.tokenizer.unk_token_id}
     marks.add(-1 if vlm.image_token_id is None else vlm.image_token_id)
     return (begun > ended) & ~torch.isin(ids, torch.tensor(sorted(marks)).to(ids))
+
+
+def word_tokens(vlm: VLM, ids: torch.Tensor, words: str) -> torch.Tensor:
+    """Tokens of some words wherever they stand in chats, as the tokenizer writes them at the beginning of a line and
+    after a blank: (rows, tokens), boolean.
+
+    >>> from cogvsr_utils import load_vlm
+    >>> vlm = load_vlm("nano-internvl")
+    >>> ids = vlm.encode(["is the red cube left of the blue cube ?"], [None])["input_ids"]
+    >>> word_tokens(vlm, ids, "left of").nonzero()[:, 1].tolist()
+    [4, 5]
+    """
+    found = torch.zeros_like(ids, dtype=torch.bool)
+    for text in (words, f" {words}"):
+        own = vlm.tokenizer(text, add_special_tokens=False)["input_ids"]
+        begins = _places(ids, own)
+        for n in range(len(own)):
+            found[:, n:] |= begins[:, : ids.shape[1] - n]
+    return found
 
 
 def turn_marks(vlm: VLM) -> tuple[list[int], list[int]]:

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from contextlib import contextmanager
 from dataclasses import replace
 
@@ -22,6 +23,8 @@ from cogvsr_utils.models.attention_edits import Attend, adaptvis, attend, pai, p
 from cogvsr_utils.models.chat import conversation
 from cogvsr_utils.models.edited_attention import attending
 from cogvsr_utils.models.head_edits import mask
+from cogvsr_utils.models.passes import question_tokens
+from cogvsr_utils.models.positions import token_spans
 from cogvsr_utils.models.scorer import TeacherForcedScorer
 from cogvsr_utils.models.vlm import attention_switched
 
@@ -103,6 +106,71 @@ def test_scores_are_edited_as_written_out(name, operation, amount, asked):
         torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4)
         assert (found - before)[:, -1].abs().max() > 1e-4 and torch.equal(before, after)
         assert fired["all"] == len({layer for layer, _ in edit.heads})
+
+
+def tokens_of(vlm, item, words):
+    """Tokens of all occurrences of some words in an item's prompt, by its characters: (1, tokens)."""
+    (text,), (ids,) = [vlm.render(conversation(item, [], 0), prompt=True)], inputs_of(vlm, [item])["input_ids"].tolist()
+    places = [(m.start(), m.end()) for m in re.finditer(rf"\b{words}\b", text)]
+    found = torch.zeros(1, len(ids), dtype=torch.bool)
+    for tokens in token_spans(vlm, text, places, ids):
+        found[0, tokens] = True
+    return found
+
+
+@pytest.mark.parametrize("operation, amount", [("add", -2.0), ("multiply", 2.0)])
+@pytest.mark.parametrize("name", [name for name in SELF_ATTENTION if name != "paligemma"])  # it adds to the text's end
+def test_words_and_questions_are_edited_as_written_out(name, operation, amount, asked):
+    vlm = build(name)
+    inputs = inputs_of(vlm, asked[:1])
+    spans = ["is the cube behind the sphere", "what color is the cube"]
+    for to, words, scope in (("words", "the cube", "all"), ("elsewhere", "the cube", "all"), ("question", "", "all"),
+                             ("words", "color", "question")):  # fmt: skip
+        edit = attend([vlm.heads.pairs[1], vlm.heads.pairs[-1]], operation, amount, to, scope, words=words)
+        asks = question_tokens(vlm, inputs["input_ids"])
+        for span in spans:
+            assert asks[tokens_of(vlm, asked[0], span)].all()
+        marked = tokens_of(vlm, asked[0], words) if words else asks
+        assert marked.any() and not marked.all()
+        keys = marked if to != "elsewhere" else ~marked
+        queries = asks[0] if scope == "question" else torch.ones_like(asks[0])
+        by_hand = plain_edit(replace(edit, to="image", words=""), keys, queries.cpu())
+        with torch.inference_mode():
+            before = vlm.model(**inputs).logits
+            with attending(vlm, edit):
+                found = vlm.model(**inputs).logits
+            with written_out(vlm, by_hand):
+                expected = vlm.model(**inputs).logits
+        torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4)
+        assert (found - before).abs().max() > 1e-4
+    absent = pasta(edit.heads, words="zebra")
+    with pytest.raises(RuntimeError, match="of the words 'zebra' never fired: no chat inside has any"):  # noqa: SIM117
+        with torch.inference_mode(), attending(vlm, absent):
+            vlm.model(**inputs)
+
+
+def test_words_are_attended_to_at_every_token_that_is_generated(vlm, items):
+    """With all other scores far below, a head gives the words what attention it has."""
+    inputs, seen, values = inputs_of(vlm, items[:1]), [], []
+    word = items[0].steps[0].question.lower().split()[1]
+    marked, edit = tokens_of(vlm, items[0], word), pasta([(3, 0), (6, 5)], 1e-9, words=word)
+    projection = vlm.heads.locate([(3, 0)])[0][0]
+    owner, output = attention_module(vlm, projection), vlm.model.get_submodule(projection)
+    handles = [
+        output.register_forward_pre_hook(lambda _, given: seen.append(given[0])),
+        owner.v_proj.register_forward_hook(lambda *given: values.append(given[-1])),
+    ]
+    try:
+        with torch.inference_mode(), attending(vlm, edit):
+            ids = vlm.model.generate(**inputs, max_new_tokens=4, do_sample=False)
+    finally:
+        for handle in handles:
+            handle.remove()
+    assert len(seen) == ids.shape[1] - marked.shape[1] > 1
+    among = values[0][0, marked[0], :24]
+    for state in seen:  # within the span of what the words hold
+        head = state[0, -1, :24]
+        assert (head <= among.amax(0) + 1e-3).all() and (head >= among.amin(0) - 1e-3).all()
 
 
 @pytest.mark.parametrize("name", SELF_ATTENTION)
@@ -349,7 +417,8 @@ def test_what_cannot_be_is_refused(vlm, items):
     for wrong, message in (
         ({"operation": "double"}, "operation is 'double'"), ({"to": "sky"}, "to is 'sky'"),
         ({"scope": "image"}, "scope is 'image'"), ({"amount": math.inf}, "not finite"), ({"heads": []}, "no heads"),
-        ({"to": "elsewhere", "tokens": [1.0]}, "picture alone"), ({"heads": [(0, 0), (0, 0)]}, "more than once"),
+        ({"to": "elsewhere", "tokens": [1.0]}, "picture alone"), ({"to": "words"}, "expected words"),
+        ({"words": "red"}, "expected words"), ({"heads": [(0, 0), (0, 0)]}, "more than once"),
     ):  # fmt: skip
         with pytest.raises(ValueError, match=message):
             attend(**{"heads": [(0, 0)], "operation": "add", "amount": 1.0} | wrong)
