@@ -149,10 +149,15 @@ show(wide.reindex(columns=["all", "one", "all but one"]).rename_axis(columns=Non
 # those of the later half of the layers, where all planted heads are. A method that knows no more than that (by the size
 # of what heads write, say) is better than the first and no better than the second. *Importance (paper)* is that of the
 # [joint probe](03_probing.ipynb) of this book, which [departs](A2_validation.ipynb) from the paper's inputs and
-# optimiser.
+# optimiser; with these, and the paper's tokens, it is *importance (paper's preset)*, where that was measured.
 
 # %% tags=["hide-input"]
-scores = pd.concat([table(each, planted.finder_scores).assign(model=name) for name, each in experiments.items()])
+scores = pd.concat(
+    table(each, result).assign(model=name)
+    for name, each in experiments.items()
+    for result in (planted.finder_scores, planted.preset_scores)
+    if result is planted.finder_scores or each.profile == "full" or is_measured(each, result)
+)
 ranked = scores[scores["selected"].isna() & scores["precision"].notna()]
 n_heads = ranked["planted"] / ranked["chance_precision"]
 ranked = ranked.assign(chance_recall=n_top(round(n_heads.iloc[0])) / n_heads)
@@ -167,7 +172,8 @@ def by_variant(column, form, scale, later):
     cells = cells.loc[by_method["precision"].groupby("method").mean().sort_values(ascending=False).index]
     cells.loc["chance"] = by_method[f"chance_{column}"].groupby("variant").first()
     cells.loc["chance in the later half"] = later * cells.loc["chance"]
-    return (scale * cells).map(f"{{:{form}}}".format).rename_axis(columns=None).reset_index()
+    cells = (scale * cells).map(f"{{:{form}}}".format).where(cells.notna(), "–")
+    return cells.rename_axis(columns=None).reset_index()
 
 
 show(by_variant("precision", ".0f", 100, 2))

@@ -3,6 +3,7 @@
 planted_effects      what ablating each function's planted heads does, beside as many other heads
 planted_parts        what ablating one of them, all but one, and all does to the function's own steps
 finder_scores        every way of finding heads beside the truth
+preset_scores        importance by the paper's own tokens, inputs and optimiser beside it
 planted_sparsity     how sparse the paper's importance says that they are
 planted_pairs        which pairs of functions their planted heads tell apart
 PLANTED              the results that only a planted model has
@@ -20,6 +21,7 @@ from cogvsr_utils.models.activations import HeadActivations
 from cogvsr_utils.pipeline.damage import TRUTH, SetAblations, set_ablations
 from cogvsr_utils.pipeline.dissociation import double_dissociations
 from cogvsr_utils.pipeline.experiment import Experiment
+from cogvsr_utils.pipeline.protocol import Importance
 from cogvsr_utils.pipeline.recordings import activations
 from cogvsr_utils.pipeline.selection import HeadSets, JointProbe, Rankings, SingleProbes, greedy_sets
 from cogvsr_utils.pipeline.store import result
@@ -27,6 +29,7 @@ from cogvsr_utils.pipeline.sweeps import scorer_of
 from cogvsr_utils.stats import ALPHA, clustered_mean, clustered_share, elbow, max_t_test
 
 RANDOM_SETS = 10
+PRESET = "importance (paper's preset)"
 
 
 @result(splits=(TEST,), gpu=True)
@@ -125,6 +128,18 @@ def finder_scores(
     return pd.concat(tables, ignore_index=True).assign(variant=truth.variant)
 
 
+@result()
+def preset_scores(
+    experiment: Experiment, paper_activations: HeadActivations, paper_importance: Importance
+) -> pd.DataFrame:
+    """Importance by the paper's preset (its tokens, inputs and optimiser; see ``protocol.paper_importance``) beside the
+    planted truth; columns as in ``finder_scores``."""
+    truth = planted_truth(experiment.model)
+    order = [list(paper_importance.functions).index(name) for name in NAMES]
+    scores = np.abs(paper_importance.importance)[order]
+    return score_heads(scores, truth, paper_activations.heads.pairs).assign(method=PRESET, variant=truth.variant)
+
+
 @result(needs={"activations": activations[SELECTION]})
 def planted_sparsity(experiment: Experiment, activations: HeadActivations, network_probe: JointProbe) -> pd.DataFrame:
     """How sparse the paper's importance is where few heads are known to carry each function; see
@@ -139,7 +154,7 @@ def planted_pairs(experiment: Experiment, set_ablations: SetAblations) -> pd.Dat
     return double_dissociations.make(experiment, set_ablations)
 
 
-PLANTED = (planted_effects, planted_parts, finder_scores, planted_sparsity, planted_pairs)
+PLANTED = (planted_effects, planted_parts, finder_scores, preset_scores, planted_sparsity, planted_pairs)
 
 
 def _first(values: np.ndarray, n: int) -> np.ndarray:

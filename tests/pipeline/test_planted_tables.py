@@ -1,6 +1,7 @@
 """What planted heads do, against a scorer called by hand, for a truth that is made up."""
 
 from collections import Counter
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from cogvsr_utils.models.head_edits import mask
 from cogvsr_utils.pipeline import experiment as experiments
 from cogvsr_utils.pipeline import planted
 from cogvsr_utils.pipeline.experiment import Experiment
+from cogvsr_utils.pipeline.protocol import Importance
 from cogvsr_utils.pipeline.sweeps import scorer_of
 
 TRUTH = PlantedTruth("joint", {NAMES[0]: [(3, 1), (5, 2), (6, 0)], NAMES[1]: [(4, 4)]} | {n: [] for n in NAMES[2:]})
@@ -56,3 +58,17 @@ def test_effects_have_every_function_under_every_set_and_under_heads_that_carry_
         own = (scorer.index["function"] == name).to_numpy()
         assert rows["delta_log_prob"].iloc[0] == pytest.approx(change[own].mean(), abs=1e-4)
     assert np.isfinite(table["delta_log_prob"]).all() and (table["low"] <= table["change"]).all()
+
+
+def test_the_papers_preset_is_scored_by_the_size_of_its_importance(experiment, vlm):
+    """Whatever the order of its functions and the sign of importance."""
+    pairs, functions = vlm.heads.pairs, np.array(sorted(NAMES))
+    importance = np.random.default_rng(0).uniform(-1, 1, (len(NAMES), len(pairs)))
+    for sign, head in zip((-3, 2, 4), TRUTH.heads[NAMES[0]], strict=True):
+        importance[sorted(NAMES).index(NAMES[0]), pairs.index(head)] = sign
+    importance[sorted(NAMES).index(NAMES[1]), pairs.index((4, 4))] = 0.0
+    captured = SimpleNamespace(heads=vlm.heads)
+    table = planted.preset_scores.make(experiment, captured, Importance(functions, importance, np.array(0.5)))
+    by_function = table.set_index("function")
+    assert by_function.loc[NAMES[0], "precision"] == 1 and by_function.loc[NAMES[0], "rank"] == 1.0
+    assert by_function.loc[NAMES[1], "rank"] == len(pairs) - 1 and set(table["method"]) == {planted.PRESET}

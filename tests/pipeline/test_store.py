@@ -233,7 +233,7 @@ def test_a_dry_run_lists_the_jobs_expected(clone, profile):
     expected = {rule.title for rule in rules(asked, results_of(asked))}
     left_out = {name for name in RESULTS if f"{name}__nano-qwen2_5_vl-4bit__synth__full" not in expected}
     compared = {"four_bit_answers", "four_bit_activations", "quantization"}
-    known = {"planted_effects", "planted_parts", "planted_sparsity", "planted_pairs", "finder_scores"}
+    known = {"planted_effects", "planted_parts", "planted_sparsity", "planted_pairs", "finder_scores", "preset_scores"}
     known |= {"set_ablations-planted_heads", "specific_damage-planted_heads"}
     assert listed == expected and left_out == compared | known, "what compares with 4-bit, what planted heads have"
     gpus = {rule.result for rule in rules(Experiment("nano-internvl"), RESULTS) if rule.gpu}
