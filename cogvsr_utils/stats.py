@@ -34,13 +34,7 @@ def wilson(correct: ArrayLike) -> tuple[float, float, float]:
     >>> [round(v, 3) for v in wilson([1, 1, 0, 1])]
     [0.75, 0.301, 0.954]
     """
-    from statsmodels.stats.proportion import proportion_confint
-
-    correct = np.asarray(correct, dtype=bool)
-    if not len(correct):
-        return float("nan"), float("nan"), float("nan")
-    low, high = proportion_confint(correct.sum(), len(correct), alpha=ALPHA, method="wilson")
-    return float(correct.mean()), float(low), float(high)
+    return clustered_wilson(correct, np.arange(len(correct)))
 
 
 def clustered_wilson(correct: ArrayLike, groups: ArrayLike) -> tuple[float, float, float]:

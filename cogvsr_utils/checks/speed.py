@@ -40,7 +40,8 @@ from cogvsr_utils.models.scorer import TeacherForcedScorer
 from cogvsr_utils.models.vlm import VLM
 from cogvsr_utils.models.windows import IMPLEMENTATION
 
-BARE, CAPTURE, BASELINE = "bare forward pass", "capture", "sequential baseline"
+BARE, CAPTURE, BASELINE, A_HEAD = "bare forward pass", "capture", "sequential baseline", "one run a head"
+FEW = 8  # heads of a sweep that are run one by one beside it
 
 
 @dataclass(frozen=True)
@@ -156,25 +157,26 @@ def sequential_baseline(vlm: VLM, items: list[Item], max_new_tokens: int = 12) -
 
 
 def throughput(
-    vlm: VLM, items: list[Item], store: Path, repeats: int = 3, sweep: int = 8, alone: int | None = None
+    vlm: VLM, items: list[Item], store: Path, repeats: int = 3, sweep: int = 48, alone: int | None = None
 ) -> pd.DataFrame:
     """Steps a second of three tasks by the sequential baseline and by this package, medians of ``repeats`` turns.
 
     Tasks: answering and reading (main questions answered too), reading with the replies known (the baseline has to
-    generate the steps again), and a sweep over ``sweep`` single heads, teacher-forced (the baseline runs one item after
-    the other, for the first of the heads; beside it all items in batches, one run a head). The baseline takes the first
-    ``alone`` items, all by default, since its time grows in line with them. Returns a
-    DataFrame: task, method, steps, seconds, steps_per_second, ratio (to the task's baseline).
+    generate the steps again), and a sweep over ``sweep`` single heads of all layers, teacher-forced (the baseline runs
+    one item after the other, for the first of the heads; beside it all items in batches, one run a head, for a few of
+    them). The baseline takes the first ``alone`` items, all by default, since its time grows in line with them. Returns
+    a DataFrame: task, method, steps, seconds, steps_per_second, ratio (to the task's baseline).
     """
     n_steps, n_alone = (sum(len(item.steps) for item in some) for some in (items, items[:alone]))
     heads = vlm.heads.pairs[:: max(1, len(vlm.heads) // sweep)][:sweep]
     edits = [mask([head]) for head in heads]
-    with_steps = [item for item in items[:alone] if item.steps]
+    with_steps, a_few = [item for item in items[:alone] if item.steps], edits[:: max(1, len(edits) // FEW)]
     sweeps = {
         BASELINE: lambda: [TeacherForcedScorer(vlm, [item]).score(edits[0]) for item in with_steps],
-        "one run a head": lambda: [TeacherForcedScorer(vlm, items).score(edit) for edit in edits],
+        A_HEAD: lambda: [TeacherForcedScorer(vlm, items).score(edit) for edit in a_few],
         "batched": lambda: TeacherForcedScorer(vlm, items).score_each(edits, progress=False),
     }
+    runs = {BASELINE: n_alone, A_HEAD: n_steps * len(a_few), "batched": n_steps * len(edits)}
     seconds: dict[tuple[str, str], list[float]] = {}
     for turn in range(repeats):
         folder, baseline = Path(store) / f"{turn}", sequential_baseline(vlm, items[:alone])
@@ -193,7 +195,7 @@ def throughput(
     rows, first = [], {}
     for (task, method), spent in seconds.items():
         median = float(np.median(spent))
-        steps = n_alone if method == BASELINE else n_steps * (len(heads) if "sweep" in task else 1)
+        steps = runs[method] if "sweep" in task else n_alone if method == BASELINE else n_steps
         rate = steps / median
         rows.append({"task": task, "method": method, "steps": steps, "seconds": median, "steps_per_second": rate,
                      "ratio": rate / first.setdefault(task, rate)})  # fmt: skip
