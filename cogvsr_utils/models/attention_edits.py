@@ -62,11 +62,15 @@ class Attend:
         if twice := [head for head, n in Counter(self.heads).items() if n > 1]:
             raise ValueError(f"heads {twice[:5]} are given more than once; expected each once")
         if not all(map(math.isfinite, (self.amount, *self.tokens, *self.reading))):
-            raise ValueError("amounts are not finite; expected finite numbers")
+            given = (self.amount, *self.tokens, *self.reading)
+            raise ValueError(f"amounts {given!s:.100} are not finite; expected finite numbers")
         if self.reading and (self.operation != "redistribute" or len(self.reading) != 2):
             raise ValueError(f"reading is {self.reading}; expected two shares, of attention that is redistributed")
         if self.tokens and (self.to != "image" or self.operation == "redistribute"):
-            raise ValueError("weights of the picture's tokens go with scores of the picture alone")
+            raise ValueError(
+                f"{len(self.tokens)} weights of the picture's tokens with {self.operation!r} to {self.to!r}; expected "
+                "them with scores (add, boost, multiply) of the picture alone"
+            )
         if self.to != "elsewhere" and bool(self.words) != (self.to == "words"):
             raise ValueError(f"to is {self.to!r} with the words {self.words!r}; expected words for 'words' alone")
 

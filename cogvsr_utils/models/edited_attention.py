@@ -6,6 +6,7 @@ Only the scores of edited heads are computed here, all others by the implementat
 """
 
 import logging
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -23,6 +24,8 @@ from cogvsr_utils.models.vlm import VLM, attention_switched
 log = logging.getLogger(__name__)
 NAME = "cogvsr_attending"  # of the attention function while edits run
 ONE_TEXT = ("all", "question")  # scopes that need no end of the prompt
+LAST = ("prompt_last", "answer")  # scopes of which a prompt has its last token
+PICTURES, QUESTION = "pictures", "the question"  # what edits are about, beside words
 
 
 @contextmanager
@@ -52,31 +55,24 @@ def attending(
         vlm.heads.columns(edit.heads)  # refuses heads that are not there
     if vlm.image_token_id is None and any(edit.to == "image" for edit in every):
         raise ValueError(f"{vlm.name} has no image token; expected a model that reads pictures in line")
-    crossing = set(vlm.heads.table.query("kind == 'cross'")[["layer", "head"]].itertuples(index=False, name=None))
     for edit in every:
-        of_text = edit.to == "question" or edit.words or edit.scope == "question"
-        if crossing & set(edit.heads) and (edit.tokens or edit.operation == "redistribute" or of_text):
-            raise ValueError(
-                "sinks, weights of tokens, questions and words are not known of cross-attention; expected heads of "
-                "self-attention"
-            )
+        _refuse_kind(vlm, edit)
     if NAME in AttentionInterface._global_mapping:
         raise RuntimeError("attention edits inside others; expected all of them in one list")
     fired: Counter = Counter()
     if not every:
         yield fired
         return
-    chats = {edit.words: Counter() for edit in every}  # that have the words, or a picture, and that have not
-    asks = any("question" in (edit.to, edit.scope) for edit in every)
+    # Of each edit and what it is about: how many chats that carry the edit have such tokens, and how many have not.
+    chats = {(edit, what): Counter() for edit in every for what in _about(edit)}
 
     def prompt():
-        ids = running.ids
-        for words, counts in chats.items():
-            if words:
-                state.marked[words] = word_tokens(vlm, ids, words)
-            counts.update((state.marked[words] if words else state.pictures()).any(1).tolist())
-        if asks:
-            state.questions = question_tokens(vlm, ids)
+        state.find()
+        for row, edits in enumerate(per_row):
+            carrying = state.chats(row)
+            for edit in edits:
+                for what in _about(edit):
+                    chats[edit, what].update(state.marked[what][carrying].any(1).tolist())
 
     with ExitStack() as stack:
         running = stack.enter_context(followed(vlm, prompt))
@@ -87,15 +83,38 @@ def attending(
         vlm.active_edits.append([[edit.to_json() for edit in row] for row in per_row])
         stack.callback(vlm.active_edits.pop)
         yield fired
-    silent = {edit.scope for edit in every} - set(fired)
-    for words, counts in chats.items():
-        what = f"the words {words!r}" if words else "pictures"
-        if counts[False] and (words or any(edit.to == "image" for edit in every)):
-            if not counts[True]:
-                raise RuntimeError(f"attention edits of {what} never fired: no chat inside has any")
+    for (_, what), counts in chats.items():
+        if counts[False] and not counts[True]:
+            raise RuntimeError(f"attention edits of {what} never fired: no chat that carries one has any")
+        if counts[False]:
             log.warning("attention edits of %s had none in %d of %d chats", what, counts[False], counts.total())
-    if silent:
-        raise RuntimeError(f"attention edits of scope {sorted(silent)} never fired: nothing inside ran such tokens")
+    for edit in every:
+        if edit not in state.ran:
+            raise RuntimeError(
+                f"attention edits of scope {edit.scope!r} never fired: nothing inside ran such tokens in the layers of "
+                f"{list(edit.heads)!s:.100}"
+            )
+
+
+def _refuse_kind(vlm: VLM, edit: Attend) -> None:
+    """Raise ValueError for heads that do not attend to what an edit is about."""
+    if crossing := [head for head in edit.heads if head in vlm.heads.cross]:
+        of_text = edit.to == "question" or edit.words or edit.scope == "question"
+        if edit.tokens or edit.operation == "redistribute" or of_text:
+            raise ValueError(
+                f"heads {crossing[:5]} of {vlm.name} attend to the picture alone, in which no sinks, weights of "
+                "tokens, questions or words are known; expected heads of self-attention"
+            )
+    elif vlm.heads.cross and edit.to == "image":
+        raise ValueError(
+            f"heads {list(edit.heads[:5])} of {vlm.name} attend to text alone; expected heads of cross-attention"
+        )
+
+
+def _about(edit: Attend) -> list[str]:
+    """What an edit does nothing without: pictures, words or the question."""
+    found = [f"the words {edit.words!r}"] if edit.words else [PICTURES] if edit.to == "image" else []
+    return found + [QUESTION] * ("question" in (edit.to, edit.scope))
 
 
 @contextmanager
@@ -104,8 +123,7 @@ def _interface(vlm: VLM, state: "_State") -> Iterator[None]:
     base = vlm.model.config.get_text_config()._attn_implementation
     if base not in ("sdpa", "eager"):
         raise ValueError(f"{vlm.name} runs {base}; attention edits need sdpa or eager")
-    base = "sdpa"  # eager is no function of the interface
-    state.compute = AttentionInterface._global_mapping[base]
+    state.compute = _eager if base == "eager" else AttentionInterface._global_mapping[base]
     AttentionInterface.register(NAME, state.attention)
     ALL_MASK_ATTENTION_FUNCTIONS.register(NAME, ALL_MASK_ATTENTION_FUNCTIONS[base])
     try:
@@ -116,6 +134,11 @@ def _interface(vlm: VLM, state: "_State") -> Iterator[None]:
     finally:
         for interface in (AttentionInterface, type(ALL_MASK_ATTENTION_FUNCTIONS)):
             interface._global_mapping.pop(NAME, None)
+
+
+def _eager(module, *args, **kwargs):
+    """The eager attention of a module, which stands beside its class and not in the interface."""
+    return sys.modules[type(module).__module__].eager_attention_forward(module, *args, **kwargs)
 
 
 class _State:
@@ -135,12 +158,29 @@ class _State:
                     module, place = places[head]
                     by_module.setdefault(module, []).append(place)
                 for module, heads in by_module.items():
-                    self.plans.setdefault(id(attention_module(vlm, module)), []).append((row, edit, heads))
+                    owner = id(attention_module(vlm, module))
+                    if edit.to != "image" or not self.cross or owner in self.cross:
+                        self.plans.setdefault(owner, []).append((row, edit, heads))
         self.finds_sinks = any(edit.operation == "redistribute" for edits in per_row for edit in edits)
         self.layers = {id(attention_module(vlm, r.module)): r.layer for r in table.itertuples()}
         self.sinks: dict[int, torch.Tensor] = {}  # by layer: (rows, keys)
-        self.marked: dict[str, torch.Tensor] = {}  # of the running prompt, by words: (rows, tokens)
-        self.questions: torch.Tensor | None = None  # (rows, tokens)
+        self.words = {edit.words for edits in per_row for edit in edits if edit.words}
+        self.asks = any(QUESTION in _about(edit) for edits in per_row for edit in edits)
+        self.marked: dict[str, torch.Tensor] = {}  # tokens of the running prompt, by what they are: (rows, tokens)
+        self.ran: set[Attend] = set()
+
+    def find(self) -> None:
+        """Find the tokens of a new prompt that edits are about."""
+        ids = self.running.ids
+        self.marked[PICTURES] = ids == (-1 if self.vlm.image_token_id is None else self.vlm.image_token_id)
+        self.marked |= {f"the words {words!r}": word_tokens(self.vlm, ids, words) for words in self.words}
+        if self.asks:
+            self.marked[QUESTION] = question_tokens(self.vlm, ids)
+
+    def chats(self, row: int) -> slice:
+        """The rows of a batch that carry row ``row`` of the edits."""
+        n = self.running.copies
+        return slice(None) if self.n_rows == 1 else slice(row * n, (row + 1) * n)
 
     def layer(self, number: int) -> Callable:
         """A hook of a block: which of the tokens that it is given are sinks."""
@@ -163,20 +203,22 @@ class _State:
         for name in ("softcap", "s_aux"):
             if kwargs.get(name) is not None:
                 raise ValueError(f"the attention of {self.vlm.name} has {name}, which edits do not know")
-        if self.n_rows not in (1, len(query)):
-            raise ValueError(f"attention edits for {self.n_rows} rows, but the batch has {len(query)}")
+        if self.n_rows not in (1, n_chats := len(query) // self.running.copies):
+            raise ValueError(f"attention edits for {self.n_rows} rows, but the batch has {n_chats}")
         out = out.clone()
         for row in range(self.n_rows):
-            some = slice(None) if self.n_rows == 1 else slice(row, row + 1)
+            some = self.chats(row)
             edits = [
                 (edit, heads)
                 for number, edit, heads in plan
                 if number == row and self._queries(edit.scope, query, some) is not None
             ]
             self.fired.update(edit.scope for edit, _ in edits)
+            self.ran.update(edit for edit, _ in edits)
             for heads, own in _by_heads([(edit, heads) for edit, heads in edits if not edit.neutral]):
-                given = (module, query, key, value, attention_mask, kwargs)
-                out[some][:, :, heads] = self._edited(*given, some, heads, own).to(out.dtype)
+                n = 1 if all(edit.scope in LAST for edit in own) else query.shape[2]  # queries that change
+                given = (module, query[:, :, -n:], key, value, attention_mask, kwargs)
+                out[some][:, -n:, heads] = self._edited(*given, some, heads, own).to(out.dtype)
         return out, None
 
     def _edited(self, module, query, key, value, mask, kwargs, rows, heads, edits):
@@ -210,20 +252,17 @@ class _State:
         if not self.running.prefill:
             return None
         if scope == "question":
-            return self.questions[rows][:, None, -n:, None]
+            return self.marked[QUESTION][rows][:, None, -n:, None]
         last = torch.zeros((1, 1, n, 1), dtype=torch.bool, device=query.device)
         last[:, :, -1] = True
         return last
 
     def _image(self, module, n_keys: int, rows) -> torch.Tensor:
         """Keys of the picture, (rows, keys)."""
-        if id(module) in self.cross:
-            return torch.ones((1, n_keys), dtype=torch.bool, device=self.running.ids.device)
-        return self._keys_of(self.pictures()[rows], n_keys)
-
-    def pictures(self) -> torch.Tensor:
-        """The picture's tokens of the running prompt, (rows, tokens)."""
-        return self.running.ids == (-1 if self.vlm.image_token_id is None else self.vlm.image_token_id)
+        if self.cross:  # other heads have a placeholder for it
+            own = id(module) in self.cross
+            return torch.full((1, n_keys), own, dtype=torch.bool, device=self.running.ids.device)
+        return self._keys_of(self.marked[PICTURES][rows], n_keys)
 
     def _keys_of(self, tokens: torch.Tensor, n_keys: int) -> torch.Tensor:
         """Marks of the prompt's tokens (rows, tokens) as marks of keys: (rows, keys), the last of all tokens so far."""
@@ -232,7 +271,8 @@ class _State:
     def _keys(self, module, edit: Attend, n_keys: int, rows) -> tuple[torch.Tensor, torch.Tensor]:
         """Keys that an edit changes, and by how much: (rows, 1, 1, keys) each."""
         image = self._image(module, n_keys, rows)
-        about = self._keys_of(self.marked[edit.words][rows], n_keys) if edit.words else image
+        words = f"the words {edit.words!r}"
+        about = self._keys_of(self.marked[words][rows], n_keys) if edit.words else image
         amount = edit.amount - 1 if edit.operation == "multiply" else edit.amount
         strength = torch.full(image.shape, amount, device=image.device)
         if edit.tokens:
@@ -241,7 +281,7 @@ class _State:
                 raise ValueError(f"{len(edit.tokens)} weights for pictures of {counts.tolist()} tokens")
             strength[image] *= torch.tensor(edit.tokens, device=image.device).repeat(len(image))
         if edit.to == "question":
-            about = self._keys_of(self.questions[rows], n_keys)
+            about = self._keys_of(self.marked[QUESTION][rows], n_keys)
         target = ~about if edit.to == "elsewhere" else about
         return target[:, None, None], strength[:, None, None]
 
@@ -254,7 +294,7 @@ class _State:
             allowed = torch.ones(n_queries, n_keys, dtype=torch.bool, device=scores.device).tril(n_keys - n_queries)
         else:
             mask = mask[rows] if len(mask) > 1 else mask
-            mask = (mask[:, heads] if mask.shape[1] > 1 else mask)[..., :n_keys]
+            mask = (mask[:, heads] if mask.shape[1] > 1 else mask)[..., -n_queries:, :n_keys]
             if mask.dtype != torch.bool:
                 return mask.float()
             allowed = mask

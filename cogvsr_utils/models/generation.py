@@ -5,11 +5,12 @@ image_features_once(vlm, last)                inside, the image features of one 
 
 Where every layer of the model has a key and a value for each token, those of the last prompt are kept, and only new
 tokens are computed. Other models (chats beyond a sliding window, recurrent layers, cross-attention, prompts read in
-both directions) compute the whole chat anew, with the image features kept. Either way every token has the position that
-it has in a chat given at once.
+both directions), and all models while attention to sinks is edited, compute the whole chat anew, with the image
+features kept. Either way every token has the position that it has in a chat given at once.
 """
 
 import copy
+import json
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 
@@ -68,6 +69,8 @@ class CachedGeneration:
         """
         if self.cache is None or not _plain(self.vlm, self.cache, ids.shape[1] + self.max_new_tokens):
             return None
+        if _seeks_sinks(self.vlm):
+            return None
         before, after = (m.argmax(1) for m in (self.mask, mask))  # left padding of each row, (rows,)
         length = mask.shape[1] - after
         width = min(mask.shape[1], self.mask.shape[1]) - 1
@@ -99,6 +102,12 @@ def _plain(vlm, cache, n_tokens: int) -> bool:
         for layer in cache.layers
     )
     return plain and vlm.causal and vlm.image_token_id is not None and set(vlm.heads.table["kind"]) == {"self"}
+
+
+def _seeks_sinks(vlm: VLM) -> bool:
+    """Whether an edit is running that looks for sinks, among all tokens of a prompt."""
+    edits = (json.loads(edit) for rows in vlm.active_edits for row in rows for edit in row)
+    return any(edit.get("operation") == "redistribute" for edit in edits)
 
 
 def image_features_once(vlm: VLM, last: list) -> AbstractContextManager:

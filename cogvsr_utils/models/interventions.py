@@ -134,8 +134,8 @@ def _heads_edited(vlm: VLM, per_row: list[list[Edit]], fired: Fired) -> Iterator
         ids = state.ids
         for scope, rows in carries.items():
             tokens[scope] = ids == vlm.image_token_id if scope == "image" else question_tokens(vlm, ids)
-            if state.begun and len(rows) in (1, len(ids)):  # else what is in scope is in the kept cache
-                carrying = rows.expand(len(ids))
+            if state.begun and len(rows) in (1, len(ids) // state.copies):  # else it is in the kept cache
+                carrying = rows.repeat_interleave(len(ids) // len(rows))
                 fired.without[scope] += int((carrying & ~tokens[scope].any(1)).sum())
                 fired.chats[scope] += int(carrying.sum())
 
@@ -217,10 +217,12 @@ def _edit_hook(plans, name: str, state: Pass, marked: dict[str, torch.Tensor], f
             tokens = _tokens_of(scope, state, marked, x)
             if tokens is None:
                 continue
-            if len(factor) not in (1, x.shape[0]):
-                raise ValueError(f"edits for {len(factor)} rows, but the batch has {x.shape[0]}")
+            if len(factor) not in (1, x.shape[0] // state.copies):
+                raise ValueError(f"edits for {len(factor)} rows, but the batch has {x.shape[0] // state.copies}")
             fired[scope] += 1
             fired.places.add((scope, name))
+            if len(factor) > 1:
+                factor, shift = (each.repeat_interleave(state.copies, 0) for each in (factor, shift))
             x = torch.where(tokens, x * factor.to(x.dtype) + shift.to(x.dtype), x)
         return (x, *args[1:])
 

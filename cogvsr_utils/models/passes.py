@@ -22,13 +22,14 @@ class Pass:
     """The running pass: ``ids`` (rows, tokens) of the whole prompt, even where a part of it is in a kept cache;
     ``n_tokens`` of the prompt and what was generated so far; ``prefill`` where it reads a prompt and not a generated
     token; ``begun`` where no cache was kept before it; ``generating`` inside ``generate``, which knows where a prompt
-    ends."""
+    ends; ``copies`` of each chat, beams or samples, which stand side by side."""
 
     ids: torch.Tensor | None = None
     n_tokens: int = 0
     prefill: bool = True
     begun: bool = True
     generating: bool = False
+    copies: int = 1
 
 
 @contextmanager
@@ -58,7 +59,8 @@ def followed(vlm: VLM, prompt: Callable[[], None] = lambda: None) -> Iterator[Pa
         within, last = ids is last, ids  # the trunk gets the ids of the whole model once more
         if state.prefill:
             given = ids if whole is None else whole
-            state.ids = given.repeat_interleave(len(ids) // len(given), 0)  # beams of a row stand side by side
+            state.copies = len(ids) // len(given)
+            state.ids = given.repeat_interleave(state.copies, 0)
             state.n_tokens = state.ids.shape[1]
             if not within:
                 prompt()

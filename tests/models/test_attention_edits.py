@@ -23,6 +23,7 @@ from cogvsr_utils.models.attention_edits import Attend, adaptvis, attend, pai, p
 from cogvsr_utils.models.chat import conversation
 from cogvsr_utils.models.edited_attention import attending
 from cogvsr_utils.models.head_edits import mask
+from cogvsr_utils.models.interventions import intervene
 from cogvsr_utils.models.passes import question_tokens
 from cogvsr_utils.models.positions import token_spans
 from cogvsr_utils.models.scorer import TeacherForcedScorer
@@ -144,7 +145,7 @@ def test_words_and_questions_are_edited_as_written_out(name, operation, amount, 
         torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4)
         assert (found - before).abs().max() > 1e-4
     absent = pasta(edit.heads, words="zebra")
-    with pytest.raises(RuntimeError, match="of the words 'zebra' never fired: no chat inside has any"):  # noqa: SIM117
+    with pytest.raises(RuntimeError, match="of the words 'zebra' never fired: no chat"):  # noqa: SIM117
         with torch.inference_mode(), attending(vlm, absent):
             vlm.model(**inputs)
 
@@ -432,7 +433,7 @@ def test_what_cannot_be_is_refused(vlm, items):
     crossing = build("mllama")
     cross = crossing.heads.table.query("kind == 'cross'")[["layer", "head"]].itertuples(index=False, name=None)
     edit = attend(cross, "redistribute", 0.5)
-    with pytest.raises(ValueError, match="not known of cross-attention"), attending(crossing, edit):
+    with pytest.raises(ValueError, match="attend to the picture alone, in which no sinks"), attending(crossing, edit):
         pass
     few, inputs = attend([(0, 0)], "add", 1.0, tokens=[1, 0, 0]), inputs_of(vlm, items[:1])
     with pytest.raises(ValueError, match="3 weights for pictures of"), torch.inference_mode(), attending(vlm, few):
@@ -440,3 +441,106 @@ def test_what_cannot_be_is_refused(vlm, items):
     with pytest.raises(ValueError, match="is not an attention edit"):
         Attend.from_json(json.dumps({"heads": [[0, 0]], "how": "add"}))
     assert edited_attention.NAME not in AttentionInterface._global_mapping and MAIN == -1
+
+
+def test_sinks_are_redistributed_at_every_turn(vlm, items, monkeypatch):
+    """Step by step, though a kept cache has not the tokens among which sinks are found."""
+    monkeypatch.setattr(edited_attention, "sink_tokens", lambda state: state[..., 0] > state[..., 0].mean(1, True))
+    edit = replace(visual_sinks(vlm, share=0.0, least=0.0, most_sinks=1.0), scope="all")
+    with attending(vlm, edit):
+        kept = answer(vlm, items[:3])
+    with attending(vlm, edit):
+        alone = pd.concat([answer(vlm, [item]) for item in items[:3]])
+    both = kept.merge(alone, on=["uid", "step"], suffixes=("", "_alone"))
+    assert len(both) == len(kept) and (both["prediction"] == both["prediction_alone"]).all()
+    replies = kept[kept["uid"] == items[0].uid].set_index("step")["prediction"]
+    before = [replies[step] for step in range(len(items[0].steps))]
+    prompt = vlm.render(conversation(items[0], before, MAIN), prompt=True)
+    inputs = vlm.encode([prompt], [open_image(items[0])])
+    with torch.inference_mode(), attending(vlm, edit):  # the whole chat at once
+        ids = vlm.model.generate(**inputs, max_new_tokens=12, do_sample=False)
+    text = vlm.tokenizer.decode(ids[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
+    assert text.strip() == replies[MAIN]
+
+
+def test_each_row_has_its_own_edit_in_all_its_beams(vlm, items):
+    edits = [[attend([(1, 3)], "boost", 2.0)], [mask([(6, head) for head in range(12)])]]
+    asked = {"max_new_tokens": 4, "do_sample": False, "num_beams": 3, "output_scores": True,
+             "return_dict_in_generate": True}  # fmt: skip
+    batch = inputs_of(vlm, items[:2], side="left")
+    with torch.inference_mode(), intervene(vlm, None, rows=edits):
+        both = vlm.model.generate(**batch, **asked)
+    for row, edit in enumerate(edits):
+        inputs = inputs_of(vlm, items[row : row + 1])
+        with torch.inference_mode(), intervene(vlm, edit):
+            alone = vlm.model.generate(**inputs, **asked)
+        new = alone.sequences[0, inputs["input_ids"].shape[1] :]
+        assert torch.equal(both.sequences[row, batch["input_ids"].shape[1] :][: len(new)], new)
+        assert both.sequences_scores[row] == pytest.approx(alone.sequences_scores[0].item(), abs=1e-3)
+
+
+def test_an_edit_that_does_nothing_in_its_own_row_is_no_edit(vlm, items):
+    """Whatever the other rows say."""
+    said = next(item for item in items if item.question.split()[-2] not in items[0].question)
+    word = said.question.split()[-2]
+    edit = attend([(3, 0)], "add", 1.0, to="words", words=word)
+    inputs = inputs_of(vlm, [items[0], said], side="left")
+    with torch.inference_mode():
+        with attending(vlm, [], rows=[[], [edit]]):
+            vlm.model(**inputs)
+        with (
+            pytest.raises(RuntimeError, match="never fired: no chat that carries one"),
+            attending(vlm, [], [[edit], []]),
+        ):
+            vlm.model(**inputs)
+        with (
+            pytest.raises(RuntimeError, match="of the question never fired"),
+            attending(vlm, attend([(3, 0)], "add", 1.0, to="question")),
+        ):
+            vlm.model(**vlm.tokenizer("red", return_tensors="pt"))
+
+
+@pytest.mark.parametrize("name", ["internvl", "qwen2_5_vl", "mllama"])
+def test_a_model_that_runs_eager_keeps_it(name, asked):
+    vlm = build(name)
+    vlm.model.set_attn_implementation("eager")
+    inputs = inputs_of(vlm, asked[:2])
+    heads = sorted(vlm.heads.cross) or [(1, 0)]
+    with torch.inference_mode():
+        before = vlm.model(**inputs).logits
+        with attending(vlm, attend(heads, "multiply", 1.0)):
+            same = vlm.model(**inputs).logits
+        with attending(vlm, attend(heads, "multiply", 4.0)):
+            other = vlm.model(**inputs).logits
+    assert torch.equal(before, same) and (other - before).abs().max() > 1e-5
+    vlm.model.set_attn_implementation("sdpa")
+    with torch.inference_mode(), attending(vlm, attend(heads, "multiply", 4.0)):
+        torch.testing.assert_close(vlm.model(**inputs).logits, other, rtol=1e-3, atol=1e-4)
+
+
+def test_heads_that_read_the_picture_elsewhere_are_not_made_to_attend_to_its_placeholder(asked):
+    vlm = build("mllama")
+    own = [head for head in vlm.heads.pairs if head not in vlm.heads.cross]
+    with pytest.raises(ValueError, match="attend to text alone"), attending(vlm, attend(own, "multiply", 2.0)):
+        pass
+    inputs, cross = inputs_of(vlm, asked[:1]), sorted(vlm.heads.cross)
+    with torch.inference_mode():
+        with attending(vlm, attend(cross, "multiply", 4.0)):
+            alone = vlm.model(**inputs).logits
+        with attending(vlm, attend(vlm.heads.pairs, "multiply", 4.0)):
+            together = vlm.model(**inputs).logits
+    assert torch.equal(alone, together)
+
+
+@pytest.mark.parametrize("scope", ["prompt_last", "answer"])
+def test_scores_are_computed_for_the_tokens_in_scope_alone(vlm, items, scope, monkeypatch):
+    seen, edited = [], edited_attention._State._edited
+
+    def counted(self, module, query, *given):
+        seen.append(query.shape[2])
+        return edited(self, module, query, *given)
+
+    monkeypatch.setattr(edited_attention._State, "_edited", counted)
+    with torch.inference_mode(), attending(vlm, attend([(2, 0), (5, 7)], "multiply", 2.0, scope=scope)):
+        vlm.model.generate(**inputs_of(vlm, items[:1]), max_new_tokens=2, do_sample=False)
+    assert set(seen) == {1} and len(seen) >= 2
