@@ -105,7 +105,8 @@ forest_figure({"own set, own steps": shown}, "change of log-probability beyond t
 
 # %% tags=["hide-input"]
 columns = ["function", "n", "wordings", "own", "other_steps", "other_sets", "q", "specific"]
-show(by_function[columns].replace({"function": SHORT}), digits=3)
+cells = with_interval(by_function, "own", "own_low", "own_high", "+.2f")
+show(cells[columns].replace({"function": SHORT}), digits=3)
 
 # %% [markdown]
 # The same for sets chosen otherwise: by the early-stopped probe (*strict*), by ablating single heads on A, and the
@@ -115,6 +116,12 @@ show(by_function[columns].replace({"function": SHORT}), digits=3)
 
 # %% tags=["hide-input"]
 show(damage_cells(by_way))
+
+# %% [markdown]
+# And what each of these sets does to its own steps, nothing taken off.
+
+# %% tags=["hide-input"]
+show(damage_cells(by_way, "own", "own_low", "own_high"))
 
 # %% [markdown]
 # ## Two functions at a time
@@ -127,6 +134,15 @@ show(damage_cells(by_way))
 # %% tags=["hide-input"]
 pairs = measured.table(experiment, dissociation.double_dissociations)
 show(pair_cells(pairs))
+
+# %% [markdown]
+# Both sides added up are the *interaction* of sets and steps: how much more two sets do to their own steps than to each
+# other's. The pairs with a spatial function:
+
+# %% tags=["hide-input"]
+with_spatial = pairs[pairs["first"].isin(SPATIAL) | pairs["second"].isin(SPATIAL)]
+cells = with_interval(with_spatial, "interaction", "low", "high", "+.2f").replace({"first": SHORT, "second": SHORT})
+show(cells[["first", "second", "interaction", "q", "dissociated"]], digits=3)
 
 # %% [markdown]
 # ## Over all functions

@@ -38,17 +38,20 @@ import pandas as pd
 from cogvsr_utils import Experiment, accuracy_table
 from cogvsr_utils.analysis.head_scores import placement
 from cogvsr_utils.analysis.sparsity import DIFFERENCE
-from cogvsr_utils.functions import NAMES, SPATIAL
+from cogvsr_utils.functions import MAIN_NAME, NAMES, SPATIAL
 from cogvsr_utils.models.collateral import TEXT
 from cogvsr_utils.models.weights import nano_names
 from cogvsr_utils.paths import NANO
 from cogvsr_utils.pipeline import (
     ablation,
+    activation,
     cameras,
+    cues,
     damage,
     dissociation,
     doses,
     emphasis,
+    latent,
     measured,
     protocol,
     recordings,
@@ -92,12 +95,13 @@ start()
 
 # %% tags=["hide-input"]
 way, controls = damage.specific_damage[selection.IMPORTANCE], ablation.matched_controls[selection.IMPORTANCE]
+CUED = cues.cue_effects, latent.latent_heads, activation.latent_activation
 measured_note(
     (families | seeds).values(),
     (validation.head_table, validation.sparseness, validation.spatial_differences, validation.refitted_spread,
      ablation.ablation_matrix, controls, validation.quantization, *damage.COMPARED,
      dissociation.double_dissociations, doses.dose_trends, doses.side_effects, doses.set_side_effects,
-     protocol.ablation_deviations, emphasis.scaled, emphasis.steered, cameras.camera_gains),
+     protocol.ablation_deviations, emphasis.scaled, emphasis.steered, cameras.camera_gains, *CUED),
 )  # fmt: skip
 
 # %% [markdown]
@@ -330,24 +334,34 @@ paragraph(none) if not sloped else show(
 # %% [markdown]
 # ## At which tokens, and emphasised
 #
-# Steps of Spatial Perception, all of split C answered again, in points: with the heads of both spatial functions
-# ablated at every token and at the tokens that predict the answer, then emphasised, by scaling and by steering, at the
-# strengths that did best on split B.
+# All of split C answered again, in points: with the heads of both spatial functions ablated at every token, at the
+# tokens that predict the answer, and the second less the first; then emphasised, by scaling and by steering, at the
+# strengths that did best on split B. Steps of Spatial Perception, then main questions.
 
 # %% tags=["hide-input"]
-lines = {}
 edits = {"ablated, all tokens": (protocol.ablation_deviations, "case", protocol.HERE),
          "ablated, answer's tokens": (protocol.ablation_deviations, "case", protocol.LAST),
+         "second less first": (protocol.ablation_deviations, "case", protocol.BESIDE),
          "scaled up": (emphasis.scaled, "split", "C"), "steered": (emphasis.steered, "split", "C")}  # fmt: skip
-for label, (result, column, value) in edits.items():
-    for name, found in where_measured(result, families | seeds).items():
-        part = found[(found[column] == value) & (found["function"] == SPATIAL[0])]
-        if len(part):  # nothing is steered where all answers of split A are right, or wrong
-            cell = with_interval(part, "change", form="+.1f", scale=100)["change"]
-            lines.setdefault(name, {})[label] = cell.iloc[0]
-paragraph(none) if not lines else show(
-    pd.DataFrame(lines).T.reindex(columns=list(edits)).fillna("–").rename_axis("model").reset_index()
-)
+
+
+def edited(function):
+    """What each edit changes in a function's answers, by model."""
+    lines = {}
+    for label, (result, column, value) in edits.items():
+        for name, found in where_measured(result, families | seeds).items():
+            part = found[(found[column] == value) & (found["function"] == function)]
+            if len(part):  # nothing is steered where all answers of split A are right, or wrong
+                cell = with_interval(part, "change", form="+.1f", scale=100)["change"]
+                lines.setdefault(name, {})[label] = cell.iloc[0]
+    return pd.DataFrame(lines).T.reindex(columns=list(edits)).fillna("–").rename_axis("model").reset_index()
+
+
+of_steps = edited(SPATIAL[0])
+paragraph(none) if of_steps.empty else show(of_steps)
+
+# %% tags=["hide-input"]
+paragraph(none) if of_steps.empty else show(edited(MAIN_NAME))
 
 # %% [markdown]
 # And emphasised from [the camera](05_interventions.ipynb) that is nearest to 60 % right on split B: the log-probability
@@ -372,6 +386,32 @@ if gains:
                      | dict(zip(own["heads"], own["delta_log_prob"], strict=True)) | {"more right": more})  # fmt: skip
 columns = ["model", "edit", "right", cameras.OWN, "more right", cameras.OTHER, "random directions", cameras.THIN]
 paragraph(none) if not lines else show(pd.DataFrame(lines).reindex(columns=columns).fillna("–"))
+
+# %% [markdown]
+# ## Cues, and what they should wake
+#
+# The questions of [the page of cues](07_latent_heads.ipynb), in points: of the kinds of question that training did not
+# cue, the true boxes less misplaced ones, as in training, in black and with a broad stroke, and less none. Then how
+# many heads are latent, of those asked about (twice, once a function), and what steering them, or the heads that come
+# nearest, does to the log-probability of spatial steps without any cue, beyond random heads of their layers.
+
+# %% tags=["hide-input"]
+lines = {}
+shown = {"in training": (cues.BOX, f"box, {cues.MISPLACED}")} | {
+    style: (f"{style} box, {cues.TRUE}", f"{style} box, {cues.MISPLACED}") for style in ("black", "broad")
+}
+shown["less none"] = cues.BOX, cues.NONE
+for name, found in where_measured(cues.cue_effects).items():
+    cells = with_interval(found[found["kinds"] == cues.NEVER], "change", "low", "high", "+.1f", 100)
+    cells = cells.set_index(["condition", "against"])
+    lines[name] = {"n": cells.loc[shown["in training"], "n"]}
+    lines[name] |= {label: cells.loc[pair, "change"] for label, pair in shown.items()}
+for name, found in where_measured(latent.latent_heads).items():
+    lines.setdefault(name, {})["latent"] = f"{found['latent'].sum()} of {len(found)}"
+for name, found in where_measured(activation.latent_activation).items():
+    own = found.query("method == @activation.METHOD and function == @activation.BOTH and heads not in ('', 'random')")
+    lines[name]["steered"] = with_interval(own, "beyond", "beyond_low", "beyond_high", "+.3f")["beyond"].iloc[0]
+paragraph(none) if not lines else show(pd.DataFrame(lines).T.rename_axis("model").reset_index())
 
 # %% [markdown]
 # ## What else changes

@@ -38,7 +38,7 @@ source: str = "synth"  # "synth" or the path of a CogVSR .jsonl file; cues need 
 # %% tags=["hide-input"]
 from cogvsr_utils import Experiment
 from cogvsr_utils.dataset.cues import MARKS
-from cogvsr_utils.functions import NAMES, SPATIAL
+from cogvsr_utils.functions import SPATIAL
 from cogvsr_utils.pipeline import activation, cues, latent
 from cogvsr_utils.pipeline.measured import table
 from cogvsr_utils.report.effect_figures import cue_figure, latent_figure
@@ -46,6 +46,7 @@ from cogvsr_utils.report.figures import SHORT, forest_figure
 from cogvsr_utils.report.pages import measured_note, paragraph, quote, show, span, start, with_interval
 from cogvsr_utils.stats import ALPHA
 
+BEYOND = "beyond", "beyond_low", "beyond_high"
 experiment = cues.with_cues(Experiment(model, quantize, profile, source))
 start(experiment)
 
@@ -136,7 +137,8 @@ show(cells[["kinds", "condition", "against", "n", "accuracy", "change"]], percen
 # from others better than with misplaced ones (*rise*) and than without (*over none*), by probes on wordings that took
 # no part in fitting. *Does it carry what helps?* Patched from the cued run into the run without, it raises the
 # log-probability of right answers (*patch*), more than from the misplaced run (*beyond*), and that more than the others
-# of its layer (*above*). A latent head passes all five tests, corrected over all heads and both functions.
+# of its layer (*above*). A latent head passes all five tests, corrected over all heads and both functions. Heads are
+# patched where answers are predicted: one that does its work at the picture's tokens alone would not be found.
 
 # %% mystnb={"image": {"alt": "Scatter of heads for each spatial function: rise of decodability under true cues against what patching the head changes beyond its layer; latent heads are filled"}, "figure": {"caption": "Each head by the rise of its decodability and by what patching it adds beyond its layer; latent heads, if any, are filled.", "name": "fig-latent"}}
 heads = table(experiment, latent.latent_heads)
@@ -144,14 +146,16 @@ latent_figure(heads)
 
 # %% [markdown]
 # More heads that tell a function with cues than without need not mean anything: by noise alone about half of them do.
-# So how many rise at all stands beside how many do so beyond chance.
+# So how many rise at all stands beside how many do so beyond chance. *Wordings* are those of a function's steps, of
+# which a part is held out at a time: the fewer, the less a rise says about others.
 
 # %% tags=["hide-input"]
 rising = heads.assign(beyond_placebo=heads["rise"] > 0, beyond_none=heads["rise_over_none"] > 0,
                       rise_tested=heads["p_rise"] < ALPHA, patch_tested=heads["p_patch"] < ALPHA)  # fmt: skip
 parts = ["beyond_placebo", "beyond_none", "rise_tested", "patch_tested", "latent"]
-n_rising = rising.groupby("function", sort=False)[parts].sum().rename(index=SHORT).reset_index()
-show(n_rising.assign(heads=len(heads) // len(SPATIAL)))
+n_rising = rising.groupby("function", sort=False)[parts].sum()
+n_rising.insert(0, "wordings", heads.groupby("function")["wordings"].first())
+show(n_rising.rename(index=SHORT).reset_index().assign(heads=len(heads) // len(SPATIAL)))
 
 # %% [markdown]
 # Could any have been found? What would have to be there, by both measures of the rise of decodability (correlations)
@@ -186,55 +190,55 @@ show(best[["function", "head", "patch", "beyond", "above", "p_patch", "latent"]]
 #
 # Patching every head takes a pass for each. Integrated gradients between the two pictures are to predict it from a few:
 # from the picture without boxes, and from that with misplaced ones, to that with true ones. *Spearman* is their
-# agreement over heads. *Certain* is the share of steps whose answer is sure already, where little can change; *settled*
-# that of attention with one weight above 0.99, whose softmax passes no gradient on.
+# agreement over heads; *signs*, in how many of the tenth of the heads that change most the direction is predicted;
+# *slope*, how much of what is predicted comes, in log-odds (1 were it exact). *Certain* is the share of steps whose
+# answer is sure already, where little can change; *settled* that of attention with one weight above 0.99, whose softmax
+# passes no gradient on.
 
 # %%
 check = table(experiment, latent.attribution_check)
-show(check.replace({"function": SHORT}), percent=("certain", "settled"))
+show(check.replace({"function": SHORT}), percent=("signs", "certain", "settled"))
+
+# %% tags=["hide-input"]
+own = check[check["function"].isin(SPATIAL)]
+far = own["spearman"].abs().max() < 0.5
+paragraph(
+    f"For spatial steps the ranks of heads agree at {own['spearman'].min():.2f} to {own['spearman'].max():.2f}, the "
+    f"direction in {own['signs'].min():.0%} to {own['signs'].max():.0%}, and {own['slope'].min():.2f} to "
+    f"{own['slope'].max():.2f} of what is predicted comes: gradients are {'no' if far else 'some'} substitute for "
+    "patching here."
+)
 
 # %% [markdown]
 # ## Without any cue
 #
 # If heads are latent, they should work when they are activated directly: made larger, moved as the cue moves them
-# (where answers are predicted), or made to attend to the picture. Beside them random heads of the same layers, and the
-# cues themselves. Spatial and relational steps of split C, teacher-forced; *elsewhere* is the mean over the six other
-# functions. Where no head is latent, the heads that come nearest stand in. *Time* is that of a question with the edit
-# over that without, replies included. Steering is the primary test.
+# (where answers are predicted), or made to attend to the picture. Beside them the cues themselves. Changes of
+# log-probability on split C, teacher-forced, with 95 % over scenes: steps of each spatial function, of both (the
+# primary outcome, with steering), *elsewhere* (all other steps), and of both less the mean of all draws of as many
+# random heads of the same layers. *ms* are milliseconds that a question takes with the edit, replies included. Where no
+# head is latent, the heads that come nearest stand in. Where a model reads pictures through cross-attention, no head is
+# made to attend.
 
 # %% tags=["hide-input"]
 activated = table(experiment, activation.latent_activation)
-spatial, key = activated[activated["function"] == activation.BOTH], ["method", "heads", "draw"]
-wide = with_interval(spatial, "delta_log_prob", "low", "high", "+.2f").set_index(key)[["k", "n", "delta_log_prob"]]
-others = activated[~activated["function"].isin([*SPATIAL, activation.BOTH])]
-wide["elsewhere"] = others.groupby(key)["delta_log_prob"].mean()
+activated = activated if "beyond" in activated else activated.assign(**dict.fromkeys(BEYOND, float("nan")))
 costs = table(experiment, activation.activation_seconds).set_index("method")
-shown = wide.rename(columns={"delta_log_prob": "spatial steps"}).reset_index()
-shown["time"] = shown["method"].map(costs["ratio"]).where(shown["heads"].isin(["latent", "nearest"]))
-show(shown[shown["draw"] == 0].drop(columns="draw"))
+chosen = activated[activated["heads"] != "random"]
+columns = {**{name: SHORT[name] for name in SPATIAL}, activation.BOTH: "both", activation.ELSEWHERE: "elsewhere"}
+cells = with_interval(chosen, "delta_log_prob", "low", "high", "+.2f")
+cells = cells.pivot(index=["method", "heads"], columns="function", values="delta_log_prob")[list(columns)]
+cells = cells.loc[chosen["method"].unique()].rename(columns=columns)
+own = chosen[chosen["function"] == activation.BOTH].set_index(["method", "heads"])
+cells["beyond random"] = with_interval(own, *BEYOND, "+.3f")["beyond"]
+cells = cells.rename_axis(columns=None).reset_index()
+show(cells.assign(ms=cells["method"].map(1000 * costs["seconds"])), digits=0)
 
 # %% tags=["hide-input"]
-times = ", ".join(f"{1000 * row.seconds:.0f} ms with {row.Index}" for row in costs.itertuples())
-paragraph(f"Seconds a question, median of {costs['n'].iloc[0]:.0f}: {times}.")
-
-# %% [markdown]
-# Function by function: the change that each method makes with the chosen heads, with its interval.
-
-# %% tags=["hide-input"]
-chosen = activated[activated["heads"].isin(["", "latent", "nearest"])]
-chosen = with_interval(chosen, "delta_log_prob", "low", "high", "+.2f").pivot(
-    index="function", columns="method", values="delta_log_prob"
+paragraph(
+    f"{own['k'].max():.0f} heads, {own['n'].iloc[0]:.0f} spatial steps. Without an edit a question takes "
+    f"{1000 * costs.loc['nothing', 'seconds']:.0f} ms (median of {costs['n'].iloc[0]:.0f})."
 )
-methods = list(dict.fromkeys(activated["method"]))
-show(chosen.reindex([*NAMES, activation.BOTH])[methods].rename(index=SHORT).reset_index())
-
-# %% [markdown]
-# The chosen heads less the mean of all draws of random ones, step by step.
-
-# %% tags=["hide-input"]
-own = spatial[spatial["heads"].isin(["latent", "nearest"])].set_index("method")
-own = own if "beyond" in own else own.assign(beyond=float("nan"), beyond_low=float("nan"), beyond_high=float("nan"))
-show(with_interval(own.reset_index(), "beyond", "beyond_low", "beyond_high", "+.3f")[["method", "heads", "beyond"]])
 
 # %% [markdown]
 # ## The same on a model of your own
@@ -257,7 +261,7 @@ changes = (as_boxed - target.score().log_prob).mean(1)
 by_pair = effects.set_index(["kinds", "condition", "against"])
 box, trained = (by_pair.loc[(kinds, cues.BOX, f"box, {cues.MISPLACED}")] for kinds in (cues.NEVER, cues.TRAINED))
 over = by_pair.loc[(cues.NEVER, cues.BOX, cues.NONE)]
-n_latent, steered = int(heads["latent"].sum()), own.loc[activation.METHOD]
+n_latent, steered = int(heads["latent"].sum()), own.loc[activation.METHOD].iloc[0]
 quote(
     cue_box=100 * box["change"], cue_box_low=100 * box["low"], cue_box_high=100 * box["high"], n_cued=int(box["n"]),
     cue_over_none=100 * over["change"], n_latent=n_latent, activated_spatial=steered["delta_log_prob"],

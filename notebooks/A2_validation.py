@@ -202,7 +202,7 @@ paragraph(f"Two rankings that have nothing to do with each other share {chance:.
 
 # %% [markdown]
 # The ablation of spatial heads: which, how many and where, and what it costs, in points, on split C (generated
-# answers).
+# answers). *Beside all tokens* is not a cost, but the last position less all tokens, for the same heads.
 
 # %% tags=["hide-input"]
 ablated = measured.table(experiment, protocol.ablation_deviations)

@@ -39,6 +39,7 @@ from scipy.stats import t as student
 from cogvsr_utils import Experiment, planted_truth
 from cogvsr_utils.analysis.sparsity import sparser_than_noise
 from cogvsr_utils.functions import NAMES
+from cogvsr_utils.models.weights import planted_names
 from cogvsr_utils.pipeline import damage, planted
 from cogvsr_utils.pipeline.experiment import n_top
 from cogvsr_utils.pipeline.measured import is_measured, planted_models, table
@@ -290,6 +291,27 @@ ways = {
 
 cells = {name: {way: specific_count(each) for way, each in found.items()} for name, found in ways.items()}
 show(pd.DataFrame(cells).T.reindex(columns=list(damage.WAYS)).fillna("–").rename_axis("model").reset_index())
+
+# %% [markdown]
+# Two functions at a time, as [there](05_interventions.ipynb): which of those tested are told apart by their planted
+# heads (each one's own hurt its steps more than the other's do), where measured, and the pair whose interaction is
+# nearest to 0.
+
+# %% tags=["hide-input"]
+tested = {
+    name: table(each, planted.planted_pairs).query("dissociated != 'not tested'")
+    for name, each in experiments.items()
+    if is_measured(each, planted.planted_pairs) or name in planted_names()
+}
+weakest = [
+    pairs.nlargest(1, "interaction").assign(
+        model=name, told_apart=f"{pairs['dissociated'].eq('yes').sum()} of {len(pairs)}"
+    )
+    for name, pairs in tested.items()
+    if len(pairs)
+]
+cells = with_interval(pd.concat(weakest), "interaction", "low", "high", "+.2f")
+show(cells[["model", "told_apart", "first", "second", "interaction"]].replace({"first": SHORT, "second": SHORT}))
 
 # %% tags=["remove-input"]
 variant = "joint" if "joint" in variants.values() else variants[with_heads[0]]

@@ -115,14 +115,16 @@ def with_interval(
     return table.assign(**{column: text}).drop(columns=[low, high])
 
 
-def damage_cells(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
-    """Of each table of ``specific_damage``, by its title, the difference of every function that was tested with its
+def damage_cells(
+    tables: Mapping[str, pd.DataFrame], column: str = "difference", low: str = "low", high: str = "high"
+) -> pd.DataFrame:
+    """Of each table of ``specific_damage``, by its title, a column for every function that was tested with its
     interval; a dot marks what is specific."""
     cells = {}
     for title, table in tables.items():
         table = table.set_index("function").reindex(NAMES)
         dots = np.where(table["specific"] == "yes", " •", "")
-        cells[title] = with_interval(table, "difference", "low", "high", "+.2f")["difference"] + dots
+        cells[title] = with_interval(table, column, low, high, "+.2f")[column] + dots
     return pd.DataFrame(cells).rename(SHORT).rename_axis("function").reset_index()
 
 
