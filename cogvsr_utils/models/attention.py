@@ -3,6 +3,7 @@
 attention_map(vlm, item, step, heads)   where some heads look before they answer a step, on the picture's grid
 attention_example(vlm, items, ...)      of some heads the four that attend most, before a function's first step
 attention_visited(vlm, visit)           inside, every attention of the text decoder shows its weights, one at a time
+picture_grid(vlm, item, inputs)         which tokens are which patches of the picture
 attention_module(vlm, projection)       the attention that an output projection belongs to
 sink_tokens(state)                      tokens that attract attention whatever is asked
 """
@@ -28,6 +29,38 @@ Head = tuple[int, int]
 
 class NoGrid(ValueError):
     """A head's keys are not one grid of patches of the whole picture."""
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A picture's patches: the tokens ``patches`` (rows, columns), and, where the model is given a small copy of the
+    whole picture beside its tiles, the tokens ``whole`` (side, side) of that."""
+
+    patches: torch.Tensor
+    whole: torch.Tensor | None = None
+
+    def over(self, values: torch.Tensor) -> torch.Tensor:
+        """What tokens have, by patch: ``values`` (tokens,) -> (rows, columns). A token of the small copy is shared out
+        among the patches that it shows."""
+        found = values[self.patches]
+        if self.whole is None:
+            return found
+        down, across = self._times()
+        return found + values[self.whole].repeat_interleave(down, 0).repeat_interleave(across, 1) / (down * across)
+
+    def tokens(self, values: torch.Tensor) -> torch.Tensor:
+        """What patches have, by token of the picture in the prompt's order: (rows, columns) -> (tokens,). A token of
+        the small copy has the mean of the patches that it shows."""
+        places, found = self.patches.flatten(), values.flatten()
+        if self.whole is not None:
+            means = torch.nn.functional.avg_pool2d(values[None], self._times())
+            places, found = torch.cat([places, self.whole.flatten()]), torch.cat([found, means.flatten()])
+        return found[places.argsort()]
+
+    def _times(self) -> tuple[int, int]:
+        """Rows and columns of patches that one token of the small copy shows."""
+        rows, columns = (n // side for n, side in zip(self.patches.shape, self.whole.shape, strict=True))
+        return rows, columns
 
 
 @dataclass(frozen=True)
@@ -120,9 +153,9 @@ def attention_map(
     ``replies`` are those to the steps before, the right ones if none are given. Sinks are tokens whose state where a
     layer begins has a number of at least 20 times its root mean square (arXiv 2503.03321, which knows at which places
     for two models; here any counts). Raises ValueError for an item without a picture and for another number of replies,
-    NoGrid where a head does not read the whole picture as one grid of patches (pictures in tiles, cropped ones; in a
-    model with cross-attention to the picture, the heads of self-attention), KeyError for a head that the model does not
-    have.
+    NoGrid where a head does not read the whole picture as one grid of patches (cropped pictures; in tiles, but for
+    those of InternVL, which are put together; in a model with cross-attention to the picture, the heads of
+    self-attention), KeyError for a head that the model does not have.
 
     >>> from cogvsr_utils import load_items, load_vlm
     >>> attention_map(load_vlm("nano-internvl"), load_items("synth", limit=1)[0], heads=[(1, 0), (2, 5)]).weights.shape
@@ -142,7 +175,6 @@ def attention_map(
         raise NoGrid(f"heads {blind[:5]} of {vlm.name} attend to text alone; expected heads of cross-attention")
     prompt = vlm.render(conversation(item, replies, step), prompt=True)
     inputs = vlm.encode([prompt], [open_image(item)])
-    picture = (inputs["input_ids"][0] == vlm.image_token_id).nonzero().flatten()
     rows: dict[str, torch.Tensor] = {}
     states: dict[int, torch.Tensor] = {}
 
@@ -161,17 +193,14 @@ def attention_map(
     finally:
         for handle in handles:
             handle.remove()
-    grid, patches = _grid(vlm, inputs, item, picture.cpu(), reader)
+    grid = picture_grid(vlm, item, inputs)
     weights, sinks = [], []
     for layer, head in heads:
         row = table.loc[(layer, head)]
-        own = rows[row["module"]][row["place"]]
-        weights.append(own[patches])
-        none = torch.zeros(len(patches), dtype=torch.bool)
-        sinks.append(none if reader == "cross" else sink_tokens(states[layer][picture]).cpu())
-    return AttentionMap(
-        list(heads), *(torch.stack(each).numpy().reshape(len(heads), *grid) for each in (weights, sinks))
-    )
+        weights.append(grid.over(rows[row["module"]][row["place"]]))
+        none = torch.zeros(grid.patches.shape, dtype=torch.bool)
+        sinks.append(none if reader == "cross" else sink_tokens(states[layer]).cpu()[grid.patches])
+    return AttentionMap(list(heads), *(torch.stack(each).numpy() for each in (weights, sinks)))
 
 
 def attention_module(vlm: VLM, projection: str) -> torch.nn.Module:
@@ -191,32 +220,42 @@ def sink_tokens(state: torch.Tensor) -> torch.Tensor:
     return x.abs().amax(-1) >= SINK * x.pow(2).mean(-1).sqrt()
 
 
-def _grid(
-    vlm: VLM, inputs: dict, item: Item, picture: torch.Tensor, reader: str
-) -> tuple[tuple[int, int], torch.Tensor]:
-    """Rows and columns of the picture's patches, and the keys (patches,) that they are, row by row.
-
-    ``picture`` are the places of the picture's tokens in the prompt, ``reader`` the kind of the heads that read it.
-    """
+def picture_grid(vlm: VLM, item: Item, inputs: dict) -> Grid:
+    """Which of the keys of a chat about the item's picture are which of its patches; ``inputs`` are the chat's. Raises
+    NoGrid where they are not the whole picture."""
+    picture = (inputs["input_ids"][0] == vlm.image_token_id).nonzero().flatten().cpu()
     if (shape := inputs.get("image_grid_thw")) is not None:
         frames, rows, columns = shape[0].tolist()
         merged = round((frames * rows * columns / len(picture)) ** 0.5)
         if frames * rows * columns == merged**2 * len(picture):
-            return (rows // merged, columns // merged), picture
+            return Grid(picture.reshape(rows // merged, columns // merged))
     width, height = open_image(item).size
     cropped = bool(getattr(vlm.processor.image_processor, "do_center_crop", False)) and width != height
     tiles = int(inputs["aspect_ratio_mask"].sum()) if "aspect_ratio_mask" in inputs else _tiles(inputs["pixel_values"])
+    side = round((len(picture) / tiles) ** 0.5)  # of a tile, in tokens
     if tiles == 1 and not cropped:
-        if reader == "self":
-            if (side := round(len(picture) ** 0.5)) ** 2 == len(picture):
-                return (side, side), picture
-        else:
+        if vlm.heads.cross:
             vision = vlm.model.config.vision_config
             side = vision.image_size // vision.patch_size
-            return (side, side), torch.arange(1, side * side + 1)  # behind the class token; other tiles are padding
+            return Grid(torch.arange(1, side * side + 1).reshape(side, side))  # behind the class token; the rest pads
+        if side**2 == len(picture):
+            return Grid(picture.reshape(side, side))
+    if tiles > 1 and vlm.model.config.model_type == "internvl" and tiles * side**2 == len(picture):
+        return _tiled(picture.reshape(tiles, side, side), width / height)
     raise NoGrid(
         f"{vlm.name} reads a picture of {width} x {height} in {tiles} tiles, or a part of it; expected it whole"
     )
+
+
+def _tiled(tokens: torch.Tensor, shape: float) -> Grid:
+    """InternVL's tiles (tiles, side, side) put together, of a picture of width over height ``shape``: row by row, then
+    a small copy of the whole. Among as many tiles in all, the processor has taken the rows and columns whose shape is
+    nearest to the picture's."""
+    *_, whole = tokens
+    n, side = len(tokens) - 1, len(whole)
+    rows = min((r for r in range(1, n + 1) if n % r == 0), key=lambda r: abs(shape - n / r / r))
+    patches = tokens[:n].reshape(rows, n // rows, side, side).transpose(1, 2).reshape(rows * side, -1)
+    return Grid(patches, whole)
 
 
 def _tiles(pixels: torch.Tensor) -> int:

@@ -12,9 +12,13 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 
 import numpy as np
+import torch
 
+from cogvsr_utils.dataset.images import open_image
 from cogvsr_utils.dataset.items import Item
-from cogvsr_utils.models.attention import attention_map
+from cogvsr_utils.functions import MAIN
+from cogvsr_utils.models.attention import picture_grid
+from cogvsr_utils.models.chat import conversation
 from cogvsr_utils.models.head_edits import pairs_of
 from cogvsr_utils.models.vlm import VLM
 
@@ -160,18 +164,20 @@ def visual_sinks(vlm: VLM, share: float = 0.6, skip: int = 2, least: float = 0.2
 
 def patches_of(vlm: VLM, item: Item, box: Sequence[float], softness: float = 0.0) -> tuple[float, ...]:
     """A weight for each of the picture's tokens: 1 within ``box`` (left, top, right, bottom, in shares of the picture),
-    falling off as a Gaussian of ``softness`` (in shares of the picture) around it; row by row.
+    falling off as a Gaussian of ``softness`` (in shares of the picture) around it; in the order of the tokens.
 
     >>> from cogvsr_utils import load_items, load_vlm
     >>> item = load_items("synth", limit=1)[0]
     >>> patches_of(load_vlm("nano-internvl"), item, (0, 0, 0.5, 0.25))[:4]
     (1.0, 1.0, 0.0, 0.0)
     """
-    rows, columns = attention_map(vlm, item).weights.shape[1:]
+    inputs = vlm.encode([vlm.render(conversation(item, [], MAIN), prompt=True)], [open_image(item)])
+    grid = picture_grid(vlm, item, inputs)
+    rows, columns = grid.patches.shape
     y, x = (np.arange(rows) + 0.5) / rows, (np.arange(columns) + 0.5) / columns
     left, top, right, bottom = box
     beside = np.maximum(np.maximum(left - x, x - right), 0)[None, :]
     above = np.maximum(np.maximum(top - y, y - bottom), 0)[:, None]
     far = np.hypot(beside, above)
     weight = np.exp(-0.5 * (far / softness) ** 2) if softness > 0 else (far == 0).astype(float)
-    return tuple(map(float, weight.ravel()))
+    return tuple(grid.tokens(torch.as_tensor(weight)).tolist())

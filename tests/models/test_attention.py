@@ -1,6 +1,7 @@
 """Attention maps against the weights that models hand over themselves, family by family."""
 
 from dataclasses import replace
+from itertools import product
 
 import numpy as np
 import pytest
@@ -17,8 +18,10 @@ from cogvsr_utils.models.attention import (
     attention_example,
     attention_map,
     attention_visited,
+    picture_grid,
     sink_tokens,
 )
+from cogvsr_utils.models.blocks import decoder_blocks
 from cogvsr_utils.models.chat import conversation
 from cogvsr_utils.models.loading import load_vlm
 from cogvsr_utils.models.vlm import attention_switched
@@ -91,10 +94,71 @@ def test_what_cannot_be_mapped_is_refused(vlm, items):
 
 def test_a_picture_in_tiles_or_cropped_is_no_grid_however_many_tokens_it_has(asked):
     wide = next(item for item in asked if open_image(item).size == (96, 64))
-    for name in ("internvl", "llava_onevision", "llava"):  # tiles, tiles, a crop
+    for name in ("llava_next", "llava_onevision", "llava"):  # tiles, tiles, a crop
         with pytest.raises(NoGrid):
             attention_map(build(name), wide)
     assert attention._tiles(torch.zeros(5, 3, 8, 8)) == attention._tiles(torch.zeros(1, 5, 3, 8, 8)) == 5
+
+
+def inputs_about(vlm, item):
+    return vlm.encode([vlm.render(conversation(item, [], MAIN), prompt=True)], [open_image(item)])
+
+
+@pytest.mark.parametrize(
+    "name, size, grid",
+    [
+        ("internvl", (96, 64), (2, 4)),
+        ("internvl", (64, 96), (4, 2)),
+        ("internvl", (64, 64), (2, 2)),
+        ("qwen2_5_vl", (96, 64), (3, 4)),
+    ],
+)
+def test_a_patch_is_where_the_picture_is_painted(name, size, grid, asked, tmp_path):
+    """Of what the decoder is given, most changes at the patch whose part of the picture is painted over."""
+    vlm, given = build(name), []
+    picture = open_image(asked[0]).convert("RGB").resize(size)
+    handle = decoder_blocks(vlm)[0].register_forward_pre_hook(
+        lambda _, args, kwargs: given.append(args[0] if args else kwargs["hidden_states"]), with_kwargs=True
+    )
+
+    def seen(image):
+        image.save(tmp_path / "painted.png")
+        item = replace(asked[0], image=str(tmp_path / "painted.png"))
+        inputs = inputs_about(vlm, item)
+        with torch.inference_mode():
+            vlm.forward(inputs)
+        return picture_grid(vlm, item, inputs), given.pop()[0]
+
+    try:
+        found, before = seen(picture)
+        assert tuple(found.patches.shape) == grid
+        for row, column in np.ndindex(grid):
+            painted = picture.copy()
+            corners = [round(n * side / cells) for n, side, cells in
+                       zip((column, row, column + 1, row + 1), size * 2, grid[::-1] * 2, strict=True)]  # fmt: skip
+            change = 0
+            for color in product((0, 255), repeat=3):
+                painted.paste(color, corners)
+                change = change + (seen(painted)[1] - before).norm(dim=-1)
+            assert divmod(int(found.over(change).argmax()), grid[1]) == (row, column)
+    finally:
+        handle.remove()
+
+
+def test_attention_to_tiles_adds_up_to_that_to_the_picture(asked):
+    vlm, wide = build("internvl"), next(item for item in asked if open_image(item).size == (96, 64))
+    found = attention_map(vlm, wide, 0, vlm.heads.pairs)
+    inputs = vlm.encode([vlm.render(conversation(wide, [], 0), prompt=True)], [open_image(wide)])
+    with torch.inference_mode(), attention_switched(vlm, "eager"):
+        maps = vlm.model.base_model(**inputs, use_cache=False, output_attentions=True).attentions
+    picture = inputs["input_ids"][0] == vlm.image_token_id
+    for (layer, head), weights in zip(found.heads, found.weights, strict=True):
+        assert weights.sum() == pytest.approx(maps[layer][0, head, -1, picture].sum().item(), rel=1e-4)
+    grid, values = picture_grid(vlm, wide, inputs), torch.arange(8.0).reshape(2, 4)
+    tokens = torch.zeros(len(picture))
+    tokens[picture] = grid.tokens(values)
+    assert torch.equal(tokens[grid.patches], values)
+    assert tokens[grid.whole].tolist() == [[0.5, 2.5], [4.5, 6.5]] and grid.tokens(values).shape == (12,)
 
 
 def test_in_a_model_with_cross_attention_its_heads_are_mapped_and_no_others(asked):
