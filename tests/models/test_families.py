@@ -161,6 +161,9 @@ def test_several_edits_in_one_pass_are_each_alone(causal, asked):
     scorer = TeacherForcedScorer(causal, asked, batch_size=3)
     layer = max(LAYERS.get(causal.name, [0, 1]))
     edits = [mask([(layer, 1)]), None, scale([(layer, 0), (layer, 2)], 3.0), mask([(layer, 0)]), scale([(layer, 1)], 2)]
+    first = min(LAYERS.get(causal.name, [0, 1]))
+    edits += [mask([(first, 1)]), scale([(first, 0)], 2.0), attend([(layer, 2)], "multiply", 3.0, "elsewhere"),
+              attend([(first, 1)], "add", -2.0, "elsewhere")]  # fmt: skip
     expected = [scorer.score(edit).log_prob for edit in edits]
     for together in (2, 3):
         found = scorer.score_each(edits, together=together, progress=False)

@@ -239,18 +239,28 @@ def captured(vlm, asked, tmp_path_factory):
     }
 
 
-def test_a_patched_head_is_what_it_was_in_the_other_run(vlm, asked, captured):
+@pytest.mark.parametrize("position", ["prompt_last", "answer", "image"])
+@pytest.mark.parametrize("method", ["patch", "resample"])
+def test_a_head_that_is_carried_over_is_what_it_was_in_the_other_run(vlm, asked, captured, position, method):
     """The oracle writes the numbers of the other run by a hook of its own."""
-    found, place = captured["prompt_last"], asked[0].uid
-    other = int(np.flatnonzero((found.index["uid"] == asked[1].uid) & (found.index["step"] == 0))[0])
-    own = int(np.flatnonzero((found.index["uid"] == place) & (found.index["step"] == 0))[0])
+    found, place = captured[position], asked[0].uid
+    index = found.index.reset_index(drop=True)
+    own, other = (
+        int(index.index[(index["uid"] == item.uid) & (index["step"] == 0)][0]) for item in (asked[0], asked[1])
+    )
+    edit = patch(HEADS, found, other)
+    if method == "resample":
+        edit = resample(HEADS, found, place)
+        (other, *_) = (row for row in index.index if patch(HEADS, found, row).shift == edit.shift)
+        assert index.loc[other, "group_id"] != asked[0].group_id
     prompt = vlm.render(conversation(asked[0], [], 0), prompt=True)
     inputs = vlm.encode([prompt], [open_image(asked[0])])
+    picture = (inputs["input_ids"] == vlm.image_token_id)[0]
 
     def generated(edits):
         with torch.inference_mode(), intervene(vlm, edits):
-            return vlm.model.generate(**inputs, do_sample=False, max_new_tokens=1, return_dict_in_generate=True,
-                                      output_logits=True).logits[0]  # fmt: skip
+            return torch.cat(vlm.model.generate(**inputs, do_sample=False, max_new_tokens=2, min_new_tokens=2,
+                                                return_dict_in_generate=True, output_logits=True).logits)  # fmt: skip
 
     handles = []
     for head, (name, start, stop) in zip(HEADS, vlm.heads.locate(HEADS), strict=True):
@@ -258,20 +268,24 @@ def test_a_patched_head_is_what_it_was_in_the_other_run(vlm, asked, captured):
         at = slice(start - vlm.heads.projections[name][0], stop - vlm.heads.projections[name][0])
 
         def hook(module, args, at=at, values=values):
-            x = args[0].clone()
-            x[:, -1, at] = values.to(x)
+            x, prefill = args[0].clone(), args[0].shape[1] > 1
+            if position == "image":
+                x[:, picture if prefill else [], at] = values.to(x)
+            elif prefill or position == "answer":
+                x[:, -1, at] = values.to(x)
             return (x,)
 
         handles.append(vlm.model.get_submodule(name).register_forward_pre_hook(hook))
     expected = generated(None)
     for handle in handles:
         handle.remove()
-    before, patched = generated(None), generated(patch(HEADS, found, other))
+    before, carried = generated(None), generated(edit)
     finite = torch.isfinite(before)
-    torch.testing.assert_close(patched[finite], expected[finite], rtol=1e-4, atol=1e-4)
-    assert (patched - before)[finite].abs().max() > 1e-3
-    itself = generated(patch(vlm.heads.pairs, found, own))  # but for the rounding of what was kept
-    torch.testing.assert_close(itself[finite], before[finite], rtol=1e-2, atol=5e-2)
+    torch.testing.assert_close(carried[finite], expected[finite], rtol=1e-4, atol=1e-4)
+    assert (carried - before)[finite].abs().max() > 1e-3
+    if position == "prompt_last":  # one token, so that nothing changes but for the rounding of what was kept
+        itself = generated(patch(vlm.heads.pairs, found, own))
+        torch.testing.assert_close(itself[finite], before[finite], rtol=1e-2, atol=5e-2)
 
 
 def test_heads_are_resampled_from_another_scene(vlm, asked, captured):

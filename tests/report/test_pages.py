@@ -208,10 +208,12 @@ def test_shipped_measured_tables_are_of_these_weights():
             assert made["weights"] == experiment.weights_digest, f"measure {folder.name} anew, or say that it is older"
         # Where no head is planted, there are no parts of a set to ablate.
         parts = {planted.planted_parts} if known and not any(planted_truth(folder.name).heads.values()) else set()
-        if not (NANO / folder.name).is_dir():  # it came after the weights of some were gone
-            parts |= {planted.preset_scores}
+        if not (NANO / folder.name).is_dir():  # they came after the weights of some were gone
+            parts |= {planted.preset_scores, planted.planted_pairs}
         for result in set(planted.PLANTED) - parts if known else (validation.head_table,):
-            assert set(measured.table(experiment, result)["function"]) == set(NAMES)
+            table = measured.table(experiment, result)
+            named = ("first", "second") if result is planted.planted_pairs else ("function",)
+            assert {name for column in named for name in table[column]} == set(NAMES)
 
 
 def test_the_note_is_about_the_tables_that_a_page_shows_as_measured():
@@ -229,6 +231,8 @@ def test_cells_of_damage_say_how_much_in_the_order_of_functions_and_dot_what_is_
     assert list(cells.index) == [SHORT[name] for name in NAMES] and list(cells) == ["one", "two"]
     assert (cells["two"] == "–").sum() == len(NAMES) - 3
     first, last = (cells.loc[SHORT[NAMES[n]], "one"].replace("\N{NO-BREAK SPACE}", " ") for n in (0, -1))
+    wider = damage_cells({"one": table.assign(own=0.5, least=0.0, most=1.0)}, "own", "least", "most")
+    assert wider["one"].str.startswith("+0.50").all() and wider["one"].str.endswith("•").sum() == 4
     assert last == "-4.00 (-4.50 to -3.75) •" and first == "+3.00 (+2.50 to +3.25)"
 
 
