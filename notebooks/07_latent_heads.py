@@ -201,12 +201,10 @@ show(check.replace({"function": SHORT}), percent=("signs", "certain", "settled")
 
 # %% tags=["hide-input"]
 own = check[check["function"].isin(SPATIAL)]
-far = own["spearman"].abs().max() < 0.5
 paragraph(
-    f"For spatial steps the ranks of heads agree at {own['spearman'].min():.2f} to {own['spearman'].max():.2f}, the "
-    f"direction in {own['signs'].min():.0%} to {own['signs'].max():.0%}, and {own['slope'].min():.2f} to "
-    f"{own['slope'].max():.2f} of what is predicted comes: gradients are {'no' if far else 'some'} substitute for "
-    "patching here."
+    "For spatial steps the direction of the heads that change most is predicted in "
+    f"{own['signs'].min():.0%} to {own['signs'].max():.0%}, and {own['slope'].min():.2f} to {own['slope'].max():.2f} of "
+    f"what is predicted comes; over all heads ranks agree at {own['spearman'].min():.2f} to {own['spearman'].max():.2f}."
 )
 
 # %% [markdown]
