@@ -29,6 +29,7 @@ def make(folder: Path, by: str, models: str, names: list[str]) -> None:
     each in FOLDER, and ``valid.json``, which of the measured tables of MODELS this code made, and from what."""
     from cogvsr_utils import paths
     from cogvsr_utils.dataset.synth import build
+    from cogvsr_utils.pipeline import cues
     from cogvsr_utils.pipeline.experiment import Experiment, Profile
     from cogvsr_utils.pipeline.measured import stamp
     from cogvsr_utils.pipeline.plan import RESULTS
@@ -46,6 +47,7 @@ def make(folder: Path, by: str, models: str, names: list[str]) -> None:
     paths.RESULTS = folder / "results"
     for function in (build.build_synth, build.built_stamp):
         function.__kwdefaults__["n_items"], function.__defaults__ = N_ITEMS, (folder / "synth",)
+    cues.N_MORE, cues.MORE_SYNTH = N_ITEMS, folder / "synth-more"
     few = Profile(null_fits=1, permutations=10, bootstrap=20, matched_controls=4, control_items=3, ablation_items=24,
                   planted=1, random_sets=2)  # fmt: skip
     experiment = Experiment(by, profile=few)
