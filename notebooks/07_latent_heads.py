@@ -203,8 +203,9 @@ show(check.replace({"function": SHORT}), percent=("signs", "certain", "settled")
 own = check[check["function"].isin(SPATIAL)]
 paragraph(
     "For spatial steps the direction of the heads that change most is predicted in "
-    f"{own['signs'].min():.0%} to {own['signs'].max():.0%}, and {own['slope'].min():.2f} to {own['slope'].max():.2f} of "
-    f"what is predicted comes; over all heads ranks agree at {own['spearman'].min():.2f} to {own['spearman'].max():.2f}."
+    f"{own['signs'].min():.0%} to {own['signs'].max():.0%}, and {own['slope'].min():.2f} to {own['slope'].max():.2f} "
+    "of what is predicted comes; over all heads ranks agree at "
+    f"{own['spearman'].min():.2f} to {own['spearman'].max():.2f}."
 )
 
 # %% [markdown]

@@ -481,10 +481,10 @@ def test_each_row_has_its_own_edit_in_all_its_beams(vlm, items):
 
 def test_an_edit_that_does_nothing_in_its_own_row_is_no_edit(vlm, items):
     """Whatever the other rows say."""
-    said = next(item for item in items if item.question.split()[-2] not in items[0].question)
-    word = said.question.split()[-2]
+    asked = next(item for item in items if item.question.split()[-2] not in items[0].question)
+    word = asked.question.split()[-2]
     edit = attend([(3, 0)], "add", 1.0, to="words", words=word)
-    inputs = inputs_of(vlm, [items[0], said], side="left")
+    inputs = inputs_of(vlm, [items[0], asked], side="left")
     with torch.inference_mode():
         with attending(vlm, [], rows=[[], [edit]]):
             vlm.model(**inputs)
