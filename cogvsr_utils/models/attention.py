@@ -45,22 +45,31 @@ class Grid:
         found = values[self.patches]
         if self.whole is None:
             return found
-        down, across = self._times()
-        return found + values[self.whole].repeat_interleave(down, 0).repeat_interleave(across, 1) / (down * across)
+        down, across = self._overlaps()
+        return found + down @ values[self.whole].to(down) @ across.T
 
-    def tokens(self, values: torch.Tensor) -> torch.Tensor:
-        """What patches have, by token of the picture in the prompt's order: (rows, columns) -> (tokens,). A token of
-        the small copy has the mean of the patches that it shows."""
+    def tokens(self, values: torch.Tensor, picture: torch.Tensor) -> torch.Tensor:
+        """What patches have, ``values`` (rows, columns), by token of the picture, whose places in the prompt are
+        ``picture`` (tokens,): (tokens,). A token of the small copy has the mean of the patches that it shows, one that
+        is no patch, as at the end of a line, 0."""
         places, found = self.patches.flatten(), values.flatten()
         if self.whole is not None:
-            means = torch.nn.functional.avg_pool2d(values[None], self._times())
+            down, across = self._overlaps()
+            means = down.T @ values.to(down) @ across
             places, found = torch.cat([places, self.whole.flatten()]), torch.cat([found, means.flatten()])
-        return found[places.argsort()]
+        every = torch.zeros(len(picture))
+        every[torch.searchsorted(picture, places)] = found.float()
+        return every
 
-    def _times(self) -> tuple[int, int]:
-        """Rows and columns of patches that one token of the small copy shows."""
-        rows, columns = (n // side for n, side in zip(self.patches.shape, self.whole.shape, strict=True))
-        return rows, columns
+    def _overlaps(self) -> list[torch.Tensor]:
+        """By rows and by columns, the share of each token of the small copy that each patch covers: (patches, side)."""
+        found = []
+        for n, side in zip(self.patches.shape, self.whole.shape, strict=True):
+            ends = [torch.arange(each + 1, dtype=torch.float32) / each for each in (n, side)]
+            last = torch.minimum(ends[0][1:, None], ends[1][None, 1:])
+            first = torch.maximum(ends[0][:-1, None], ends[1][None, :-1])
+            found.append((last - first).clamp(min=0) * side)
+        return found
 
 
 @dataclass(frozen=True)
@@ -153,9 +162,9 @@ def attention_map(
     ``replies`` are those to the steps before, the right ones if none are given. Sinks are tokens whose state where a
     layer begins has a number of at least 20 times its root mean square (arXiv 2503.03321, which knows at which places
     for two models; here any counts). Raises ValueError for an item without a picture and for another number of replies,
-    NoGrid where a head does not read the whole picture as one grid of patches (cropped pictures; in tiles, but for
-    those of InternVL, which are put together; in a model with cross-attention to the picture, the heads of
-    self-attention), KeyError for a head that the model does not have.
+    NoGrid where a head does not read the whole picture as one grid of patches (cropped pictures; tiles, but for those
+    of Idefics3, InternVL, LLaVA-NeXT, LLaVA-OneVision and Mllama, which are put together; in a model with
+    cross-attention to the picture, the heads of self-attention), KeyError for a head that the model does not have.
 
     >>> from cogvsr_utils import load_items, load_vlm
     >>> attention_map(load_vlm("nano-internvl"), load_items("synth", limit=1)[0], heads=[(1, 0), (2, 5)]).weights.shape
@@ -220,10 +229,15 @@ def sink_tokens(state: torch.Tensor) -> torch.Tensor:
     return x.abs().amax(-1) >= SINK * x.pow(2).mean(-1).sqrt()
 
 
+def picture_tokens(vlm: VLM, inputs: dict) -> torch.Tensor:
+    """Places of the picture's tokens in a chat: (tokens,)."""
+    return (inputs["input_ids"][0] == vlm.image_token_id).nonzero().flatten().cpu()
+
+
 def picture_grid(vlm: VLM, item: Item, inputs: dict) -> Grid:
     """Which of the keys of a chat about the item's picture are which of its patches; ``inputs`` are the chat's. Raises
     NoGrid where they are not the whole picture."""
-    picture = (inputs["input_ids"][0] == vlm.image_token_id).nonzero().flatten().cpu()
+    picture = picture_tokens(vlm, inputs)
     if (shape := inputs.get("image_grid_thw")) is not None:
         frames, rows, columns = shape[0].tolist()
         merged = round((frames * rows * columns / len(picture)) ** 0.5)
@@ -231,31 +245,55 @@ def picture_grid(vlm: VLM, item: Item, inputs: dict) -> Grid:
             return Grid(picture.reshape(rows // merged, columns // merged))
     width, height = open_image(item).size
     cropped = bool(getattr(vlm.processor.image_processor, "do_center_crop", False)) and width != height
-    tiles = int(inputs["aspect_ratio_mask"].sum()) if "aspect_ratio_mask" in inputs else _tiles(inputs["pixel_values"])
+    if "aspect_ratio_ids" in inputs:
+        return _on_canvas(vlm, int(inputs["aspect_ratio_ids"][0, 0]), width, height)
+    tiles, kind = _tiles(inputs["pixel_values"]), vlm.model.config.model_type
     side = round((len(picture) / tiles) ** 0.5)  # of a tile, in tokens
-    if tiles == 1 and not cropped:
-        if vlm.heads.cross:
-            vision = vlm.model.config.vision_config
-            side = vision.image_size // vision.patch_size
-            return Grid(torch.arange(1, side * side + 1).reshape(side, side))  # behind the class token; the rest pads
-        if side**2 == len(picture):
-            return Grid(picture.reshape(side, side))
-    if tiles > 1 and vlm.model.config.model_type == "internvl" and tiles * side**2 == len(picture):
+    if tiles == 1 and not cropped and side**2 == len(picture):
+        return Grid(picture.reshape(side, side))
+    if tiles > 1 and kind in ("internvl", "idefics3") and tiles * side**2 == len(picture):
         return _tiled(picture.reshape(tiles, side, side), width / height)
+    if tiles > 1 and kind in ("llava_next", "llava_onevision"):
+        vision = vlm.model.config.vision_config
+        return _in_lines(picture, vision.image_size // vision.patch_size, width / height)
     raise NoGrid(
         f"{vlm.name} reads a picture of {width} x {height} in {tiles} tiles, or a part of it; expected it whole"
     )
 
 
 def _tiled(tokens: torch.Tensor, shape: float) -> Grid:
-    """InternVL's tiles (tiles, side, side) put together, of a picture of width over height ``shape``: row by row, then
-    a small copy of the whole. Among as many tiles in all, the processor has taken the rows and columns whose shape is
-    nearest to the picture's."""
+    """Tiles (tiles, side, side) of Idefics3 and InternVL put together, of a picture of width over height ``shape``: row
+    by row, then a small copy of the whole. Among as many tiles in all, the processor has taken the rows and columns
+    whose shape is nearest to the picture's."""
     *_, whole = tokens
     n, side = len(tokens) - 1, len(whole)
     rows = min((r for r in range(1, n + 1) if n % r == 0), key=lambda r: abs(shape - n / r / r))
     patches = tokens[:n].reshape(rows, n // rows, side, side).transpose(1, 2).reshape(rows * side, -1)
     return Grid(patches, whole)
+
+
+def _in_lines(tokens: torch.Tensor, side: int, shape: float) -> Grid:
+    """LLaVA's tokens: a small copy of the whole picture (side, side), then the picture line by line, a token that ends
+    the line behind each. Of all lines that make as many tokens, those whose shape is nearest to the picture's."""
+    whole, lines = tokens[: side**2].reshape(side, side), tokens[side**2 :]
+    n = len(lines)
+    rows = min((r for r in range(1, n) if n % r == 0), key=lambda r: abs(np.log(shape * r / (n // r - 1 or 0.1))))
+    return Grid(lines.reshape(rows, -1)[:, :-1], whole)
+
+
+def _on_canvas(vlm: VLM, kind: int, width: int, height: int) -> Grid:
+    """Mllama's keys: tile by tile a class token and the patches, the picture at the left and top of the tiles as large
+    as fits, the rest padding; ``kind`` is the number of an arrangement of tiles."""
+    vision = vlm.model.config.vision_config
+    tile, size = vision.image_size, vision.patch_size
+    tall, wide = vision.supported_aspect_ratios[kind - 1]
+    side = tile // size
+    first = 1 + torch.arange(tall * wide)[:, None] * (side**2 + 1)
+    keys = (first + torch.arange(side**2)).reshape(tall, wide, side, side).transpose(1, 2)
+    keys = keys.reshape(tall * side, wide * side)
+    scale = min(np.clip(n, tile, tiles * tile) / n for n, tiles in ((height, tall), (width, wide)))
+    rows, columns = (int(np.ceil(np.floor(n * scale) / size)) for n in (height, width))
+    return Grid(keys[:rows, :columns])
 
 
 def _tiles(pixels: torch.Tensor) -> int:

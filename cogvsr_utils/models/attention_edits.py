@@ -17,7 +17,7 @@ import torch
 from cogvsr_utils.dataset.images import open_image
 from cogvsr_utils.dataset.items import Item
 from cogvsr_utils.functions import MAIN
-from cogvsr_utils.models.attention import picture_grid
+from cogvsr_utils.models.attention import picture_grid, picture_tokens
 from cogvsr_utils.models.chat import conversation
 from cogvsr_utils.models.head_edits import pairs_of
 from cogvsr_utils.models.vlm import VLM
@@ -180,4 +180,4 @@ def patches_of(vlm: VLM, item: Item, box: Sequence[float], softness: float = 0.0
     above = np.maximum(np.maximum(top - y, y - bottom), 0)[:, None]
     far = np.hypot(beside, above)
     weight = np.exp(-0.5 * (far / softness) ** 2) if softness > 0 else (far == 0).astype(float)
-    return tuple(grid.tokens(torch.as_tensor(weight)).tolist())
+    return tuple(grid.tokens(torch.as_tensor(weight), picture_tokens(vlm, inputs)).tolist())
