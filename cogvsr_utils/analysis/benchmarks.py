@@ -95,10 +95,10 @@ def _row(judged: pd.DataFrame, protocol: str) -> dict:
     return row | {"ci_low": low, "ci_high": high, "chance": float(np.round(chance, 6)), "majority": majority}
 
 
-def forced_scores(chosen: pd.DataFrame, items: Sequence[Item]) -> pd.DataFrame:
+def forced_scores(chosen: pd.DataFrame, items: Sequence[Item], before: pd.DataFrame | None = None) -> pd.DataFrame:
     """``benchmark_scores`` of what ``forced_choice`` returned, of the scorer ``FORCED`` alone, with ``covered``, the
     mean share of probability that the options had."""
-    scores = benchmark_scores(chosen, items)
+    scores = benchmark_scores(chosen, items, before)
     covered = chosen.groupby("subset")["covered"].mean().to_dict() | {ALL: chosen["covered"].mean()}
     scores = scores[scores["scorer"] == "strict"]
     return scores.assign(scorer=FORCED, covered=scores["subset"].map(covered))
