@@ -2,8 +2,8 @@
 
 code_digest(function)    over the function and every definition of this package that it refers to, however far
 
-Names are followed through the package's imports; comments, docstrings and layout do not count. A class counts whole,
-and an object's methods count because whoever makes the object refers to its class.
+Names are followed through the package's imports; comments, docstrings, layout and what errors say do not count. A class
+counts whole, and an object's methods count because whoever makes the object refers to its class.
 """
 
 import ast
@@ -140,9 +140,12 @@ def _imports(package: Path, nodes) -> dict[str, tuple[str, str | None]]:
 
 
 def _bare(node: ast.stmt) -> ast.stmt:
-    """The definition without docstrings, and without decorators of results, which declare and do not compute."""
+    """The definition without docstrings and what errors say, and without decorators of results, which declare and do not
+    compute."""
     node = ast.parse(ast.unparse(node)).body[0]
     for each in ast.walk(node):
+        if isinstance(each, ast.Raise) and isinstance(each.exc, ast.Call):
+            each.exc = each.exc.func
         if isinstance(each, ast.FunctionDef | ast.ClassDef):
             first = each.body[0]
             if (

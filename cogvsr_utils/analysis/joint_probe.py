@@ -81,7 +81,7 @@ class FunctionProbe:
         fit = ~self.read_
         if one_sided := _one_sided(y, self.read_):
             raise ValueError(
-                f"{one_sided[0]!r} has no steps on one side of the split by groups; expected it in more groups"
+                f"{str(one_sided[0])!r} has no steps on one side of the split by groups; expected it in more groups"
             )
         x = torch.as_tensor(np.asarray(x, dtype=np.float32))
         self.mean_, self.std_ = torch.zeros_like(x[0]), torch.ones_like(x[0])

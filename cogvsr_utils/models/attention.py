@@ -77,7 +77,8 @@ class AttentionMap:
     """Attention of some ``heads`` to a picture from the token before an answer begins.
 
     ``weights`` (heads, rows, columns) of the picture's grid, shares of all attention, so that their sum is what goes to
-    the picture; ``sinks`` (heads, rows, columns), boolean, the places that many heads attend to whatever is asked.
+    the picture (but for what goes to the tokens that end its lines, where a family has such); ``sinks`` (heads, rows,
+    columns), boolean, the places that many heads attend to whatever is asked.
     """
 
     heads: list[Head]
