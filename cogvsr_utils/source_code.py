@@ -140,8 +140,8 @@ def _imports(package: Path, nodes) -> dict[str, tuple[str, str | None]]:
 
 
 def _bare(node: ast.stmt) -> ast.stmt:
-    """The definition without docstrings and what errors say, and without decorators of results, which declare and do not
-    compute."""
+    """The definition without docstrings, without what errors say, and without decorators of results, which declare and
+    do not compute."""
     node = ast.parse(ast.unparse(node)).body[0]
     for each in ast.walk(node):
         if isinstance(each, ast.Raise) and isinstance(each.exc, ast.Call):

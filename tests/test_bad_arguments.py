@@ -62,7 +62,7 @@ def test_probes_refuse_data_that_they_cannot_use(probe, data, message):
 def test_more_of_probes():
     with pytest.raises(ValueError, match="2 layers for 3 heads; expected one each"):
         FunctionProbe().fit(X, Y, GROUPS, np.zeros(2, int))
-    with pytest.raises(ValueError, match="^'rare' has no steps on one side of the split by groups"):
+    with pytest.raises(ValueError, match=r"^'rare' has no steps on one side of the split by groups"):
         FunctionProbe().fit(X, np.array(["rare", *Y[1:]]), GROUPS, np.zeros(3, int))
     with pytest.raises(ValueError, match="1 groups; expected at least 5"):
         binary_accuracy(X, Y, np.zeros(40, int))
