@@ -476,7 +476,7 @@ def test_each_row_has_its_own_edit_in_all_its_beams(vlm, items):
             alone = vlm.model.generate(**inputs, **asked)
         new = alone.sequences[0, inputs["input_ids"].shape[1] :]
         assert torch.equal(both.sequences[row, batch["input_ids"].shape[1] :][: len(new)], new)
-        assert both.sequences_scores[row] == pytest.approx(alone.sequences_scores[0].item(), abs=1e-3)
+        assert both.sequences_scores[row].item() == pytest.approx(alone.sequences_scores[0].item(), abs=1e-3)
 
 
 def test_an_edit_that_does_nothing_in_its_own_row_is_no_edit(vlm, items):
@@ -497,7 +497,7 @@ def test_an_edit_that_does_nothing_in_its_own_row_is_no_edit(vlm, items):
             pytest.raises(RuntimeError, match="of the question never fired"),
             attending(vlm, attend([(3, 0)], "add", 1.0, to="question")),
         ):
-            vlm.model(**vlm.tokenizer("red", return_tensors="pt"))
+            vlm.model(**vlm.on_device(vlm.tokenizer("red", return_tensors="pt")))
 
 
 @pytest.mark.parametrize("name", ["internvl", "qwen2_5_vl", "mllama"])

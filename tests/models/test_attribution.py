@@ -1,3 +1,5 @@
+from copy import copy
+
 import numpy as np
 import pytest
 import torch
@@ -48,8 +50,8 @@ def test_attention_to_the_picture_is_the_model_s_own(vlm, scorer):
         maps = vlm.model(**vlm.on_device(inputs), output_attentions=True, use_cache=False).attentions
     vlm.model.set_attn_implementation("sdpa")
     label = scorer.index["function"].to_numpy()
-    only = TeacherForcedScorer.__new__(TeacherForcedScorer)
-    only.vlm, only.index, only.batches = vlm, scorer.index[: owner.max() + 1], scorer.batches[:1]
+    only = copy(scorer)
+    only.index, only.batches, only._items = scorer.index[: owner.max() + 1], scorer.batches[:1], scorer._items[:1]
     alone = image_attention(only, NAMES)
     steps = [s for s in range(owner.max() + 1) if label[s] == label[0]]
     picture = inputs["input_ids"] == vlm.image_token_id
