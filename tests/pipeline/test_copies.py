@@ -13,6 +13,7 @@ from cogvsr_utils.dataset.benchmarks.lookalikes import write_lookalikes
 from cogvsr_utils.dataset.items import Item
 from cogvsr_utils.models import answering, options
 from cogvsr_utils.pipeline import benchmarks, copies
+from cogvsr_utils.pipeline import experiment as experiments
 from cogvsr_utils.pipeline.copies import Shard, copies_in, copy_effects, shard_replies
 
 
@@ -26,6 +27,7 @@ def root(small_set, tmp_path):
 def experiment(vlm, tmp_path, monkeypatch):
     """One whose heads are given, so that nothing has to be selected first."""
     monkeypatch.setattr(Experiment, "folder", tmp_path / "kept")
+    monkeypatch.setattr(experiments, "_load_vlm", lambda model, quantize: vlm)  # in full precision on every device
     heads = vlm.heads.pairs
 
     def few(experiment, rankings, scaled, boxes):
