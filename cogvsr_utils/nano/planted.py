@@ -227,10 +227,10 @@ def plant(
     drawn = draw_chats(names, views, np.random.default_rng([training.seed, 6]), 2000, MIXTURE)
     guess = guesses(encode(tokenizer, family.PREFIX, drawn), model.lm_head.out_features, end_id).to(device)
 
-    rows = crc32(training.folder.name.encode())  # a run that goes on from another's model sees other rows
+    run = crc32(training.folder.name.encode())  # a run that goes on from another's model sees other rows
 
     def draw(step):
-        rng = np.random.default_rng([training.seed, 5, step, rows])
+        rng = np.random.default_rng([training.seed, 5, step, run])
         chats = encode(tokenizer, family.PREFIX, draw_chats(names, views, rng, batch, MIXTURE))
         return chats, [draw_condition(truth, heads, rng) for _ in chats]
 
