@@ -20,6 +20,7 @@ NOTEBOOKS = ROOT / "notebooks"
 RESULTS = ROOT / "results"
 SYNTH = RESULTS / "synth"
 MORE_SYNTH = RESULTS / "synth-more"  # further questions of it
+COMPARISONS = RESULTS / "synth-comparisons"  # in a second form of crossed wording
 BUILD = ROOT / "_build"
 
 

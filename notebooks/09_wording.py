@@ -38,21 +38,25 @@ source: str = "synth"  # "synth" or the path of a CogVSR .jsonl file; one withou
 import pandas as pd
 
 from cogvsr_utils import Experiment, accuracy_table
+from cogvsr_utils.dataset.jsonl import read_items
 from cogvsr_utils.dataset.splits import CROSSED
+from cogvsr_utils.dataset.synth.comparisons import build_comparisons
 from cogvsr_utils.functions import NAMES
-from cogvsr_utils.pipeline import baselines, crossed, recordings
+from cogvsr_utils.paths import COMPARISONS
+from cogvsr_utils.pipeline import baselines, comparisons, crossed, recordings
 from cogvsr_utils.pipeline.measured import table
 from cogvsr_utils.report.figures import SHORT, accuracy_figure, forest_figure, scene_figure
 from cogvsr_utils.report.pages import measured_note, paragraph, quote, show, start, with_interval
 from cogvsr_utils.stats import ALPHA, max_t_test
 
 experiment = crossed.with_crossed(Experiment(model, quantize, profile, source))
+second = comparisons.with_comparisons(experiment)
 CROSSED_A, CROSSED_C = CROSSED["A"], CROSSED["C"]
 start(experiment)
 
 # %% tags=["hide-input"]
 gates = [baselines.text_gate[split] for split in ("A", CROSSED_A)]
-measured_note([experiment], (*gates, baselines.crossed_baselines, *crossed.WORDING))
+measured_note([experiment, second], (*gates, baselines.crossed_baselines, *crossed.WORDING, *comparisons.COMPARISONS))
 
 # %% [markdown]
 # ## The same words about two pictures
@@ -155,6 +159,60 @@ quote(
     crossed_text=by_words.drop("majority").max(),
     crossed_heads=accuracy["all heads"], crossed_joint=moved["joint probe (paper)", "plain A"],
 )  # fmt: skip
+
+# %% [markdown]
+# ## A second form: the picture alone
+#
+# "Which one differs?" and "Which one is like the red one?" give neither a plan nor a task. Exactly one respect settles
+# each question: size or material (Low-Level), shape (High-Level), a column or row of the board (Spatial Perception), or
+# standing on neighbouring squares (Relational Reasoning). Which one it is, the picture alone tells.
+
+# %% tags=["hide-input"] mystnb={"image": {"alt": "Two rendered table-top pictures, each beside the same questions, which are labelled with different functions"}, "figure": {"caption": "A pair of comparisons: the same words, another picture, another function for every step.", "name": "fig-comparisons"}}
+scene_figure(read_items(build_comparisons(COMPARISONS / "example", n_pairs=1)))
+
+# %% [markdown]
+# The nano models of this book do not know these words. `nano-internvl-compared` is `nano-internvl` trained on with them
+# (see the [data card](../book/data_card.md)); of it the tables alone are kept. A model from the hub is asked itself.
+
+# %% tags=["hide-input"]
+replies = table(second, comparisons.comparison_accuracy).replace({"function": SHORT})
+replies = with_interval(replies, "accuracy")
+show(replies[["form", "function", "n", "accuracy", "chance", "majority"]])
+
+# %% [markdown]
+# What text alone tells of the functions, by the same two readers as above:
+
+# %% tags=["hide-input"]
+text_alone = table(second, comparisons.comparison_gate)
+show(with_interval(text_alone, "accuracy", "low", "high")[["predictor", "n", "accuracy"]])
+
+# %% [markdown]
+# **From one form to the other.** Linear probes of all heads are fitted on split A, on steps of these four functions in
+# one form, and asked for the function of steps on split C in each form. What is common to both forms is not their words.
+
+# %% tags=["hide-input"]
+moved_forms = table(second, comparisons.form_transfer)
+wide = with_interval(moved_forms, "accuracy", "low", "high")
+show(wide[["trained_on", "tested_on", "n", "accuracy"]])
+
+# %% [markdown]
+# **Ablation.** The sets selected on plain steps, as above: own steps less those in the same words.
+
+# %% tags=["hide-input"]
+in_comparisons = table(second, comparisons.comparison_effects)
+show(in_comparisons[columns].replace({"function": SHORT}), digits=3)
+
+# %% tags=["hide-input"]
+hit = moved_forms.set_index(["trained_on", "tested_on"])["accuracy"]
+base = hit["majority", "comparison"]
+clear = in_comparisons[in_comparisons["q"] < ALPHA]
+paragraph(
+    f"On comparisons of split C, probes fitted on comparisons reach {hit['comparison', 'comparison']:.1%}, those fitted on "
+    f"plans {hit['plan', 'comparison']:.1%}, on plain steps {hit['plain', 'comparison']:.1%}; the commonest of the four "
+    f"functions is {base:.1%} of them. Ablating a function's set costs its own comparisons more than others in the same "
+    f"words for {int((clear['difference'] < 0).sum())} of {len(in_comparisons)} sets, and less for "
+    f"{int((clear['difference'] > 0).sum())} (q < {ALPHA})."
+)
 
 # %% [markdown]
 # ## Summary

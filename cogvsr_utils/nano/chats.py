@@ -209,13 +209,17 @@ def draw_chats(
     n: int,
     mix: Mixture,
     cued: Sequence[Chat] = (),
+    compared: Sequence[Chat] = (),
 ) -> list[tuple[Chat, int, str]]:
     """About ``n`` chats about random scenes, with their scene's number and their kind: recall, drills, drills of tasks,
-    chains in crossed wording, questions in the form of benchmarks, ``cued`` chats, whose scenes come after all others,
-    and plain chains."""
+    chains in crossed wording, questions in the form of benchmarks, ``cued`` and ``compared`` chats, whose scenes come
+    after all others in this order, and plain chains."""
     chats = []
     for r in rng.integers(len(views), size=n):
-        if rng.random() < mix.recall:
+        if compared and rng.random() < mix.compared:
+            number = int(rng.integers(len(compared)))
+            kind, some, r = "compared", [compared[number]], len(views) + len(cued) + number
+        elif rng.random() < mix.recall:
             kind, some = "recall", [sample_recall(views[r], rng)]
         elif rng.random() < mix.drills:
             tasks = rng.random() < mix.tasks

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Mixture:
-    """Shares of chats: ``recall`` among all, ``drills`` among the others, ``tasks`` among drills, ``crossed`` among
-    chains, ``numbered`` among those, ``hints`` among their steps, ``benchmarks`` among plain chains, and ``cued`` among
-    the rest."""
+    """Shares of chats: ``compared`` among all, ``recall`` among the others, ``drills`` among the rest of them,
+    ``tasks`` among drills, ``crossed`` among chains, ``numbered`` among those, ``hints`` among their steps,
+    ``benchmarks`` among plain chains, and ``cued`` among what is left."""
 
     recall: float
     drills: float
@@ -21,6 +21,7 @@ class Mixture:
     hints: float = 0.0
     benchmarks: float = 0.15
     cued: float = 0.0
+    compared: float = 0.0
 
 
 # What is learnt until which share of the training is done, by start.

@@ -19,7 +19,7 @@ import json
 import logging
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
 
@@ -48,7 +48,8 @@ from cogvsr_utils.nano.chats import (
     sample_chats,
     sample_crossed,
 )
-from cogvsr_utils.nano.cued import CuedChats, draw_cued
+from cogvsr_utils.nano.compared import draw_compared
+from cogvsr_utils.nano.cued import PicturedChats, draw_cued
 from cogvsr_utils.nano.data import TARGETS, load_scenes
 from cogvsr_utils.nano.early_blocks import DENSE_WEIGHT, EarlyBlocks, cone_headings, early_truth
 from cogvsr_utils.nano.growth import grow
@@ -184,19 +185,22 @@ def train_projector(
 
 @dataclass(frozen=True)
 class Conversations:
-    """What the decoder learns from: ``features`` of the scenes' pictures and, after them, of the chats with cues; the
-    scenes' views; those chats."""
+    """What the decoder learns from: ``features`` of the scenes' pictures and, after them, of those of the chats with
+    cues and of comparisons; the scenes' views; those chats; the share of comparisons."""
 
     features: torch.Tensor
     view_names: Sequence[str]
     scene_views: Sequence[SceneView]
-    cued: CuedChats
+    cued: PicturedChats
+    compared: PicturedChats | None = None
+    share: float = 0.0
 
     def draw(self, training: Training, step: int, progress: float, start: str, batch: int = 40) -> list[EncodedChat]:
         """The chats of a step, the shortest first; how many of which kind goes by ``mixture``."""
         rng = np.random.default_rng([training.seed, 2, step])
-        mix = mixture(progress, start)
-        chats = draw_chats(self.view_names, self.scene_views, rng, batch, mix, self.cued.chats)
+        mix = replace(mixture(progress, start), compared=self.share)
+        compared = self.compared.chats if self.compared else ()
+        chats = draw_chats(self.view_names, self.scene_views, rng, batch, mix, self.cued.chats, compared)
         return encode(training.tokenizer, training.family.PREFIX, chats)
 
 
@@ -238,7 +242,8 @@ def train_decoder(training: Training, talk: Conversations, n_steps: int, start: 
     cued, beside_cues = talk.cued, cone_headings(talk.cued.views, tokenizer)
     for number, color in enumerate(COLORS, 1):  # of cones that can be seen
         beside_cues[(cued.targets[..., 0] != number).all(1), tokenizer.convert_tokens_to_ids(color)] = 0
-    headings = torch.cat([cone_headings(talk.scene_views, tokenizer), beside_cues])
+    views = talk.compared.views if talk.compared else ()
+    headings = torch.cat([cone_headings(talk.scene_views, tokenizer), beside_cues, cone_headings(views, tokenizer)])
 
     def draw(step):
         return talk.draw(training, step, step / n_steps, start)
@@ -302,20 +307,23 @@ def main(
     target: str = "",
     device: str = "",
     new_heads: int = 0,
+    comparisons: float = 0.0,
 ) -> None:
     """Train the model NAME and save it under data/nano/NAME; PARENT is a smaller model to grow from, or one of the same
-    size to go on from, with NEW_HEADS with the decoder's heads drawn anew, so that a seed has its own."""
+    size to go on from, with NEW_HEADS with the decoder's heads drawn anew, so that a seed has its own; COMPARISONS is
+    the share of chats in the second form of crossed wording."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     if name not in FAMILIES:
         raise typer.BadParameter(f"no family {name!r}; there are {', '.join(FAMILIES)}")
-    settings = (n_scenes, tower_steps, projector_steps, decoder_steps, seed, parent, new_heads)
+    settings = (n_scenes, tower_steps, projector_steps, decoder_steps, seed, parent, new_heads, comparisons)
     folder = RESULTS / "nano" / f"{name}-{digest(str(settings))}"  # so that no run goes on from another's checkpoint
     folder.mkdir(parents=True, exist_ok=True)
     images, targets, view_names, scene_views = load_scenes(RESULTS / "nano" / "scenes", n_scenes)
     family = FAMILIES[name]
     cued = draw_cued(n_scenes // 4)
-    words = vocabulary(scene_views[:3000], view_names[:3000], cued.chats)
+    compared = draw_compared(n_scenes // 3) if comparisons else None
+    words = vocabulary(scene_views[:3000], view_names[:3000], [*cued.chats, *(compared.chats if compared else ())])
     tokenizer = build_tokenizer(words, family.SPECIAL, family.NAMED)
     model = family.build_model(tokenizer, seed)
     if parent:
@@ -336,8 +344,8 @@ def main(
     features = features_of(training, images)
     if not parent:
         log += train_projector(training, features, targets, projector_steps)
-    features = torch.cat([features, features_of(training, cued.images)])
-    talk = Conversations(features, view_names, scene_views, cued)
+    own = [features_of(training, each.images) for each in (cued, compared) if each]
+    talk = Conversations(torch.cat([features, *own]), view_names, scene_views, cued, compared, comparisons)
     if new_heads:
         teacher = copy.deepcopy(training.model).requires_grad_(False)
         draw_heads_anew(training.model, seed)

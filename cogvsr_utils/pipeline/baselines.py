@@ -135,9 +135,13 @@ def text_gate(experiment: Experiment, split: str) -> pd.DataFrame:
 
     Columns: predictor (majority, words and pairs, transformer), n, accuracy, low, high (95 % over groups).
     """
+    return text_accuracy(experiment.items(split))
+
+
+def text_accuracy(items: list[Item]) -> pd.DataFrame:
+    """The table of ``text_gate`` for some items."""
     from sklearn.linear_model import LogisticRegression
 
-    items = experiment.items(split)
     steps, text = steps_table(items), step_texts(items)
     label, groups = steps["function"].to_numpy(), steps["group_id"].to_numpy()
     words = word_features(text["all"] + " " + text["before"])

@@ -4,12 +4,17 @@ with_crossed        the experiment on data that have such steps
 wording_transfer    the joint probe of plain steps, and others, on steps in crossed wording
 pair_probes         a probe of every head in crossed wording, and its null: labels swapped between the same words
 crossed_effects     the selected sets ablated: a function's own steps beside other functions' steps in the same words
+effects_in_pairs    the same of any scorer of pairs
 
 Items come in pairs: the same text about two pictures, every step of which needs another function in the one than in the
 other. So text, answers offered and step index are the same on both sides of each comparison.
 """
 
+from __future__ import annotations
+
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -27,6 +32,9 @@ from cogvsr_utils.pipeline.selection import ABLATION, IMPORTANCE, JointProbe, Ra
 from cogvsr_utils.pipeline.store import result
 from cogvsr_utils.pipeline.sweeps import scorer_of
 from cogvsr_utils.stats import clustered_mean, clustered_share, false_discovery_rate, paired_difference
+
+if TYPE_CHECKING:
+    from cogvsr_utils.models.scorer import TeacherForcedScorer
 
 CROSSED_A, CROSSED_C = CROSSED[SELECTION], CROSSED[TEST]
 
@@ -119,7 +127,13 @@ def pair_probes(experiment: Experiment, activations: HeadActivations) -> PairPro
 
 @result(splits=(CROSSED_C,), gpu=True)
 def crossed_effects(experiment: Experiment, rankings: Rankings) -> pd.DataFrame:
-    """What ablating each function's set does to C's steps in crossed wording, teacher-forced.
+    """What ablating each function's set does to C's steps in crossed wording; columns as of ``effects_in_pairs``."""
+    scorer = scorer_of(experiment, CROSSED_C, len(experiment.items(CROSSED_C)))
+    return effects_in_pairs(scorer, rankings, NAMES)
+
+
+def effects_in_pairs(scorer: TeacherForcedScorer, rankings: Rankings, names: Sequence[str]) -> pd.DataFrame:
+    """What ablating the sets of the functions ``names`` does to steps of pairs, teacher-forced.
 
     Columns: ranking, function (whose set and whose steps), k, n (own steps); own, the change of log-probability of the
     function's own steps, and same_words, that of the steps in the same words that need another function, each with low
@@ -128,13 +142,12 @@ def crossed_effects(experiment: Experiment, rankings: Rankings) -> pd.DataFrame:
     """
     from cogvsr_utils.models.head_edits import mask
 
-    scorer, rows = scorer_of(experiment, CROSSED_C, len(experiment.items(CROSSED_C))), []
-    k = n_top(len(rankings.heads))
+    rows, k = [], n_top(len(rankings.heads))
     own, other = partners(scorer.index)
     for ranking in (IMPORTANCE, ABLATION):
         sets = top_heads_by(rankings, ranking, k)
-        intact, *scores = scorer.score_each([None, *(mask(sets.of(function)) for function in NAMES)])
-        for function, ablated in zip(NAMES, scores, strict=True):
+        intact, *scores = scorer.score_each([None, *(mask(sets.of(function)) for function in names)])
+        for function, ablated in zip(names, scores, strict=True):
             delta = ablated.log_prob - intact.log_prob
             correct = ablated.correct.astype(float) - intact.correct
             here = (scorer.index["function"] == function).to_numpy()[own]

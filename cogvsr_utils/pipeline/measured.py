@@ -29,6 +29,7 @@ from cogvsr_utils.pipeline import (
     baselines,
     benchmarks,
     cameras,
+    comparisons,
     crossed,
     damage,
     dissociation,
@@ -60,7 +61,7 @@ MEASURED: tuple[Result, ...] = (
     prediction.ranking_quality, prediction.ranking_tests, prediction.set_effects, validation.planted,
     validation.null_models, validation.quantization, *planted.PLANTED, *activation.LATENT,
     *(baselines.text_gate[split] for split in (SELECTION, CROSSED[SELECTION])),
-    baselines.crossed_baselines, *crossed.WORDING, benchmarks.lookalike_effects,
+    baselines.crossed_baselines, *crossed.WORDING, *comparisons.COMPARISONS, benchmarks.lookalike_effects,
     dissociation.double_dissociations, *replies.REPLIES,
 )  # fmt: skip
 MISSING = "nan"  # in the files; an empty text is one
@@ -122,9 +123,11 @@ def planted_models(profile: str, source: str) -> list[str]:
 
 
 def measured_models() -> list[str]:
-    """Names of the models of which measured tables are kept, but for those whose heads are known."""
+    """Names of the models of which measured tables are kept, but for those whose heads are known and the one that was
+    taught comparisons."""
     folders = {path.parent for path in FOLDER.glob("*/stamp.json")}
-    return sorted(folder.name for folder in folders if not (folder / "planted.json").is_file())
+    names = {folder.name for folder in folders if not (folder / "planted.json").is_file()}
+    return sorted(names - {comparisons.TAUGHT})
 
 
 def is_measured(experiment: Experiment, result: Result) -> bool:

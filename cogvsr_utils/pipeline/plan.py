@@ -15,6 +15,7 @@ from cogvsr_utils.pipeline import (  # noqa: F401
     baselines,
     benchmarks,
     cameras,
+    comparisons,
     crossed,
     cues,
     damage,

@@ -16,6 +16,7 @@ from cogvsr_utils.pipeline import (
     baselines,
     benchmarks,
     cameras,
+    comparisons,
     crossed,
     cues,
     damage,
@@ -44,13 +45,14 @@ MODEL = ("model", "quantize", "profile", "source")
 @dataclass(frozen=True)
 class Page:
     """A notebook: the ``results`` of the book's model that it makes; the ``heavy`` ones that it takes from measured
-    tables where there are some; those on steps in ``crossed`` wording, and those with cues (``cued``); the same of
-    every ``nano`` model, of the ``first`` of them and of every ``planted`` one; its parameters; and whether it measures
-    time, so that nothing else may run."""
+    tables where there are some; those on steps in ``crossed`` wording, on comparisons (``compared``), and with cues
+    (``cued``); the same of every ``nano`` model, of the ``first`` of them and of every ``planted`` one; its parameters;
+    and whether it measures time, so that nothing else may run."""
 
     results: tuple[Result, ...] = ()
     heavy: tuple[Result, ...] = ()
     crossed: tuple[Result, ...] = ()
+    compared: tuple[Result, ...] = ()
     cued: tuple[Result, ...] = ()
     nano: tuple[Result, ...] = ()
     first: tuple[Result, ...] = ()
@@ -117,10 +119,13 @@ PAGES = {
         ),
         parameters=("profile",),
     ),
-    "09_wording": Page(crossed=(
-        *(baselines.text_gate[split] for split in (SELECTION, CROSSED[SELECTION])), recordings.answers[TEST],
-        recordings.answers[CROSSED[TEST]], baselines.crossed_baselines, *crossed.WORDING, crossed.pair_probes,
-    )),
+    "09_wording": Page(
+        crossed=(
+            *(baselines.text_gate[split] for split in (SELECTION, CROSSED[SELECTION])), recordings.answers[TEST],
+            recordings.answers[CROSSED[TEST]], baselines.crossed_baselines, *crossed.WORDING, crossed.pair_probes,
+        ),
+        compared=comparisons.COMPARISONS,
+    ),
     "08_benchmarks": Page(heavy=(benchmarks.lookalike_effects,)),
     "A1_speed": Page((recordings.answers[TUNING],), timed=True),
 }  # fmt: skip
@@ -133,7 +138,12 @@ def page_results(name: str, experiment: Experiment) -> list[tuple[Result, Experi
     found = [(result, experiment) for result in page.results if result.name in possible]
     heavy = [result for result in page.heavy if result.name in possible]
     found += [(result, experiment) for result in heavy if not is_measured(experiment, result)]
-    for results, each in ((page.crossed, crossed.with_crossed(experiment)), (page.cued, cues.with_cues(experiment))):
+    elsewhere = (
+        (page.crossed, crossed.with_crossed), (page.compared, comparisons.with_comparisons),
+        (page.cued, cues.with_cues),
+    )  # fmt: skip
+    for results, on_data in elsewhere:
+        each = on_data(experiment)
         found += [(result, each) for result in results if not is_measured(each, result)]
     wanted = [(name, page.nano + (page.first if name == nano_names()[0] else ())) for name in nano_names()]
     wanted += [(name, page.planted) for name in planted_names()]

@@ -3,6 +3,7 @@
 Thing, Scene          what a scene consists of
 sample_scene(rng)     a random scene whose things do not touch
 scene_with, reshaped  a scene of given colours with some places fixed; the same places with other things on them
+scene_of(rng, things) a scene of given things
 
 Ground coordinates: x grows to the right of the picture, y grows away from the camera, z grows upwards;
 the board spans [-2.5, 2.5] in x and y, so a board square is one unit wide.
@@ -150,6 +151,13 @@ def reshaped(rng: np.random.Generator, scene: Scene) -> Scene | None:
             return None
         things.append(thing)
     return replace(scene, things=tuple(things))
+
+
+def scene_of(rng: np.random.Generator, things: Sequence[Thing]) -> Scene | None:
+    """A scene of given things under a random camera and light; None where two of them touch."""
+    if not all(_apart(thing, things[:number]) for number, thing in enumerate(things)):
+        return None
+    return _scene(rng, things)
 
 
 def _apart(thing: Thing, others: Sequence[Thing]) -> bool:

@@ -1,0 +1,52 @@
+"""Training chats of comparisons, the second form of crossed wording.
+
+draw_compared(n_chats)     the chats, their 64-pixel pictures and their scenes
+"""
+
+from multiprocessing import Pool
+
+import numpy as np
+from tqdm import tqdm
+
+from cogvsr_utils.dataset.synth.comparisons import FUNCTIONS, by_color, draw_comparison, naming, scene_for
+from cogvsr_utils.dataset.synth.crossed import N_THINGS, SPLITS
+from cogvsr_utils.dataset.synth.rendering import render
+from cogvsr_utils.dataset.synth.scenes import COLORS
+from cogvsr_utils.dataset.synth.views import SceneView
+from cogvsr_utils.nano.architecture import IMAGE
+from cogvsr_utils.nano.chats import Chat
+from cogvsr_utils.nano.cued import PicturedChats
+from cogvsr_utils.nano.data import draw_view, patch_targets
+
+COMPARED_SEED = 5_000_000  # those of evaluations are drawn below
+PLANNED, ASKED = 2, 5  # questions that a scene is drawn for, and all that it is asked at most
+TRIES = 40  # questions that are drawn for a scene
+
+
+def draw_compared(n_chats: int) -> PicturedChats:
+    """Chats of comparisons about as many scenes, always the same."""
+    with Pool() as pool:
+        drawn = tqdm(pool.imap(_draw, range(n_chats), chunksize=16), total=n_chats, desc="comparisons")
+        chats, images, targets, views = zip(*drawn, strict=True)
+    return PicturedChats(chats, np.stack(images), np.stack(targets), views)
+
+
+def _draw(index: int) -> tuple[Chat, np.ndarray, np.ndarray, SceneView]:
+    """The chat of an index, its picture, what its patches show, and its scene: drawn for two questions, and asked
+    others that it happens to settle."""
+    rng, scene = np.random.default_rng([COMPARED_SEED, index]), None
+    view, split = draw_view(rng), int(rng.integers(len(SPLITS)))
+    while scene is None:
+        colors = rng.permutation(list(COLORS))[:N_THINGS].tolist()
+        asked = [draw_comparison(colors, split, rng) for _ in range(PLANNED)]
+        scene = scene_for(asked, rng.choice(FUNCTIONS, size=PLANNED), colors, view, rng)
+    things = by_color(scene)
+    more = (draw_comparison(colors, split, rng) for _ in range(TRIES))
+    asked = [*asked, *(each for each in more if each.settled(things))][:ASKED]
+    asked = [naming(each, [each.settled(things)[1]], rng) for each in asked]
+    *steps, main = (asked[number].step(things) for number in rng.permutation(len(asked)))
+    picture, owner = render(scene, 2 * IMAGE, view)
+    # Four rays a pixel: what the image processor leaves of a larger picture.
+    pixels = picture.reshape(IMAGE, 2, IMAGE, 2, 3).mean((1, 3)).round().astype(np.uint8)
+    chat = Chat(main.question, steps, main.answer)
+    return chat, pixels, patch_targets(scene, owner[::2, ::2]), SceneView.of(scene, view)
