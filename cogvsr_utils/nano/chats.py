@@ -218,7 +218,8 @@ def draw_chats(
     for r in rng.integers(len(views), size=n):
         if compared and rng.random() < mix.compared:
             number = int(rng.integers(len(compared)))
-            kind, some, r = "compared", [compared[number]], len(views) + len(cued) + number
+            some, r = [compared[number]], len(views) + len(cued) + number
+            kind = "compared" if some[0].steps[0].function else "respects"
         elif rng.random() < mix.recall:
             kind, some = "recall", [sample_recall(views[r], rng)]
         elif rng.random() < mix.drills:

@@ -113,6 +113,19 @@ class Comparison:
         """What may be answered."""
         return YES_NO if self.yesno else self.candidates
 
+    def singled_out(self, things: Mapping[str, Thing]) -> dict[str, str]:
+        """The colour that each respect singles out, of those that single out one."""
+        codes = np.array([[
+            *(values.index(getattr(things[color], name)) for name, values in ATTRIBUTES.items()),
+            things[color].column, things[color].row,
+        ] for color in self.colors])  # fmt: skip
+        (sharing,) = shared_by(codes[None], range(3), self.alike)
+        return {
+            name: self.candidates[shares.argmax()]
+            for name, shares in zip(RESPECTS, sharing, strict=True)
+            if shares.sum() == 1
+        }
+
     def settled(self, things: Mapping[str, Thing]) -> tuple[str, str] | None:
         """The function and the colour of the only respect that singles out a candidate; None where none or several
         do.
@@ -123,12 +136,8 @@ class Comparison:
         >>> question.settled({thing.color: thing for thing in (red, blue, pink)})
         ('High-Level Visual Perception', 'pink')
         """
-        codes = np.array([[
-            *(values.index(getattr(things[color], name)) for name, values in ATTRIBUTES.items()),
-            things[color].column, things[color].row,
-        ] for color in self.colors])  # fmt: skip
-        respect, candidate = (int(found[0]) for found in singled_out(codes[None], range(3), self.alike))
-        return None if respect < 0 else (list(RESPECTS.values())[respect], self.candidates[candidate])
+        found = self.singled_out(things)
+        return next((RESPECTS[name], color) for name, color in found.items()) if len(found) == 1 else None
 
     def step(self, things: Mapping[str, Thing]) -> Step:
         """The question with its answer and its function in a scene."""
@@ -156,12 +165,12 @@ def naming(comparison: Comparison, answers: Sequence[str], rng: np.random.Genera
     return replace(comparison, named=pool[rng.integers(2)])
 
 
-def singled_out(codes: np.ndarray, three: Sequence[int], alike: bool) -> tuple[np.ndarray, np.ndarray]:
-    """The respect that settles a question about ``three`` things of each scene, and the candidate that it singles out.
+def shared_by(codes: np.ndarray, three: Sequence[int], alike: bool) -> np.ndarray:
+    """Whether the pairs that a question about ``three`` things compares share each respect: (scenes, respects, pairs).
 
-    ``codes`` (scenes, things, 5) are sizes, materials, shapes, columns and rows as numbers. A respect singles out a
-    candidate where of the pairs in question exactly one shares it: each candidate with the first thing (``alike``), or
-    else the two others of each candidate. Both are numbers (scenes,), -1 where no respect does so, or more than one.
+    ``codes`` (scenes, things, 5) are sizes, materials, shapes, columns and rows as numbers. The pairs are each
+    candidate with the first thing (``alike``), or else the two others of each candidate. A respect singles out the
+    candidate of the only pair that shares it.
     """
     first, second, third = (codes[:, number] for number in three)
     pairs = ((first, second), (first, third)) if alike else ((second, third), (first, third), (first, second))
@@ -169,10 +178,7 @@ def singled_out(codes: np.ndarray, three: Sequence[int], alike: bool) -> tuple[n
     for one, other in pairs:
         near = (np.abs(one[:, 3:] - other[:, 3:]) <= 1).all(1)
         sharing.append(np.column_stack([one == other, near]))
-    sharing = np.stack(sharing, axis=2)  # (scenes, respects, pairs)
-    singling = sharing.sum(2) == 1
-    respect = np.where(singling.sum(1) == 1, singling.argmax(1), -1)
-    return respect, np.where(respect < 0, -1, sharing[np.arange(len(codes)), respect].argmax(1))
+    return np.stack(sharing, axis=2)
 
 
 def compared_pair(rng: np.random.Generator, split: str, view: str) -> tuple[list[Comparison], list[Scene]]:
@@ -220,11 +226,10 @@ def scene_for(
     after many tries."""
     n_values = [*map(len, ATTRIBUTES.values()), BOARD, BOARD]
     codes = rng.integers(n_values, size=(DRAWS, len(colors), len(n_values)))
-    by_respect = np.array([*RESPECTS.values(), ""])
-    fits = np.ones(DRAWS, bool)
+    by_respect, fits = np.array([*RESPECTS.values()]), np.ones(DRAWS, bool)
     for each, function in zip(asked, functions, strict=True):
-        respect, _ = singled_out(codes, [colors.index(color) for color in each.colors], each.alike)
-        fits &= by_respect[respect] == function
+        singling = shared_by(codes, [colors.index(color) for color in each.colors], each.alike).sum(2) == 1
+        fits &= (singling.sum(1) == 1) & (by_respect[singling.argmax(1)] == function)
     for found in codes[fits][:TRIES]:
         lines = found[:, 3:] + 1
         places = {
