@@ -1,8 +1,8 @@
 """Chats that the nano models learn from, and their tokens.
 
 Chat                                  one chain; its text comes after the shared image prefix
-sample_drill, sample_task_drill, sample_recall, sample_crossed, sample_benchmark, sample_chats    random chats about a
-                                      scene
+sample_drill, sample_task_drill, sample_recall, sample_crossed, sample_comparisons, sample_benchmark,
+sample_chats                          random chats about a scene
 draw_chats(names, views, ...)         a mixture of them about random scenes
 encode(tokenizer, prefix, chats)      their tokens -> EncodedChat; ``padded`` joins them
 """
@@ -19,6 +19,7 @@ from cogvsr_utils.dataset.benchmarks.lookalikes import caption_of, four_options,
 from cogvsr_utils.dataset.benchmarks.threedsrbench import with_letters
 from cogvsr_utils.dataset.benchmarks.vsr import statement
 from cogvsr_utils.dataset.items import Step
+from cogvsr_utils.dataset.synth.comparisons import by_color, draw_comparison, naming
 from cogvsr_utils.dataset.synth.crossed import LINES, crossed_text, draw_text, note_text
 from cogvsr_utils.dataset.synth.kinds import KINDS
 from cogvsr_utils.dataset.synth.questions import AskedQuestion, ask
@@ -30,6 +31,10 @@ from cogvsr_utils.nano.mixtures import Mixture
 
 OPENING = f"{INSTRUCTION}\n"  # what stands between a family's image prefix and the question
 
+NAMED, DRAWN = 0.35, 30  # of chats of comparisons, those that name the respect; and questions that are tried
+DIFFERS = "Which one differs in {respect}: {a}, {b} or {c}?"
+LIKE = "Which one is like {a} in {respect}: {b} or {c}?"
+RESPECT = {"neighbours": "nearness"}  # where it is not its name
 
 WEIGHTS = {
     "occlusion": 0.5,
@@ -145,6 +150,35 @@ def sample_crossed(
     return [Chat(text.main, chain, answer, [*tasks, (last.slot(things), TASKS.index(text.task(last, things)) + 1)])]
 
 
+def sample_comparisons(
+    scene_view: SceneView, rng: np.random.Generator, named: bool, n_questions: int = 5
+) -> list[Chat]:
+    """A chat of comparisons, of all functions alike where the scene allows it, or none where it allows none; with the
+    respect ``named``, which no evaluation does: what settles a comparison is one of these, and they are learnt sooner.
+    """
+    things, split = by_color(scene_view.scene), int(rng.integers(3))
+    found: dict[str, list[Step]] = {}
+    for _ in range(DRAWN):
+        drawn = draw_comparison([*things], split, rng)
+        for respect, color in drawn.singled_out(things).items():
+            if named:
+                a, b, c = drawn.colors
+                question = (LIKE if drawn.alike else DIFFERS).format(
+                    a=a, b=b, c=c, respect=RESPECT.get(respect, respect)
+                )
+                step = Step(question, color, "choice", list(drawn.candidates), "")
+                found.setdefault(respect, []).append(step)
+            elif drawn.settled(things):
+                step = naming(drawn, [color], rng).step(things)
+                found.setdefault(step.function, []).append(step)
+    # One of each in turn, so that what is settled often does not crowd out the rest.
+    turns = [steps[n] for n in range(n_questions) for steps in found.values() if n < len(steps)][:n_questions]
+    if not turns:
+        return []
+    *steps, main = (turns[number] for number in rng.permutation(len(turns)))
+    return [Chat(main.question, steps, main.answer)]
+
+
 def sample_benchmark(scene_view: SceneView, view: str, rng: np.random.Generator) -> list[Chat]:
     """A main question alone, in the form of the benchmark that its kind is modelled on, or none."""
     kinds = [name for name, kind in KINDS.items() if kind.view == view]
@@ -209,17 +243,18 @@ def draw_chats(
     n: int,
     mix: Mixture,
     cued: Sequence[Chat] = (),
-    compared: Sequence[Chat] = (),
+    compared: Sequence[SceneView] = (),
 ) -> list[tuple[Chat, int, str]]:
     """About ``n`` chats about random scenes, with their scene's number and their kind: recall, drills, drills of tasks,
-    chains in crossed wording, questions in the form of benchmarks, ``cued`` and ``compared`` chats, whose scenes come
-    after all others in this order, and plain chains."""
+    chains in crossed wording, questions in the form of benchmarks, ``cued`` chats and those about scenes to be
+    ``compared``, whose scenes come after all others in this order, and plain chains."""
     chats = []
     for r in rng.integers(len(views), size=n):
         if compared and rng.random() < mix.compared:
             number = int(rng.integers(len(compared)))
-            some, r = [compared[number]], len(views) + len(cued) + number
-            kind = "compared" if some[0].steps[0].function else "respects"
+            named = rng.random() < NAMED
+            kind, some = "respects" if named else "compared", sample_comparisons(compared[number], rng, named)
+            r = len(views) + len(cued) + number
         elif rng.random() < mix.recall:
             kind, some = "recall", [sample_recall(views[r], rng)]
         elif rng.random() < mix.drills:

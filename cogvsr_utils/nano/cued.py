@@ -36,9 +36,9 @@ DIRECT = 0.3  # of chains, asked without their steps
 
 
 @dataclass(frozen=True)
-class PicturedChats:
-    """Chats about scenes of their own: each with its picture, ``images`` (chats, 64, 64, 3) uint8, what its patches
-    show, ``targets`` (chats, 64, targets), and its scene."""
+class CuedChats:
+    """Chats with cues: each with its picture, ``images`` (chats, 64, 64, 3) uint8, what its patches show, ``targets``
+    (chats, 64, targets), and its scene."""
 
     chats: Sequence[Chat]
     images: np.ndarray
@@ -46,12 +46,12 @@ class PicturedChats:
     views: Sequence[SceneView]
 
 
-def draw_cued(n_chats: int) -> PicturedChats:
+def draw_cued(n_chats: int) -> CuedChats:
     """Chats with cues about as many scenes, always the same."""
     with Pool() as pool:
         drawn = tqdm(pool.imap(_draw, range(n_chats), chunksize=16), total=n_chats, desc="cued chats")
         chats, images, targets, views = zip(*drawn, strict=True)
-    return PicturedChats(chats, np.stack(images), np.stack(targets), views)
+    return CuedChats(chats, np.stack(images), np.stack(targets), views)
 
 
 def _draw(index: int) -> tuple[Chat, np.ndarray, np.ndarray, SceneView]:

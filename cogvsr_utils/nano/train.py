@@ -46,10 +46,11 @@ from cogvsr_utils.nano.chats import (
     padded,
     sample_benchmark,
     sample_chats,
+    sample_comparisons,
     sample_crossed,
 )
 from cogvsr_utils.nano.compared import draw_compared
-from cogvsr_utils.nano.cued import PicturedChats, draw_cued
+from cogvsr_utils.nano.cued import CuedChats, draw_cued
 from cogvsr_utils.nano.data import TARGETS, load_scenes
 from cogvsr_utils.nano.early_blocks import DENSE_WEIGHT, EarlyBlocks, cone_headings, early_truth
 from cogvsr_utils.nano.growth import grow
@@ -186,21 +187,20 @@ def train_projector(
 @dataclass(frozen=True)
 class Conversations:
     """What the decoder learns from: ``features`` of the scenes' pictures and, after them, of those of the chats with
-    cues and of comparisons; the scenes' views; those chats; the share of comparisons."""
+    cues and of the scenes to be ``compared``; views of the scenes; the chats with cues; the share of comparisons."""
 
     features: torch.Tensor
     view_names: Sequence[str]
     scene_views: Sequence[SceneView]
-    cued: PicturedChats
-    compared: PicturedChats | None = None
+    cued: CuedChats
+    compared: Sequence[SceneView] = ()
     share: float = 0.0
 
     def draw(self, training: Training, step: int, progress: float, start: str, batch: int = 40) -> list[EncodedChat]:
         """The chats of a step, the shortest first; how many of which kind goes by ``mixture``."""
         rng = np.random.default_rng([training.seed, 2, step])
         mix = replace(mixture(progress, start), compared=self.share)
-        compared = self.compared.chats if self.compared else ()
-        chats = draw_chats(self.view_names, self.scene_views, rng, batch, mix, self.cued.chats, compared)
+        chats = draw_chats(self.view_names, self.scene_views, rng, batch, mix, self.cued.chats, self.compared)
         return encode(training.tokenizer, training.family.PREFIX, chats)
 
 
@@ -242,8 +242,8 @@ def train_decoder(training: Training, talk: Conversations, n_steps: int, start: 
     cued, beside_cues = talk.cued, cone_headings(talk.cued.views, tokenizer)
     for number, color in enumerate(COLORS, 1):  # of cones that can be seen
         beside_cues[(cued.targets[..., 0] != number).all(1), tokenizer.convert_tokens_to_ids(color)] = 0
-    views = talk.compared.views if talk.compared else ()
-    headings = torch.cat([cone_headings(talk.scene_views, tokenizer), beside_cues, cone_headings(views, tokenizer)])
+    compared = cone_headings(talk.compared, tokenizer)
+    headings = torch.cat([cone_headings(talk.scene_views, tokenizer), beside_cues, compared])
 
     def draw(step):
         return talk.draw(training, step, step / n_steps, start)
@@ -273,7 +273,12 @@ def train_decoder(training: Training, talk: Conversations, n_steps: int, start: 
     )
 
 
-def vocabulary(scene_views: Sequence[SceneView], view_names: Sequence[str], cued: Sequence[Chat]) -> set[str]:
+def vocabulary(
+    scene_views: Sequence[SceneView],
+    view_names: Sequence[str],
+    cued: Sequence[Chat],
+    compared: Sequence[SceneView] = (),
+) -> set[str]:
     """Every word that the questions use, and the percentages of places."""
     from tokenizers import Regex, pre_tokenizers
 
@@ -281,6 +286,9 @@ def vocabulary(scene_views: Sequence[SceneView], view_names: Sequence[str], cued
     rng = np.random.default_rng(0)
     texts = [f"{q} {a}" for q, a in FACTS] + [OPENING, "yes no", " ".join(map(str, range(101)))]
     texts += [chat.text for chat in cued]
+    texts += [
+        chat.text for view in compared for named in (True, False) for chat in sample_comparisons(view, rng, named)
+    ]
     for scene_view, view in zip(scene_views, view_names, strict=True):
         chats = sample_chats(scene_view, view, rng, n_chats=8) + sample_crossed(scene_view, rng)
         chats += [chat for _ in range(4) for chat in sample_benchmark(scene_view, view, rng)]
@@ -322,8 +330,8 @@ def main(
     images, targets, view_names, scene_views = load_scenes(RESULTS / "nano" / "scenes", n_scenes)
     family = FAMILIES[name]
     cued = draw_cued(n_scenes // 4)
-    compared = draw_compared(n_scenes // 3) if comparisons else None
-    words = vocabulary(scene_views[:3000], view_names[:3000], [*cued.chats, *(compared.chats if compared else ())])
+    pictured, compared = draw_compared(n_scenes // 3) if comparisons else (images[:0], ())
+    words = vocabulary(scene_views[:3000], view_names[:3000], cued.chats, compared[:300])
     tokenizer = build_tokenizer(words, family.SPECIAL, family.NAMED)
     model = family.build_model(tokenizer, seed)
     if parent:
@@ -344,8 +352,8 @@ def main(
     features = features_of(training, images)
     if not parent:
         log += train_projector(training, features, targets, projector_steps)
-    own = [features_of(training, each.images) for each in (cued, compared) if each]
-    talk = Conversations(torch.cat([features, *own]), view_names, scene_views, cued, compared, comparisons)
+    features = torch.cat([features, features_of(training, np.concatenate([cued.images, pictured]))])
+    talk = Conversations(features, view_names, scene_views, cued, compared, comparisons)
     if new_heads:
         teacher = copy.deepcopy(training.model).requires_grad_(False)
         draw_heads_anew(training.model, seed)
