@@ -188,7 +188,8 @@ show(with_interval(text_alone, "accuracy", "low", "high")[["predictor", "n", "ac
 
 # %% [markdown]
 # **From one form to the other.** Linear probes of all heads are fitted on split A, on steps of these four functions in
-# one form, and asked for the function of steps on split C in each form. What is common to both forms is not their words.
+# one form, and asked for the function of steps on split C in each form. Common to both are the functions, not the
+# words.
 
 # %% tags=["hide-input"]
 moved_forms = table(second, comparisons.form_transfer)
@@ -203,15 +204,23 @@ in_comparisons = table(second, comparisons.comparison_effects)
 show(in_comparisons[columns].replace({"function": SHORT}), digits=3)
 
 # %% tags=["hide-input"]
-hit = moved_forms.set_index(["trained_on", "tested_on"])["accuracy"]
-base = hit["majority", "comparison"]
+moved_forms = moved_forms.set_index(["trained_on", "tested_on"])
+hit, base = moved_forms["accuracy"], moved_forms["accuracy"]["majority", "comparison"]
 clear = in_comparisons[in_comparisons["q"] < ALPHA]
+tells = moved_forms["low"]["comparison", "comparison"] > base
 paragraph(
-    f"On comparisons of split C, probes fitted on comparisons reach {hit['comparison', 'comparison']:.1%}, those fitted on "
-    f"plans {hit['plan', 'comparison']:.1%}, on plain steps {hit['plain', 'comparison']:.1%}; the commonest of the four "
-    f"functions is {base:.1%} of them. Ablating a function's set costs its own comparisons more than others in the same "
-    f"words for {int((clear['difference'] < 0).sum())} of {len(in_comparisons)} sets, and less for "
-    f"{int((clear['difference'] > 0).sum())} (q < {ALPHA})."
+    f"On comparisons of split C, probes fitted on comparisons reach {hit['comparison', 'comparison']:.1%}, those fitted "
+    f"on plans {hit['plan', 'comparison']:.1%}, on plain steps {hit['plain', 'comparison']:.1%}; the commonest of the "
+    f"four functions is {base:.1%} of them. "
+    + (
+        "So heads tell what settles a question."
+        if tells
+        else "So no linear probe of all heads tells what settles a question, which the answer need not make known."
+    )
+    + f" Probes of plans reach {hit['plan', 'plan']:.1%} of plans: there every question has a task to be found, which "
+    "the nano models were [taught to know](../book/limitations.md). Ablating a function's set costs its own comparisons "
+    f"more than others in the same words for {int((clear['difference'] < 0).sum())} of {len(in_comparisons)} sets, and "
+    f"less for {int((clear['difference'] > 0).sum())} (q < {ALPHA})."
 )
 
 # %% [markdown]
