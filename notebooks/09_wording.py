@@ -207,20 +207,21 @@ show(in_comparisons[columns].replace({"function": SHORT}), digits=3)
 moved_forms = moved_forms.set_index(["trained_on", "tested_on"])
 hit, base = moved_forms["accuracy"], moved_forms["accuracy"]["majority", "comparison"]
 clear = in_comparisons[in_comparisons["q"] < ALPHA]
+n_more, n_less = (int((sign * clear["difference"] > 0).sum()) for sign in (-1, 1))
 tells = moved_forms["low"]["comparison", "comparison"] > base
 paragraph(
-    f"On comparisons of split C, probes fitted on comparisons reach {hit['comparison', 'comparison']:.1%}, those fitted "
-    f"on plans {hit['plan', 'comparison']:.1%}, on plain steps {hit['plain', 'comparison']:.1%}; the commonest of the "
-    f"four functions is {base:.1%} of them. "
+    f"On comparisons of split C, probes fitted on comparisons reach {hit['comparison', 'comparison']:.1%}, those "
+    f"fitted on plans {hit['plan', 'comparison']:.1%}, on plain steps {hit['plain', 'comparison']:.1%}; the commonest "
+    f"of the four functions is {base:.1%} of them. "
     + (
         "So heads tell what settles a question."
         if tells
         else "So no linear probe of all heads tells what settles a question, which the answer need not make known."
     )
     + f" Probes of plans reach {hit['plan', 'plan']:.1%} of plans: there every question has a task to be found, which "
-    "the nano models were [taught to know](../book/limitations.md). Ablating a function's set costs its own comparisons "
-    f"more than others in the same words for {int((clear['difference'] < 0).sum())} of {len(in_comparisons)} sets, and "
-    f"less for {int((clear['difference'] > 0).sum())} (q < {ALPHA})."
+    "the nano models were [taught to know](../book/limitations.md). Ablating a function's set costs its own "
+    f"comparisons more than others in the same words for {n_more} of {len(in_comparisons)} sets, and less for {n_less} "
+    f"(q < {ALPHA})."
 )
 
 # %% [markdown]
