@@ -173,6 +173,7 @@ scene_figure(read_items(build_comparisons(COMPARISONS / "example", n_pairs=1)))
 # %% [markdown]
 # The nano models of this book do not know these words. `nano-internvl-compared` is `nano-internvl` trained on with them
 # (see the [data card](../book/data_card.md)); of it the tables alone are kept. A model from the hub is asked itself.
+# Where a row is no better than chance, heads need not carry anything.
 
 # %% tags=["hide-input"]
 replies = table(second, comparisons.comparison_accuracy).replace({"function": SHORT})
@@ -216,7 +217,8 @@ paragraph(
     + (
         "So heads tell what settles a question."
         if tells
-        else "So no linear probe of all heads tells what settles a question, which the answer need not make known."
+        else "So a linear probe of all heads does not tell what settles a question (at most "
+        f"{moved_forms['high']['comparison', 'comparison']:.1%}), and to answer, a model need not make that known."
     )
     + f" Probes of plans reach {hit['plan', 'plan']:.1%} of plans: there every question has a task to be found, which "
     "the nano models were [taught to know](../book/limitations.md). Ablating a function's set costs its own "
