@@ -226,6 +226,9 @@ paragraph(
     f"(q < {ALPHA})."
 )
 
+# %% tags=["remove-input"]
+quote(compared_heads=hit["comparison", "comparison"], compared_majority=base)
+
 # %% [markdown]
 # ## Summary
 

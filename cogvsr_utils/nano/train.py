@@ -31,24 +31,12 @@ from tqdm import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerFast, ProcessorMixin
 
 from cogvsr_utils.dataset.synth.scenes import COLORS, MATERIALS, SHAPES, SIZES
-from cogvsr_utils.dataset.synth.substeps import FACTS
 from cogvsr_utils.dataset.synth.views import SceneView
 from cogvsr_utils.files import digest
 from cogvsr_utils.models.loading import load_vlm
 from cogvsr_utils.nano import internvl, mllama, qwen2_5_vl
 from cogvsr_utils.nano.architecture import build_tokenizer
-from cogvsr_utils.nano.chats import (
-    OPENING,
-    Chat,
-    EncodedChat,
-    draw_chats,
-    encode,
-    padded,
-    sample_benchmark,
-    sample_chats,
-    sample_comparisons,
-    sample_crossed,
-)
+from cogvsr_utils.nano.chats import EncodedChat, draw_chats, encode, padded
 from cogvsr_utils.nano.compared import draw_compared
 from cogvsr_utils.nano.cued import CuedChats, draw_cued
 from cogvsr_utils.nano.data import TARGETS, load_scenes
@@ -57,6 +45,7 @@ from cogvsr_utils.nano.growth import grow
 from cogvsr_utils.nano.mixtures import mixture
 from cogvsr_utils.nano.new_heads import attentions, draw_heads_anew, matched
 from cogvsr_utils.nano.optimization import mixed_precision, run_stage
+from cogvsr_utils.nano.vocabulary import vocabulary
 from cogvsr_utils.paths import NANO, RESULTS
 
 # Of Muon and AdamW, by start.
@@ -271,30 +260,6 @@ def train_decoder(training: Training, talk: Conversations, n_steps: int, start: 
     return run_stage(
         "decoder", training.folder, learners | {"early": early}, *RATES[start], 0.1, n_steps, draw, loss_of
     )
-
-
-def vocabulary(
-    scene_views: Sequence[SceneView],
-    view_names: Sequence[str],
-    cued: Sequence[Chat],
-    compared: Sequence[SceneView] = (),
-) -> set[str]:
-    """Every word that the questions use, and the percentages of places."""
-    from tokenizers import Regex, pre_tokenizers
-
-    split = pre_tokenizers.Split(Regex(r"<\|\w+\|>|\w+|[^\w\s]"), behavior="removed", invert=True)
-    rng = np.random.default_rng(0)
-    texts = [f"{q} {a}" for q, a in FACTS] + [OPENING, "yes no", " ".join(map(str, range(101)))]
-    texts += [chat.text for chat in cued]
-    texts += [
-        chat.text for view in compared for named in (True, False) for chat in sample_comparisons(view, rng, named)
-    ]
-    for scene_view, view in zip(scene_views, view_names, strict=True):
-        chats = sample_chats(scene_view, view, rng, n_chats=8) + sample_crossed(scene_view, rng)
-        chats += [chat for _ in range(4) for chat in sample_benchmark(scene_view, view, rng)]
-        texts += [chat.text for chat in chats]
-    words = {w for text in texts for w, _ in split.pre_tokenize_str(text.lower())}
-    return {w for w in words if not w.startswith("<|")}
 
 
 def save(model: PreTrainedModel, processor: ProcessorMixin, log: list[dict], target: Path) -> None:
