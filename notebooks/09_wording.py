@@ -178,7 +178,7 @@ scene_figure(read_items(build_comparisons(COMPARISONS / "example", n_pairs=1)))
 # %% tags=["hide-input"]
 replies = table(second, comparisons.comparison_accuracy).replace({"function": SHORT})
 replies = with_interval(replies, "accuracy")
-show(replies[["form", "function", "n", "accuracy", "chance", "majority"]])
+show(replies[["form", "function", "n", "accuracy", "chance"]])
 
 # %% [markdown]
 # What text alone tells of the functions, by the same two readers as above:
