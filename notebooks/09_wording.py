@@ -221,7 +221,7 @@ paragraph(
         f"{moved_forms['high']['comparison', 'comparison']:.1%}), and to answer, a model need not make that known."
     )
     + f" Probes of plans reach {hit['plan', 'plan']:.1%} of plans: there every question has a task to be found, which "
-    "the nano models were [taught to know](../book/limitations.md). Ablating a function's set costs its own "
+    "the nano models were taught to know (see the limitations). Ablating a function's set costs its own "
     f"comparisons more than others in the same words for {n_more} of {len(in_comparisons)} sets, and less for {n_less} "
     f"(q < {ALPHA})."
 )
