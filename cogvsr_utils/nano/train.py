@@ -45,7 +45,7 @@ from cogvsr_utils.nano.growth import grow
 from cogvsr_utils.nano.mixtures import mixture
 from cogvsr_utils.nano.new_heads import attentions, draw_heads_anew, matched
 from cogvsr_utils.nano.optimization import mixed_precision, run_stage
-from cogvsr_utils.nano.vocabulary import vocabulary
+from cogvsr_utils.nano.vocabulary import words_of
 from cogvsr_utils.paths import NANO, RESULTS
 
 # Of Muon and AdamW, by start.
@@ -296,7 +296,7 @@ def main(
     family = FAMILIES[name]
     cued = draw_cued(n_scenes // 4)
     pictured, compared = draw_compared(n_scenes // 3) if comparisons else (images[:0], ())
-    words = vocabulary(scene_views[:3000], view_names[:3000], cued.chats, compared[:300])
+    words = words_of(scene_views[:3000], view_names[:3000], cued.chats, compared[:300])
     tokenizer = build_tokenizer(words, family.SPECIAL, family.NAMED)
     model = family.build_model(tokenizer, seed)
     if parent:

@@ -1,6 +1,6 @@
 """The words that a nano model knows: those of the questions that it learns from.
 
-vocabulary(scene_views, ...)    every word
+words_of(scene_views, ...)    every word
 """
 
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ from cogvsr_utils.nano.chats import (
 )
 
 
-def vocabulary(
+def words_of(
     scene_views: Sequence[SceneView],
     view_names: Sequence[str],
     cued: Sequence[Chat],
